@@ -1,0 +1,103 @@
+"""How queueport is checked and shown, for contributors and for CI: `nox` runs every check, `nox -l` lists them.
+
+Every environment is pinned by constraints.txt and reused from one run to the next.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nox
+
+ROOT = Path(__file__).parent
+
+# A URI, for pip splits these variables at blanks. Two variables, for pip pins what it builds with apart.
+CONSTRAINTS = (ROOT / "constraints.txt").as_uri()
+PINNED = {"PIP_CONSTRAINT": CONSTRAINTS, "PIP_BUILD_CONSTRAINT": CONSTRAINTS}
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "types", "tests", "contract", "examples", "docs", "wheels"]
+
+
+def install(session: nox.Session, *groups: str, package: bool = True) -> None:
+    """Install queueport from this folder and the dependency groups it is to be checked with."""
+    session.install(
+        *(("-e", ".") if package else ()), *(word for group in groups for word in ("--group", group)), env=PINNED
+    )
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """Run pytest on as many cores as there are, four at most."""
+    session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", *arguments, *session.posargs)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """Show real jobs on the embedded backend: `nox -s quickstart -- FOLDER`, or this repository's own files."""
+    folder = Path(session.invoked_from, *session.posargs) if session.posargs else ROOT
+    install(session)
+    with session.chdir("examples"):
+        session.run("python", "-m", "quickstart", str(folder))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The fast tests; what follows `--` goes to pytest."""
+    install(session, "tests")
+    pytest(session, *(f"--ignore=tests/{slow}" for slow in ("contract", "mutants", "examples")))
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    """The shipped contract suite on the built-in backends, and the broken ones that it must catch."""
+    install(session, "tests")
+    pytest(session, "tests/contract", "tests/mutants")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Every example, as a process of its own, with its output checked."""
+    install(session, "tests")
+    pytest(session, "tests/examples")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Rules and formatting, by ruff."""
+    install(session, "lint", package=False)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types of the code, of its tests and of the public interface."""
+    install(session, "types")
+    session.run("mypy")
+    session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"  # else pyright asks the network for a newer pyright
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "queueport", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The generated parts of the documentation are up to date."""
+    install(session)
+    session.run("python", "docs/generate.py", "--check")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build queueport and its adapters, and run the quickstart in an environment that has nothing but the wheels."""
+    install(session, "wheels", package=False)
+    with TemporaryDirectory() as place:
+        for pyproject in (ROOT / "pyproject.toml", *sorted(ROOT.glob("adapters/[!_]*/pyproject.toml"))):
+            session.run("python", "-m", "build", f"--outdir={place}/dist", str(pyproject.parent), env=PINNED)
+        session.run("virtualenv", "--quiet", f"{place}/empty")
+        python = f"{place}/empty/bin/python"
+        built = [str(wheel) for wheel in Path(place, "dist").glob("*.whl")]
+        session.run(python, "-m", "pip", "install", "--quiet", *built, env=PINNED, external=True)
+        with session.chdir("examples"):
+            session.run(python, "-m", "quickstart", str(ROOT / "docs"), external=True)

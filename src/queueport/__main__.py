@@ -1,0 +1,6 @@
+"""`python -m queueport` is the command `queueport`."""
+
+from queueport.cli import main
+
+if __name__ == "__main__":
+    main()

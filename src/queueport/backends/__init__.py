@@ -1,0 +1,1 @@
+"""The backends built in: those whose store is the queue."""

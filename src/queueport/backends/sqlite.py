@@ -1,0 +1,17 @@
+"""The SQLite backend: a file is queue and store at once, for one machine and any number of its processes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from queueport.backends.stored import StoreDriver
+from queueport.capability import Capability
+
+__all__ = ["SQLiteDriver"]
+
+
+class SQLiteDriver(StoreDriver):
+    """Jobs survive the process, and any process on this machine may run them."""
+
+    name: ClassVar[str] = "sqlite"
+    capabilities = StoreDriver.capabilities | {Capability.PERSISTENT}

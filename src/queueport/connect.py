@@ -1,0 +1,171 @@
+"""`get_queue`: from a URL to a queue, by the adapters that are installed; and the process's default queue."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from queueport.capability import Capability
+from queueport.driver import Driver
+from queueport.errors import ConfigurationError, Unsupported
+from queueport.store import JobStore
+from queueport.transport import Transport, TransportDriver
+from queueport.url import BackendURL, Settings, nearest, read
+
+if TYPE_CHECKING:
+    from queueport.queue import JobQueue
+
+__all__ = ["backends", "default_queue", "get_queue", "open_store", "stores"]
+
+INSTALLED_BY = {
+    "amqp": "queueport-rabbitmq",
+    "amqps": "queueport-rabbitmq",
+    "celery": "queueport-celery",
+    "dramatiq": "queueport-dramatiq",
+    "dynamodb": "queueport-sqs",
+    "redis": "'queueport[redis]'",
+    "rediss": "'queueport[redis]'",
+    "rq": "queueport-rq",
+    "sqs": "queueport-sqs",
+}
+"""Which package brings a scheme (or what stands before its `+`), for the message when it is missing."""
+
+
+def get_queue(
+    url: str | None = None,
+    *,
+    store: str | None = None,
+    namespace: str | None = None,
+    require: Iterable[Capability] = (),
+    **settings: Any,
+) -> JobQueue:
+    """A queue at that URL, yours to close; without any argument the process's default one.
+
+        queue = get_queue("sqlite:///jobs.db")
+
+    `settings` are those of DESIGN's every backend (`lease=30`, seconds, and so on): a keyword wins over the URL, the
+    URL over the environment (`QUEUEPORT_LEASE`). `require` names capabilities that must be there. No I/O is done.
+    Raises ConfigurationError, and Unsupported where a required capability is lacking.
+    """
+    given = {"store": store, "namespace": namespace, **settings}
+    if url is None and not require and all(value is None for value in given.values()):
+        return _Default.get()
+    queue = _open(_environment_url() if url is None else url, given)
+    lacking = sorted(Capability(capability).name for capability in set(require) - queue.capabilities)
+    if lacking:
+        raise Unsupported(
+            f"{queue.backend} lacks {', '.join(lacking)}: choose a backend that has it, or do not require it"
+        )
+    return queue
+
+
+def _open(url: str, given: Mapping[str, Any]) -> JobQueue:
+    from queueport.queue import JobQueue
+
+    parsed, settings = read(url, given)
+    backend = _load(backends(), parsed.scheme, "backend", (Driver, Transport))
+    named = given.get("store") is not None or "store" in BackendURL.parse(url).options
+    if issubclass(backend, Driver) and not backend.carries:
+        if named:
+            raise ConfigurationError(f"{backend.name} keeps its own records: leave out store=")
+        settings = settings.model_copy(update={"store": None})
+    store_url = settings.store or backend.default_store(parsed)
+    if store_url is None:
+        raise ConfigurationError(
+            f"{parsed.scheme}:// keeps no records: name a job store, for example "
+            f"get_queue({str(parsed)!r}, store='redis://localhost:6379/0'), or set QUEUEPORT_STORE"
+        )
+    store = open_store(store_url, settings)
+    if Capability.PERSISTENT in backend.capabilities and not store.shared:
+        raise ConfigurationError(
+            f"{parsed.scheme}:// is shared by processes and a memory store is not: name another, such as sqlite:///jobs.db"
+        )
+    if issubclass(backend, Transport):
+        return JobQueue(parsed, settings, TransportDriver(backend.open(parsed, settings)), store)
+    return JobQueue(parsed, settings, backend.open(parsed, settings, store), store)
+
+
+def open_store(url: str, settings: Settings) -> JobStore:
+    """The job store at that URL. Raises ConfigurationError."""
+    parsed = BackendURL.parse(url)
+    kind = _load(stores(), parsed.scheme, "job store", (JobStore,))
+    opened: JobStore = kind.open(parsed, namespace=settings.namespace, call_timeout=settings.call_timeout)
+    return opened
+
+
+def backends() -> dict[str, EntryPoint]:
+    """What is installed, by URL scheme."""
+    return {entry.name: entry for entry in entry_points(group="queueport.backends")}
+
+
+def stores() -> dict[str, EntryPoint]:
+    """The job stores installed, by URL scheme."""
+    return {entry.name: entry for entry in entry_points(group="queueport.stores")}
+
+
+def _load(installed: Mapping[str, EntryPoint], scheme: str, what: str, kinds: tuple[type, ...]) -> Any:
+    entry = installed.get(scheme)
+    if entry is None:
+        package = INSTALLED_BY.get(scheme.partition("+")[0])
+        hint = nearest(scheme, installed) if package is None else f": run `pip install {package}`"
+        raise ConfigurationError(f"no {what} for {scheme}:// is installed{hint}")
+    try:
+        loaded = entry.load()
+    except ImportError as error:
+        package = INSTALLED_BY.get(scheme.partition("+")[0], entry.value)
+        raise ConfigurationError(
+            f"the {what} for {scheme}:// lacks a package ({error}): run `pip install {package}`"
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, kinds)):
+        raise ConfigurationError(f"the entry point {entry.value!r} for {scheme}:// is no {what}")
+    return loaded
+
+
+def _environment_url() -> str:
+    url = os.environ.get("QUEUEPORT_URL")
+    if not url:
+        raise ConfigurationError("no queue is named: write `export QUEUEPORT_URL=sqlite:///jobs.db`, or get_queue(URL)")
+    return url
+
+
+class _Default:
+    """The process's default queue: made on first use, made anew after a fork, closed at exit."""
+
+    _lock = threading.RLock()
+    _queue: JobQueue | None = None
+    _owner: int | None = None
+    """The process that made it; None while `as_default` has set it."""
+
+    @classmethod
+    def get(cls) -> JobQueue:
+        with cls._lock:
+            if cls._queue is None or (cls._owner is not None and cls._owner != os.getpid()):
+                cls._queue = _open(_environment_url(), {})
+                cls._owner = os.getpid()
+                atexit.register(cls._queue.close)
+            return cls._queue
+
+    @classmethod
+    def swap(cls, queue: JobQueue | None, owner: int | None) -> tuple[JobQueue | None, int | None]:
+        with cls._lock:
+            before = cls._queue, cls._owner
+            cls._queue, cls._owner = queue, owner
+            return before
+
+
+@contextmanager
+def default_queue(queue: JobQueue) -> Iterator[None]:
+    """Make `queue` the default for a while."""
+    before = _Default.swap(queue, None)
+    try:
+        yield
+    finally:
+        _Default.swap(*before)
+
+
+os.register_at_fork(after_in_child=lambda: setattr(_Default, "_lock", threading.RLock()))

@@ -1,0 +1,88 @@
+"""What travels through a broker: the whole job as documented JSON, for human eyes and native tools.
+
+Only the record decides, so a message is read for its id, its life and the time it was sent, and for nothing else:
+`docs/concepts.md` documents the fields. For authors of adapters and of the core.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from queueport.record import Record
+
+__all__ = ["MESSAGE_VERSION", "Message", "NotAMessage"]
+
+MESSAGE_VERSION = 1
+
+
+class NotAMessage(ValueError):
+    """These bytes are no message of queueport's, or of a newer version; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. `body` is what goes on the wire; the rest is what an adapter may want for its own headers.
+
+    `priority` and `group` are the job's; `send` counts its publishings, so that (id, life, send) is new each time.
+    `sent_at` is in seconds since the epoch, by the sender's reading of the store's clock.
+    """
+
+    id: str
+    task: str
+    queue: str
+    life: int
+    sent_at: float
+    body: bytes
+    priority: int = 0
+    group: str | None = None
+    send: int = 1
+    buried: bool = False
+
+    @classmethod
+    def of(cls, record: Record, sent_at: float, *, buried: bool = False) -> Self:
+        """The message for that record."""
+        data: dict[str, Any] = {
+            "v": MESSAGE_VERSION,
+            "id": record.id,
+            "task": record.task,
+            "queue": record.queue,
+            "life": record.life,
+            "sent_at": sent_at,
+            "priority": record.priority,
+            "attempts": record.attempts,
+            "headers": dict(record.headers),
+            "payload": json.loads(record.payload),
+        }
+        if buried:
+            error = record.errors[-1].as_dict() if record.errors else None
+            data.update(buried=True, error=error, failures=record.failures, crashes=record.crashes)
+        body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        names = (record.id, record.task, record.queue, record.life, sent_at, body)
+        return cls(*names, record.priority, record.group, record.sends + 1, buried)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Read what came off the wire. Raises NotAMessage for anything that is not ours, whatever it is."""
+        try:
+            data = json.loads(body)
+        except ValueError:
+            raise NotAMessage("not JSON") from None
+        if not isinstance(data, dict) or not isinstance(data.get("v"), int):
+            raise NotAMessage("not a message of queueport's")
+        if data["v"] > MESSAGE_VERSION:
+            raise NotAMessage(f"of version {data['v']}, newer than this worker's {MESSAGE_VERSION}; upgrade the worker")
+        try:
+            names = tuple(_typed(data[name], str) for name in ("id", "task", "queue"))
+            numbers = (_typed(data["life"], int), float(_typed(data["sent_at"], (int, float))))
+            priority = _typed(data.get("priority", 0), int)
+            return cls(*names, *numbers, body, priority, buried=_typed(data.get("buried", False), bool))
+        except (KeyError, TypeError) as error:
+            raise NotAMessage(f"of the wrong shape ({error})") from None
+
+
+def _typed(value: Any, kind: type | tuple[type, ...]) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r:.40} is no {kind}")
+    return value

@@ -1,0 +1,250 @@
+"""The verbs of PROTOCOL.md that take several steps over store and backend: enqueue, swap and what follows, dispatch.
+
+Queue, runner and dispatcher are built on these; each step asks the lifecycle and lets nothing else decide.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from queueport import hooks, lifecycle
+from queueport.driver import Driver, SendOutcome, Sent
+from queueport.errors import BackendUnavailable, DuplicateJob
+from queueport.lifecycle import Refusal, Rules
+from queueport.message import Message
+from queueport.record import Change, Record, Then
+from queueport.retry import Retry
+from queueport.status import JobState, JobStatus
+from queueport.store import Insert, JobStore, Outcome, Swap, Written
+from queueport.tasks import registry
+
+__all__ = ["Operations", "Settled"]
+
+logger = logging.getLogger("queueport")
+
+QUICK = 0.5
+"""Seconds within which a call must have failed to be repeated at once: the connection was stale, the server is there."""
+
+
+def new_id() -> str:
+    """A random id, for revs and tokens."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The end of a swap: `change` was applied and `record` is the job after it, or it was refused."""
+
+    record: Record | None
+    change: Change | None = None
+    refusal: Refusal | None = None
+
+
+Decide = Callable[[Record | None], Change | Refusal]
+
+
+class Operations:
+    """Store, backend and rules together. Thread-safe, for they are."""
+
+    def __init__(self, store: JobStore, driver: Driver, rules: Rules) -> None:
+        self.store = store
+        self.driver = driver
+        self.rules = rules
+
+    def status(self, record: Record) -> JobStatus:
+        """What a caller sees of that record."""
+        return record.status(self.policy(record.task))
+
+    def policy(self, task: str) -> Retry:
+        """The retry policy of that task where its producer named none, as far as this process knows."""
+        known = registry.get(task)
+        return self.rules.retry if known is None or known.options.retry is None else known.options.retry
+
+    # -- enqueue ------------------------------------------------------------------------------------------------------
+
+    def enqueue(self, records: Sequence[tuple[Record, Change]]) -> list[str]:
+        """Insert, publish, mark; the ids to answer with (the holder's, where a key is held), in order.
+
+        Raises DuplicateJob for an id that exists, and BackendUnavailable with `accepted` and `rejected`.
+        """
+        inserts = [Insert(record, change, new_id()) for record, change in records]
+        written = [self._insert_again(i, w) for i, w in zip(inserts, self._insert(inserts), strict=True)]
+        mine = [w.record for i, w in zip(inserts, written, strict=True) if w.applied and Then.PUBLISH in i.change.then]
+        rejected = self._publish_new([record for record in mine if record is not None])
+        taken = [i.record.id for i, w in zip(inserts, written, strict=True) if w.outcome is Outcome.REFUSED]
+        ids = [w.record.id if w.record is not None else i.record.id for i, w in zip(inserts, written, strict=True)]
+        if rejected:
+            cause = next(iter(rejected.values()))
+            accepted = [job_id for job_id in ids if job_id not in rejected and job_id not in taken]
+            raise BackendUnavailable(
+                f"{self.driver.name} did not take {len(rejected)} of {len(records)} jobs; they will not run",
+                accepted=accepted,
+                rejected=[job_id for job_id in ids if job_id in rejected],
+            ) from cause
+        if taken:
+            raise DuplicateJob(f"a job with the id {taken[0]!r} exists already; choose another job_id")
+        return ids
+
+    def _insert(self, inserts: Sequence[Insert]) -> Sequence[Written]:
+        started = time.monotonic()
+        try:
+            return self.store.insert(inserts)
+        except BackendUnavailable:
+            if time.monotonic() - started > QUICK:
+                raise
+            return self.store.insert(inserts)  # by my own revs I know again what the first call did
+
+    def _insert_again(self, insert: Insert, written: Written) -> Written:
+        """Settle what the first insert met: my own lost answer, or a key whose holder must stay."""
+        while True:
+            found = written.record
+            if written.outcome is Outcome.REFUSED and found is not None and found.rev == insert.rev:
+                return Written(Outcome.APPLIED, found)
+            if written.outcome is not Outcome.KEY_HELD or found is None:
+                return written
+            if found.sent or found.state is not JobState.QUEUED:
+                return written
+            touch = Swap(found.id, found.rev, Change({"sends": found.sends}), new_id())
+            if self.store.swap([touch])[0].applied:  # its producer can no longer withdraw it
+                return written
+            written = self.store.insert([insert])[0]
+
+    def _publish_new(self, records: Sequence[Record]) -> dict[str, BaseException | None]:
+        """Publish what was just inserted; what failed is withdrawn again. The ids that will not run, with the cause."""
+        rejected: dict[str, BaseException | None] = {}
+        for record, sent in zip(records, self.publish(records, new=True), strict=True):
+            if sent.outcome is not SendOutcome.SENT:
+                change = lifecycle.withdraw(record, certain=sent.outcome is SendOutcome.FAILED)
+                if self.store.swap([Swap(record.id, record.rev, change, new_id())])[0].applied:
+                    rejected[record.id] = sent.error
+        return rejected
+
+    # -- publish, mark, bury ------------------------------------------------------------------------------------------
+
+    def publish(self, records: Sequence[Record], *, new: bool = False) -> Sequence[Sent]:
+        """Publish claimed records and mark those that were taken. Where a claim was lost meanwhile, the mark is refused."""
+        if not records:
+            return []
+        messages = [Message.of(record, self._claimed_at(record)) for record in records]
+        outcomes = self.driver.publish(messages)
+        swaps = []
+        for record, sent in zip(records, outcomes, strict=True):
+            if sent.outcome is SendOutcome.SENT:
+                swaps.append(Swap(record.id, record.rev, lifecycle.mark(record), new_id()))
+            elif sent.outcome is SendOutcome.UNKNOWN and not new:
+                swaps.append(Swap(record.id, record.rev, lifecycle.send_unknown(self.rules, record), new_id()))
+        try:
+            self.store.swap(swaps)
+        except BackendUnavailable as error:
+            logger.warning("%d sent jobs could not be marked; they are sent once more: %s", len(swaps), error)
+        return outcomes
+
+    def _claimed_at(self, record: Record) -> float:
+        """The store's clock as it was when this process claimed the record."""
+        return time.time() if record.wake_at is None else record.wake_at - self.rules.claim
+
+    def bury(self, ids: Sequence[str]) -> None:
+        """Put copies of these dead jobs into the backend's dead letters, if they still are dead."""
+        dead = [r for r in self.store.get(ids) if r is not None and r.state is JobState.DEAD and not r.buried]
+        if not dead:
+            return
+        copies = [Message.of(record, record.finished_at or 0.0, buried=True) for record in dead]
+        self.driver.bury(copies)
+        swaps = [Swap(r.id, r.rev, lifecycle.buried(self.rules, r), new_id()) for r in dead]
+        for copy, answer in zip(copies, self.store.swap(swaps), strict=True):
+            now = answer.record
+            if now is None or now.state is not JobState.DEAD or now.life != copy.life:
+                self.driver.unbury([copy])
+
+    # -- swap -----------------------------------------------------------------------------------------------------------
+
+    def settle(self, job_id: str, decide: Decide, record: Record | None = None) -> Settled:
+        """Ask the lifecycle, swap, and ask again where the swap was refused; then do what follows.
+
+        `record`: the job as last read, to save a read. Raises DuplicateJob where a held key forbids the change.
+        """
+        settled = self.decide(job_id, decide, record)
+        if settled.change is not None and settled.record is not None:
+            self.follow([(settled.record, settled.change)])
+        return settled
+
+    def decide(self, job_id: str, decide: Decide, record: Record | None = None) -> Settled:
+        """`settle` without what follows."""
+        record = self.store.get([job_id])[0] if record is None else record
+        while True:
+            change = decide(record)
+            if isinstance(change, Refusal):
+                return Settled(record, refusal=change)
+            if record is None:
+                raise AssertionError("the lifecycle changed a job that is not there")
+            rev = new_id()
+            written = self.store.swap([Swap(record.id, record.rev, change, rev)])[0]
+            if written.outcome is Outcome.KEY_HELD and written.record is not None:
+                raise DuplicateJob(
+                    f"job {job_id} cannot be retried: job {written.record.id} holds its key {record.key!r}"
+                )
+            if written.applied or (written.record is not None and written.record.rev == rev):
+                return Settled(written.record or record, change)
+            record = written.record
+
+    def follow(self, done: Sequence[tuple[Record, Change]]) -> None:
+        """Do what applied swaps ask for. A backend that does not answer is no error: the dispatcher comes by later."""
+        try:
+            self.publish([record for record, change in done if Then.PUBLISH in change.then])
+            self.bury([record.id for record, change in done if Then.BURY in change.then])
+            gone = [record for record, change in done if Then.UNBURY in change.then]
+            if gone:
+                self.driver.unbury([Message.of(record, 0.0, buried=True) for record in gone])
+        except BackendUnavailable as error:
+            logger.warning("the dispatcher will finish what could not be done now: %s", error)
+        for record, change in done:
+            if Then.TELL_DEATH in change.then:
+                hooks.tell_death(self.status(record))
+
+    # -- dispatch -------------------------------------------------------------------------------------------------------
+
+    def dispatch(self, limit: int, *, leases: bool = True) -> int:
+        """Claim what is due and move it on, as the lifecycle says; how many were claimed."""
+        claimed = self.store.claim_due(limit, self.rules.claim, new_id(), leases=leases)
+        if not claimed:
+            return 0
+        known = self._known()
+        pairs: list[tuple[Record, Change]] = []
+        for record in claimed:
+            change = lifecycle.dispatch(self.rules, record, now=self._claimed_at(record), known=known)
+            if isinstance(change, Change):
+                pairs.append((record, change))
+        self.apply(pairs)
+        return len(claimed)
+
+    def apply(self, pairs: Sequence[tuple[Record, Change]]) -> int:
+        """Swap many at once, each on the rev it was read with; what was refused is somebody else's. How many applied."""
+        writing = [(record, change) for record, change in pairs if change.writes]
+        swaps = [Swap(record.id, record.rev, change, new_id()) for record, change in writing]
+        written = self.store.swap(swaps) if swaps else []
+        done = [(record, change) for record, change in pairs if not change.writes]
+        for (record, change), swap, answer in zip(writing, swaps, written, strict=True):
+            if answer.applied:
+                done.append((answer.record or replace(record, rev=swap.rev), change))
+        self.follow(done)
+        return sum(answer.applied for answer in written)
+
+    def find_lost(self, queue: str, priority: int, frontier: float, limit: int) -> int:
+        """Send again what should have arrived before `frontier`; how many."""
+        found = self.store.unreceived(queue, priority, frontier - self.rules.lost_after, limit)
+        changes = [(record, lifecycle.lost(self.rules, record, frontier=frontier)) for record in found]
+        return self.apply([(record, change) for record, change in changes if isinstance(change, Change)])
+
+    def _known(self) -> Callable[[Record], bool]:
+        workers = None
+
+        def known(record: Record) -> bool:
+            nonlocal workers
+            workers = self.store.workers() if workers is None else workers
+            return any(record.queue in w.queues and record.task in w.tasks for w in workers)
+
+        return known

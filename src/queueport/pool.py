@@ -1,0 +1,202 @@
+"""Queueport's own worker within one process: threads for tasks, one event loop for `async def` tasks, and the drain.
+
+For drivers without workers of their own: `run(intake, runner, work)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from queueport import supervisor
+from queueport.attempt import Attempt, Why
+from queueport.driver import Work
+from queueport.errors import BackendUnavailable
+from queueport.heartbeat import STUCK_AFTER
+from queueport.runner import Runner
+
+__all__ = ["Intake", "Pool", "run"]
+
+logger = logging.getLogger("queueport")
+
+COROUTINES = 100
+"""`async def` tasks that run at once in a process."""
+WAIT = 0.5
+"""Seconds that an idle worker waits for work before it looks whether it is to stop."""
+
+
+class Intake(ABC):
+    """Where a pool's jobs come from."""
+
+    filters: bool
+    """It can be asked for some tasks only."""
+
+    @abstractmethod
+    def next(self, tasks: Sequence[str], limit: int, wait: float) -> Sequence[Attempt]:
+        """At most `limit` begun jobs of these tasks, waiting up to `wait` seconds. Raises BackendUnavailable."""
+
+
+def run(intake: Intake, runner: Runner, work: Work) -> None:
+    """Run jobs here, or in as many processes as asked for; returns when stopped and drained."""
+    if work.processes > 1:
+        supervisor.run(runner, work)
+    else:
+        Pool(intake, runner, work).run()
+
+
+class Pool:
+    """Slots for running jobs. `run` blocks in the thread that calls it."""
+
+    def __init__(self, intake: Intake, runner: Runner, work: Work) -> None:
+        self._intake = intake
+        self._runner = runner
+        self._work = work
+        self._plain = [name for name, task in runner.tasks.items() if not task.is_async]
+        self._async = [name for name, task in runner.tasks.items() if task.is_async]
+        self._room = {False: work.threads if self._plain else 0, True: COROUTINES if self._async else 0}
+        self._free = threading.Condition()
+        self._jobs: queue.SimpleQueue[Attempt | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._finishers = ThreadPoolExecutor(work.threads, "queueport-finish")
+        self._coroutines: set[asyncio.Task[None]] = set()
+
+    def run(self) -> None:
+        """Run jobs until `work.stop` is set, or, in a burst, until nothing is due."""
+        for number in range(self._room[False]):
+            threading.Thread(target=self._thread, name=f"queueport-{number}", daemon=True).start()
+        if self._async:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="queueport-async", daemon=True).start()
+        try:
+            self._feed()
+            self._drain()
+        finally:
+            self._work.stop.set()
+            for _ in range(self._work.threads):
+                self._jobs.put(None)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+            self._finishers.shutdown(wait=False)
+
+    # -- taking jobs ----------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        pause = 0.05
+        while not self._work.stop.is_set() and not self._retired():
+            try:
+                busy = self._feed_once()
+                pause = 0.05
+            except BackendUnavailable as error:
+                logger.warning("the worker waits: %s", error)
+                self._work.stop.wait(pause)
+                pause = min(pause * 2, 2.0)
+                continue
+            if self._work.burst and not busy and self._nothing_due():
+                return
+
+    def _feed_once(self) -> bool:
+        """Fill free slots, once; False when nothing runs and nothing came."""
+        tasks, limit = self._wanted()
+        if not limit:
+            self._wait_for_room()
+            return True
+        attempts = self._intake.next(tasks, limit, 0.0 if self._work.burst and self._intake.filters else WAIT)
+        for attempt in attempts:
+            self._start(attempt)
+        if not attempts and self._work.burst and self._runner.heartbeat.running():
+            self._wait_for_room()
+            return True
+        return bool(attempts)
+
+    def _wanted(self) -> tuple[list[str], int]:
+        """Which tasks there is room for, and for how many jobs at the most."""
+        with self._free:
+            kinds = {kind: names for kind, names in ((False, self._plain), (True, self._async)) if names}
+            roomy = [kind for kind in kinds if self._room[kind] > 0]
+            if not roomy or (len(roomy) < len(kinds) and not self._intake.filters):
+                return [], 0
+            return [name for kind in roomy for name in kinds[kind]], min(self._room[kind] for kind in roomy)
+
+    def _wait_for_room(self) -> None:
+        with self._free:
+            self._free.wait(WAIT / 5)
+
+    def _nothing_due(self) -> bool:
+        return not self._runner.operations.dispatch(100) and not self._runner.heartbeat.running()
+
+    def _retired(self) -> bool:
+        """Code that cannot be interrupted ends this process's work, where it has the process to itself."""
+        return self._work.owns_process and bool(self._runner.heartbeat.stuck())
+
+    # -- running them ---------------------------------------------------------------------------------------------------
+
+    def _start(self, attempt: Attempt) -> None:
+        with self._free:
+            self._room[attempt.task.is_async] -= 1
+        if attempt.task.is_async and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._start_coroutine, self._loop, attempt)
+        else:
+            self._jobs.put(attempt)
+
+    def _thread(self) -> None:
+        while (attempt := self._jobs.get()) is not None:
+            try:
+                self._runner.run(attempt)
+            except Exception:
+                logger.exception("job %s: its end could not be recorded; its lease will lapse", attempt.record.id)
+                self._runner.heartbeat.remove(attempt)
+            self._ended(attempt)
+
+    def _start_coroutine(self, loop: asyncio.AbstractEventLoop, attempt: Attempt) -> None:
+        task = loop.create_task(self._coroutine(loop, attempt))
+        self._coroutines.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._coroutines.discard)
+
+    async def _coroutine(self, loop: asyncio.AbstractEventLoop, attempt: Attempt) -> None:
+        try:
+            if await loop.run_in_executor(self._finishers, self._runner.ready, attempt):
+                outcome = await loop.create_task(self._runner.run_async(attempt, loop))
+                await loop.run_in_executor(self._finishers, self._runner.finish, attempt, outcome)
+        except Exception:
+            logger.exception("job %s: its end could not be recorded; its lease will lapse", attempt.record.id)
+            self._runner.heartbeat.remove(attempt)
+        self._ended(attempt)
+
+    def _ended(self, attempt: Attempt) -> None:
+        with self._free:
+            self._room[attempt.task.is_async] += 1
+            self._free.notify_all()
+
+    # -- the end --------------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Let running jobs end; past the grace period give back those that can be stopped, and leave the others."""
+        heartbeat = self._runner.heartbeat
+        retired = self._retired() and not self._work.stop.is_set()
+        self._wait_until_idle(None if retired else time.monotonic() + self._work.grace)
+        if not retired:
+            for attempt in heartbeat.running():
+                attempt.interrupt(Why.STOP)
+            self._wait_until_idle(time.monotonic() + STUCK_AFTER)
+        for attempt in heartbeat.running():
+            if attempt.why is Why.STOP:
+                logger.warning("job %s cannot be interrupted; its lease ends with this process", attempt.record.id)
+                self._runner.leave_running(attempt)
+            elif attempt.why is not None:
+                self._work.stuck.append(self._runner.describe_stuck(attempt))
+
+    def _wait_until_idle(self, deadline: float | None) -> None:
+        """Until nothing runs but what is stuck, or the deadline."""
+        with self._free:
+            while len(self._runner.heartbeat.running()) > len(self._runner.heartbeat.stuck()):
+                if deadline is not None and time.monotonic() > deadline:
+                    return
+                if deadline is None and self._work.stop.is_set():
+                    deadline = time.monotonic() + self._work.grace
+                self._free.wait(0.1)

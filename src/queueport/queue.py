@@ -1,0 +1,470 @@
+"""What an application sees: `JobQueue`, the same over every backend, and `JobHandle`, one job in it. Open this file first.
+
+A call goes from here to `operations`, which asks the `lifecycle` and writes to the store; the backend only delivers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+
+from queueport import connect, hooks, lifecycle
+from queueport.arguments import decode_json
+from queueport.capability import Capability, Limits
+from queueport.dead_letters import DeadLetters
+from queueport.driver import Driver
+from queueport.errors import (
+    BackendUnavailable,
+    InvalidJob,
+    InvalidState,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    PayloadTooLarge,
+    QueueClosed,
+    ResultTimeout,
+    Unsupported,
+)
+from queueport.job import Job
+from queueport.lifecycle import Refusal, Rules
+from queueport.operations import Operations
+from queueport.record import Change, Record
+from queueport.runner import frozen_options
+from queueport.stats import Counts, Health, Queues, QueueStats, Stats
+from queueport.status import WAITING, CancelOutcome, JobState, JobStatus
+from queueport.store import JobStore, Query, QueueCounts
+from queueport.tasks import Task, registry
+from queueport.tasks import task as declare
+from queueport.url import BackendURL, KeepCount, Settings
+from queueport.worker import Worker
+
+__all__ = ["JobHandle", "JobQueue"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BATCH = 500
+"""Jobs inserted and published in one step of `enqueue_many`, and records cancelled in one step of `purge`."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle(Generic[R]):
+    """One job, by its id; `R` is what its task returns. It holds no data: each call reads the record."""
+
+    id: str
+    queue: JobQueue = field(repr=False, compare=False)
+    task: Task[..., R, Any] | None = field(default=None, repr=False, compare=False)
+
+    def status(self) -> JobStatus:
+        """The job as it is now. Raises JobNotFound, BackendUnavailable."""
+        return self.queue.status(self.id)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the end and return what the task returned, as its annotated type; see `JobQueue.result`."""
+        value: R = self.queue.decode_result(self.queue.wait(self.id, timeout), self.task)
+        return value
+
+    def cancel(self, interrupt: bool = True) -> CancelOutcome:
+        """See `JobQueue.cancel`."""
+        return self.queue.cancel(self.id, interrupt)
+
+    def retry(self) -> JobHandle[R]:
+        """See `JobQueue.retry`."""
+        self.queue.retry(self.id)
+        return self
+
+
+class JobQueue:
+    """One queue system: a backend that delivers and a store that decides. Made by `get_queue`; thread-safe.
+
+    Every method may raise `BackendUnavailable` within `call_timeout`, and `QueueClosed` after `close()`.
+    """
+
+    def __init__(self, url: BackendURL, settings: Settings, driver: Driver, store: JobStore) -> None:
+        self._url = url
+        self.settings = settings
+        self._operations = Operations(store, driver, rules(settings, driver))
+        self._closed = False
+
+    # -- what it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Its URL, without passwords."""
+        return str(self._url)
+
+    @property
+    def backend(self) -> str:
+        """The backend's name, for messages."""
+        return self._operations.driver.name
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this backend can do beyond the contract."""
+        return self._operations.driver.capabilities
+
+    @property
+    def limits(self) -> Limits:
+        """How large arguments and results may be: what backend and store both take."""
+        return self._operations.driver.limits.smaller(self._operations.store.limits)
+
+    @property
+    def native(self) -> Any:
+        """The backend's own client or app, for what queueport does not cover."""
+        return self._operations.driver.native
+
+    @property
+    def driver(self) -> Driver:
+        """The adapter to the backend; for workers."""
+        return self.operations.driver
+
+    @property
+    def operations(self) -> Operations:
+        """The steps that calls are made of; for workers. Raises QueueClosed."""
+        if self._closed:
+            raise QueueClosed(f"the queue {self.url} is closed: open a new one with get_queue")
+        return self._operations
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The jobs that were given up."""
+        return DeadLetters(self)
+
+    # -- enqueue --------------------------------------------------------------------------------------------------------
+
+    @overload
+    def enqueue(self, task: Task[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+    @overload
+    def enqueue(self, job: Job[R], /) -> JobHandle[R]: ...
+    @overload
+    def enqueue(self, name: str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]: ...
+    def enqueue(self, what: Task[..., Any, Any] | Job[Any] | str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+        """Enqueue a task with arguments, a job made before, or a task by its name.
+
+            queue.enqueue(send_email, 42, "welcome")
+            queue.enqueue("other.service.resize", 7)
+
+        Where the job's `key` is held, the holder's handle comes back. Raises InvalidJob, PayloadTooLarge, DuplicateJob
+        and Unsupported before anything is sent; after BackendUnavailable the job will not run.
+        """
+        job = made(what, args, kwargs)
+        return self.enqueue_many([job])[0]
+
+    def enqueue_many(self, jobs: Iterable[Job[R]]) -> list[JobHandle[R]]:
+        """Enqueue many jobs in few round trips; handles in the order given.
+
+        All are checked before the first is sent. Where the batch is cut in the middle, BackendUnavailable tells
+        `accepted` and `rejected` ids.
+        """
+        prepared = [hooks.prepare(made(job, (), {})) for job in jobs]
+        records = [self._new(job) for job in prepared]
+        doubled = _first_twice([job.id for job in prepared])
+        if doubled is not None:
+            raise InvalidJob(f"the id {doubled!r} is given twice in one batch")
+        ids: list[str] = []
+        for start in range(0, len(records), BATCH):
+            chunk = records[start : start + BATCH]
+            try:
+                ids += self.operations.enqueue(chunk)
+            except BackendUnavailable as error:
+                known = {*error.accepted, *error.rejected}
+                rest = [record.id for record, _ in chunk if record.id not in known]
+                rest += [record.id for record, _ in records[start + BATCH :]]
+                error.accepted, error.rejected = (*ids, *error.accepted), (*error.rejected, *rest)
+                raise
+        return [JobHandle(job_id, self, job.task_ref) for job_id, job in zip(ids, prepared, strict=True)]
+
+    def _new(self, job: Job[Any]) -> tuple[Record, Change]:
+        options, operations = job.options, self.operations
+        self._need(Capability.PRIORITY, options.priority, "priority")
+        self._need(Capability.GROUPS, options.group, "group")
+        limit = self.limits.payload
+        if limit is not None and len(job.payload) > limit:
+            raise PayloadTooLarge(
+                f"the arguments of {job.task} have {len(job.payload)} bytes; {self.backend} takes {limit}: "
+                "keep large data elsewhere and pass its key"
+            )
+        at = None if options.run_at is None else options.run_at.timestamp()
+        delay = options.delay if at is None else at - time.time()
+        change = lifecycle.new(operations.rules, delay=delay, expires=job.expires)
+        return self.record(job), change if at is None else _at(change, at)
+
+    def record(self, job: Job[Any]) -> Record:
+        """The bare record of a job, before its first change; for the core."""
+        return Record(
+            id=job.id,
+            task=job.task,
+            queue=job.queue,
+            payload=job.payload,
+            state=JobState.SCHEDULED,
+            priority=job.options.priority or 0,
+            group=job.options.group,
+            key=job.options.key,
+            headers=dict(job.headers),
+            options=frozen_options(job.options),
+        )
+
+    def _need(self, capability: Capability, value: object, option: str) -> None:
+        if value not in (None, 0) and capability not in self.capabilities:
+            raise Unsupported(
+                f"{self.backend} has no {option}: leave out {option}=, or use a backend with {capability.name}"
+            )
+
+    # -- one job --------------------------------------------------------------------------------------------------------
+
+    @overload
+    def handle(self, job_id: str, task: Task[P, R, Any]) -> JobHandle[R]: ...
+    @overload
+    def handle(self, job_id: str, task: None = None) -> JobHandle[Any]: ...
+    def handle(self, job_id: str, task: Task[..., Any, Any] | None = None) -> JobHandle[Any]:
+        """The handle of a job by its id; no I/O. `task` types its result."""
+        return JobHandle(job_id, self, task)
+
+    def status(self, job_id: str) -> JobStatus:
+        """The job's record. Raises JobNotFound."""
+        return self.operations.status(self.read(job_id))
+
+    def result(self, job_id: str, timeout: float | None = None) -> Any:
+        """Wait for the job's end, at most `timeout` seconds (None: for ever), and return what its task returned.
+
+        Raises JobNotFound, JobFailed where it is dead, JobCancelled, ResultTimeout.
+        """
+        return self.decode_result(self.wait(job_id, timeout), None)
+
+    def retry(self, job_id: str) -> JobHandle[Any]:
+        """Run it again: a dead or cancelled job with fresh budgets, a scheduled or retrying one now.
+
+        Raises JobNotFound, InvalidState for a job in another state, DuplicateJob where another holds its key.
+        """
+        operations = self.operations
+        settled = operations.settle(job_id, lambda record: lifecycle.retry(operations.rules, record))
+        if settled.record is None:
+            raise missing(job_id)
+        if settled.change is None:
+            raise InvalidState(
+                f"job {job_id} is {settled.record.state}: retry() takes dead, cancelled, scheduled or retrying"
+            )
+        return JobHandle(job_id, self)
+
+    def cancel(self, job_id: str, interrupt: bool = True) -> CancelOutcome:
+        """Cancel a waiting job, or ask a running one to stop: `interrupt` False leaves that to the task itself.
+
+        Raises JobNotFound.
+        """
+        operations = self.operations
+        settled = operations.settle(
+            job_id, lambda record: lifecycle.cancel(operations.rules, record, interrupts=interrupt)
+        )
+        if settled.record is None:
+            raise missing(job_id)
+        if settled.refusal is Refusal.FINAL:
+            return CancelOutcome.ALREADY_FINISHED
+        return CancelOutcome.CANCELLED if settled.record.state is JobState.CANCELLED else CancelOutcome.REQUESTED
+
+    def read(self, job_id: str) -> Record:
+        """The job's raw record; for the core. Raises JobNotFound."""
+        record = self.operations.store.get([job_id])[0]
+        if record is None:
+            raise missing(job_id)
+        return record
+
+    def wait(self, job_id: str, timeout: float | None) -> Record:
+        """The job's record in its final state; for the core. Raises JobNotFound, ResultTimeout."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            record = self.read(job_id)
+            left = WAIT if deadline is None else min(WAIT, deadline - time.monotonic())
+            if record.state.final:
+                return record
+            if left <= 0:
+                raise ResultTimeout(f"job {job_id} is still {record.state} after {timeout:g} s")
+            self.operations.store.wait([job_id], left)
+
+    def decode_result(self, record: Record, task: Task[..., Any, Any] | None) -> Any:
+        """What a final record answers to result(); for handles."""
+        if record.state is JobState.DEAD:
+            error = record.errors[-1] if record.errors else None
+            why = "it is dead" if error is None else f"{error.type}: {error.message}"
+            raise JobFailed(f"job {record.id} ({record.task}) failed: {why}", error)
+        if record.state is JobState.CANCELLED:
+            raise JobCancelled(f"job {record.id} ({record.task}) was cancelled: {record.reason}")
+        task = registry.get(record.task) if task is None else task
+        data = b"null" if record.result is None else record.result
+        return decode_json(data) if task is None else task.signature.decode_result(data)
+
+    # -- many jobs ------------------------------------------------------------------------------------------------------
+
+    def jobs(
+        self,
+        state: JobState | str | None = None,
+        queue: str | None = None,
+        task: str | Task[..., Any, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[JobStatus]:
+        """Jobs that match all that is given, newest first; `after` is the id of the last one already seen."""
+        name = task.name if isinstance(task, Task) else task
+        found = None if state is None else JobState(state)
+        query = Query(state=found, queue=queue, task=name, limit=limit, after=after)
+        operations = self.operations
+        return [operations.status(record) for record in operations.store.find(query)]
+
+    def stats(self) -> Stats:
+        """Counts per queue and in total, workers, and the two counters that only grow."""
+        store, driver = self.operations.store, self.operations.driver
+        read, workers = store.stats(), sorted(store.workers(), key=lambda worker: worker.name)
+        names = {*read.queues, *(queue for worker in workers for queue in worker.queues)}
+        queues = Queues()
+        for name in sorted(names):
+            counts = read.queues.get(name, QueueCounts({}, {}, None))
+            depth = driver.depth(name) if driver.carries else None
+            ready = (
+                counts.states.get(JobState.QUEUED, 0) if not driver.carries else None if depth is None else depth.ready
+            )
+            oldest = counts.oldest_queued_at
+            age = None if oldest is None else max(0.0, read.now - oldest)
+            states = {state.value: counts.states.get(state, 0) for state in JobState}
+            queues[name] = QueueStats(**states, oldest_queued_age=age, depth=ready)
+        totals = Counts(**{state.value: sum(getattr(q, state.value) for q in queues.values()) for state in JobState})
+        return Stats(queues, totals, workers, read.processed, read.failed)
+
+    def purge(self, queue: str) -> int:
+        """Cancel every job that waits in that queue (queued, scheduled or retrying), reason "purged"; how many."""
+        operations = self.operations
+        operations.driver.purge(queue)
+        count = 0
+        for state in sorted(WAITING):
+            found = True
+            while found:
+                records = operations.store.find(Query(state=state, queue=queue, limit=BATCH))
+                changes = [(record, lifecycle.cancel(operations.rules, record, reason="purged")) for record in records]
+                count += operations.apply(
+                    [(record, change) for record, change in changes if isinstance(change, Change)]
+                )
+                found = bool(records)
+        return count
+
+    # -- the system -----------------------------------------------------------------------------------------------------
+
+    def check(self) -> Health:
+        """Reach backend and store and time a round trip to each; problems are told, not raised."""
+        operations = self.operations
+        problems: list[str] = []
+        warnings: list[str] = []
+        seconds: list[float | None] = []
+        for part in (operations.driver, operations.store):
+            started = time.perf_counter()
+            try:
+                warnings += part.check()
+                seconds.append(time.perf_counter() - started)
+            except BackendUnavailable as error:
+                problems.append(str(error))
+                seconds.append(None)
+        return Health(not problems, seconds[0], seconds[1], problems, warnings)
+
+    def setup(self, *queues: str) -> None:
+        """Make what backend and store need before use: queues, tables. Idempotent."""
+        self.operations.store.setup()
+        self.operations.driver.setup(queues)
+
+    def worker(
+        self,
+        *queues: str,
+        tasks: Iterable[Task[..., Any, Any]] = (),
+        threads: int = 8,
+        processes: int = 1,
+        burst: bool = False,
+        grace: float = 30.0,
+    ) -> Worker:
+        """A worker for these queues (none given: those of its tasks), not yet running.
+
+        `tasks`: those it knows, by default all that are registered. `grace`: seconds that running jobs have when it
+        is stopped. `burst`: it ends when nothing is due.
+        """
+        self.operations  # noqa: B018  # a closed queue says so here
+        return Worker(self, queues, tasks=tasks, threads=threads, processes=processes, burst=burst, grace=grace)
+
+    def spec(self) -> dict[str, Any]:
+        """What another process needs to open the same queue, plain JSON with its secrets; for workers."""
+        settings = self.settings.model_dump(mode="json", exclude_defaults=True)
+        if isinstance(self.settings.keep_succeeded, KeepCount):
+            settings["keep_succeeded"] = f"{self.settings.keep_succeeded.jobs} jobs"
+        return {"url": self._url.full, "settings": settings}
+
+    @contextmanager
+    def as_default(self) -> Iterator[Self]:
+        """Make this the process's default queue for a while: `task.enqueue()` goes here."""
+        with connect.default_queue(self):
+            yield self
+
+    def close(self) -> None:
+        """Let go of every connection; closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._operations.driver.close()
+            self._operations.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<JobQueue {self.url}>"
+
+
+WAIT = 1.0
+"""Seconds of one wait for a result, after which the record is read again."""
+
+
+def made(what: Task[..., Any, Any] | Job[Any] | str, args: Sequence[Any], kwargs: dict[str, Any]) -> Job[Any]:
+    """A job out of what enqueue takes. Raises InvalidJob."""
+    if isinstance(what, Task):
+        return what.job(*args, **kwargs)
+    if isinstance(what, str):
+        return declare.named(what).job(*args, **kwargs)
+    if isinstance(what, Job):
+        if args or kwargs:
+            raise InvalidJob("a job has its arguments already: give none beside it")
+        return what
+    raise InvalidJob(f"enqueue takes a task, a job or a task's name, not {type(what).__name__}: decorate it with @task")
+
+
+def missing(job_id: str) -> JobNotFound:
+    """The error for an id without a record."""
+    return JobNotFound(f"there is no job {job_id!r}: it never was, or its retention is over")
+
+
+def rules(settings: Settings, driver: Driver) -> Rules:
+    """What the lifecycle needs to know of settings and backend."""
+    keep = settings.keep_succeeded
+    return Rules(
+        lease=settings.lease,
+        claim=2 * settings.call_timeout,
+        crash_limit=settings.crash_limit,
+        lost_after=settings.lost_after,
+        unknown_after=settings.unknown_after,
+        keep_succeeded=None if isinstance(keep, KeepCount) else keep,
+        keep_dead=settings.keep_dead,
+        carries=driver.carries,
+        buries=Capability.NATIVE_DEAD_LETTERS in driver.capabilities,
+    )
+
+
+def _at(change: Change, run_at: float) -> Change:
+    """The producer named a time, not a delay: it stands in the record as it was named."""
+    named = {"run_at": run_at, "wake_at": run_at} if change.set["state"] is JobState.SCHEDULED else {"run_at": run_at}
+    stamp = {name: seconds for name, seconds in change.stamp.items() if name not in named}
+    return replace(change, set={**change.set, **named}, stamp=stamp)
+
+
+def _first_twice(ids: Sequence[str]) -> str | None:
+    seen: set[str] = set()
+    return next((job_id for job_id in ids if job_id in seen or seen.add(job_id)), None)  # type: ignore[func-returns-value]

@@ -1,0 +1,384 @@
+"""One process's jobs: begin them in the store, run them, say how they ended. For drivers and for queueport's own worker.
+
+A driver hands each delivery's bytes to `deliver` (or `begin`, then `run`) and does with the message what the verdict
+says. Everything else, retries and timeouts and dead letters, happens here and in the lifecycle, alike on every backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import random
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, TypeVar
+
+from queueport import hooks, lifecycle
+from queueport.attempt import Attempt, Why
+from queueport.context import Abort, RetryLater, running
+from queueport.errors import BackendUnavailable, InvalidJob, JobCancelled, JobTimeout, PayloadTooLarge
+from queueport.heartbeat import Heartbeat
+from queueport.lifecycle import Failed, Outcome, Refusal, Succeeded
+from queueport.message import Message, NotAMessage
+from queueport.operations import Operations, Settled, new_id
+from queueport.record import Change, Record
+from queueport.retry import ancestry
+from queueport.stats import WorkerStats
+from queueport.status import JobError, JobState, utc
+from queueport.store import Begin, ClaimingStore, Written
+from queueport.tasks import Task
+
+__all__ = ["Runner", "Verdict"]
+
+logger = logging.getLogger("queueport")
+T = TypeVar("T")
+
+TRACEBACK_LIMIT = 8_000
+"""Characters kept of a traceback, its end, so that ten of them fit into any store's record."""
+MESSAGE_LIMIT = 2_000
+"""Characters kept of an error's message."""
+
+
+class Verdict(Enum):
+    """What to do with a message."""
+
+    ACKNOWLEDGE = "acknowledge"
+    """It has done its work."""
+    PUT_ASIDE = "put aside"
+    """It is none of ours, or has no record: never run it, and keep it where an operator can see it."""
+
+
+class Runner:
+    """Runs the jobs of one process. Thread-safe; `start` before the first job, `stop` after the last.
+
+    `tasks` are those this worker knows, by name and alias; `queues` those it takes from.
+    """
+
+    def __init__(self, operations: Operations, tasks: Mapping[str, Task[..., Any, Any]], queues: Sequence[str]) -> None:
+        self.operations = operations
+        self.tasks = tasks
+        self.queues = tuple(queues)
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:4]}"
+        self.heartbeat = Heartbeat(operations, self._announce)
+        self.received: dict[tuple[str, int], float] = {}
+        """Per queue and priority, the newest `sent_at` among the messages received here."""
+        self._defaults = {name: frozen_options(task.options) for name, task in tasks.items()}
+        self._give_up = threading.Event()
+
+    def start(self) -> None:
+        """Announce this worker and begin to beat. Raises BackendUnavailable."""
+        self.heartbeat.start()
+
+    def stop(self) -> None:
+        """Stop to beat and say goodbye; what still runs keeps its lease until that lapses."""
+        self._give_up.set()
+        self.heartbeat.stop()
+        try:
+            self._announce(ttl=0.0)
+        except BackendUnavailable as error:
+            logger.debug("worker %s left without goodbye: %s", self.name, error)
+
+    def _announce(self, ttl: float | None = None) -> None:
+        worker = WorkerStats(self.name, self.queues, tuple(sorted(self.tasks)), datetime.fromtimestamp(0, UTC))
+        self.operations.store.announce(worker, self.operations.rules.lease if ttl is None else ttl)
+
+    # -- begin ----------------------------------------------------------------------------------------------------------
+
+    def deliver(self, body: bytes) -> Verdict:
+        """Begin and run one delivered job, in this thread; blocks until its end is recorded."""
+        found = self.begin([body])[0]
+        if isinstance(found, Attempt):
+            self.run(found)
+            return Verdict.ACKNOWLEDGE
+        return found
+
+    def begin(self, bodies: Sequence[bytes]) -> list[Attempt | Verdict]:
+        """Begin what was delivered, in one call to the store: an attempt to run, or what to do with the message.
+
+        Raises BackendUnavailable: acknowledge nothing and call again with the same bodies.
+        """
+        found: list[Attempt | Verdict] = [self._screen(body) for body in bodies]
+        messages = {i: Message.parse(bodies[i]) for i, verdict in enumerate(found) if verdict is Verdict.ACKNOWLEDGE}
+        token, called_at = new_id(), time.monotonic()
+        begins: dict[int, Begin] = {}
+        for i, message in messages.items():
+            place = (message.queue, message.priority)
+            self.received[place] = max(self.received.get(place, 0.0), message.sent_at)
+            if message.buried:
+                found[i] = self._redriven(message)
+            elif message.task not in self.tasks:
+                found[i] = self._unknown(message.id)
+            else:
+                begins[i] = Begin(message.id, self._begin(message.task, token), new_id())
+        if begins:
+            answers = self.operations.store.begin(list(begins.values()))
+            for i, answer in zip(begins, answers, strict=True):
+                found[i] = self._begun(messages[i], answer, token, called_at)
+        return found
+
+    def take(self, tasks: Sequence[str], limit: int) -> list[Attempt]:
+        """Begin the next queued jobs of these tasks, straight from a store that is the queue itself."""
+        store = self.operations.store
+        if not isinstance(store, ClaimingStore):
+            raise AssertionError("this store is not a queue")
+        token, called_at = new_id(), time.monotonic()
+        changes = {name: self._begin(name, token) for name in tasks}
+        records = store.take(self.queues, changes, limit, new_id())
+        return [self._attempt(record, token, called_at) for record in records]
+
+    def notice_unknown(self) -> None:
+        """Where the store is the queue and nothing is left that this worker knows: note what no worker knows."""
+        store = self.operations.store
+        if isinstance(store, ClaimingStore):
+            workers = store.workers()
+            known = {task for w in workers for task in w.tasks if set(w.queues) & set(self.queues)} | set(self.tasks)
+            for record in store.unknown(self.queues, known, 100):
+                logger.warning("job %s waits: no worker here knows its task %s", record.id, record.task)
+                self.operations.settle(record.id, lambda r: lifecycle.unknown(self.operations.rules, r), record)
+
+    def _begin(self, task: str, token: str) -> Change:
+        return lifecycle.begin(self.operations.rules, token=token, worker=self.name, defaults=self._defaults[task])
+
+    def _screen(self, body: bytes) -> Verdict:
+        try:
+            Message.parse(body)
+        except NotAMessage as error:
+            logger.warning("put aside a message that is %s: %.200r", error, body)
+            return Verdict.PUT_ASIDE
+        return Verdict.ACKNOWLEDGE
+
+    def _redriven(self, message: Message) -> Verdict:
+        decide = lambda record: lifecycle.redrive(self.operations.rules, record, life=message.life)  # noqa: E731
+        return self._verdict(message.id, self.operations.settle(message.id, decide))
+
+    def _unknown(self, job_id: str) -> Verdict:
+        settled = self.operations.settle(job_id, lambda record: lifecycle.unknown(self.operations.rules, record))
+        if settled.change is not None and settled.record is not None:
+            logger.warning("job %s waits: this worker does not know its task %s", job_id, settled.record.task)
+        return self._verdict(job_id, settled)
+
+    def _verdict(self, job_id: str, settled: Settled) -> Verdict:
+        if settled.refusal is Refusal.GONE:
+            logger.warning("put aside a message whose job %s has no record", job_id)
+            return Verdict.PUT_ASIDE
+        return Verdict.ACKNOWLEDGE
+
+    def _begun(self, message: Message, answer: Written, token: str, called_at: float) -> Attempt | Verdict:
+        record = answer.record
+        if not answer.applied:
+            now = self.operations.store.now()
+            found = lifecycle.begun(self.operations.rules, record, token=token, now=now)
+            if isinstance(found, Change):
+                decide = lambda r: lifecycle.begun(self.operations.rules, r, token=token, now=now)  # noqa: E731
+                return self._verdict(message.id, self.operations.settle(message.id, decide, record))
+            if found is not Refusal.NOTHING:
+                return self._verdict(message.id, Settled(record, refusal=found))
+        if record is None:
+            return Verdict.PUT_ASIDE
+        if record.task not in self.tasks:  # the message names another task than the record, and only the record decides
+            decide = lambda r: lifecycle.interrupt(self.operations.rules, r, token=token, stopped=True)  # noqa: E731
+            self.operations.settle(record.id, decide, record)
+            return self._unknown(record.id)
+        return self._attempt(record, token, called_at)
+
+    def _attempt(self, record: Record, token: str, called_at: float) -> Attempt:
+        rules = self.operations.rules
+        attempt = Attempt(
+            record,
+            self.tasks[record.task],
+            token,
+            called_at=called_at,
+            lease=rules.lease,
+            timeout=record.option("timeout", None),
+            status=lambda: self._status(record.id),
+        )
+        self.heartbeat.add(attempt)
+        return attempt
+
+    def _status(self, job_id: str) -> Any:
+        record = self.operations.store.get([job_id])[0]
+        if record is None:
+            raise JobCancelled(f"job {job_id} has no record any more")
+        return self.operations.status(record)
+
+    # -- run ------------------------------------------------------------------------------------------------------------
+
+    def run(self, attempt: Attempt) -> None:
+        """Run the task in this thread and record its end; returns when that is done."""
+        if not self.ready(attempt):
+            return
+        outcome = contextvars.copy_context().run(self._execute, attempt)
+        self.finish(attempt, outcome)
+
+    async def run_async(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> Outcome | None:
+        """Run an `async def` task; make it an asyncio task of its own. The caller is `ready`, and calls `finish`."""
+        mine = asyncio.current_task()
+        running.set(attempt.job)
+        try:
+            with hooks.surround(attempt.job):
+                args, kwargs = attempt.task.signature.decode(attempt.record.payload)
+                attempt.enter(None if mine is None else (loop, mine))
+                try:
+                    value = await _function(attempt)(*args, **kwargs)
+                finally:
+                    attempt.leave()
+        except BaseException as error:
+            return self._raised(attempt, error)
+        return self._returned(attempt, value)
+
+    def ready(self, attempt: Attempt) -> bool:
+        """Whether the task may start: after a long way here its lease may have lapsed, and the store is asked first."""
+        if time.monotonic() > attempt.until:
+            self._persist(lambda: self.heartbeat.beat([attempt]), attempt)
+        if attempt.why is Why.LOST:
+            self.heartbeat.remove(attempt)
+            return False
+        return True
+
+    def _execute(self, attempt: Attempt) -> Outcome | None:
+        running.set(attempt.job)
+        try:
+            try:
+                with hooks.surround(attempt.job):
+                    args, kwargs = attempt.task.signature.decode(attempt.record.payload)
+                    attempt.enter()
+                    value = _function(attempt)(*args, **kwargs)
+            finally:
+                attempt.leave()
+        except BaseException as error:
+            return self._raised(attempt, error)
+        return self._returned(attempt, value)
+
+    def _returned(self, attempt: Attempt, value: Any) -> Outcome:
+        store, driver = self.operations.store, self.operations.driver
+        limit = store.limits.smaller(driver.limits).result
+        try:
+            result = attempt.task.signature.encode_result(value)
+            if limit is not None and len(result) > limit:
+                raise PayloadTooLarge(f"the result has {len(result)} bytes; at most {limit} can be kept")
+        except InvalidJob as error:
+            return Failed(self._error(attempt, error), fatal=True)
+        return Succeeded(result)
+
+    def _raised(self, attempt: Attempt, error: BaseException) -> Outcome | None:
+        """What an exception means; None where the attempt is not to be finished but given back, or is lost."""
+        if attempt.why in (Why.LOST, Why.STOP):
+            return None
+        if attempt.why is Why.TIMEOUT:
+            return self._timed_out(attempt, error)
+        if attempt.why is Why.CANCEL or (isinstance(error, JobCancelled) and attempt.job.cancel_requested):
+            return Failed(
+                self._error(attempt, error), fatal=True
+            )  # the record says it was asked for: it ends cancelled
+        if isinstance(error, RetryLater):
+            return Failed(self._error(attempt, error), ancestry(type(error)), error.delay, error.burns)
+        return Failed(self._error(attempt, error), ancestry(type(error)), fatal=isinstance(error, Abort))
+
+    def _timed_out(self, attempt: Attempt, error: BaseException | None) -> Failed:
+        timeout = attempt.record.option("timeout", None)
+        late = JobTimeout(f"the attempt took longer than its timeout of {timeout:g} s")
+        late.__traceback__ = None if error is None else error.__traceback__
+        return Failed(self._error(attempt, late), ancestry(JobTimeout))
+
+    def _error(self, attempt: Attempt, error: BaseException) -> JobError:
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        text = "".join(traceback.format_exception(error))
+        return JobError(
+            name, _text(error)[:MESSAGE_LIMIT], text[-TRACEBACK_LIMIT:], attempt.now(), attempt.record.attempts
+        )
+
+    # -- finish ---------------------------------------------------------------------------------------------------------
+
+    def finish(self, attempt: Attempt, outcome: Outcome | None) -> None:
+        """Record how an attempt ended whose code has stopped; where the store is away, again and again."""
+        rules, token, chance = self.operations.rules, attempt.token, random.random()
+
+        def decide(record: Record | None) -> Change | Refusal:
+            if outcome is None:
+                return lifecycle.interrupt(rules, record, token=token, stopped=True)
+            return lifecycle.finish(rules, record, token=token, outcome=outcome, random=chance)
+
+        if attempt.why is not Why.LOST or outcome is not None:
+            settled = self._persist(lambda: self.operations.settle(attempt.record.id, decide, attempt.record), attempt)
+            self._log(attempt, settled, outcome)
+        self.heartbeat.remove(attempt)
+        attempt.acknowledge()
+
+    def finish_stuck(self, stuck: Mapping[str, Any]) -> None:
+        """Record the end of an attempt whose code stopped with its process, as `describe_stuck` described it."""
+        rules, token, outcome = self.operations.rules, stuck["token"], None
+        if stuck["error"] is not None:
+            outcome = Failed(JobError.from_dict(stuck["error"]), ancestry(JobTimeout))
+
+        def decide(record: Record | None) -> Change | Refusal:
+            if outcome is None:
+                return lifecycle.interrupt(rules, record, token=token, stopped=True)
+            return lifecycle.finish(rules, record, token=token, outcome=outcome, random=random.random())
+
+        self.operations.settle(stuck["id"], decide)
+
+    def describe_stuck(self, attempt: Attempt) -> dict[str, Any]:
+        """An attempt whose code cannot be stopped, for the process that comes after this one; plain JSON."""
+        error = self._timed_out(attempt, None).error.as_dict() if attempt.why is Why.TIMEOUT else None
+        return {"id": attempt.record.id, "token": attempt.token, "error": error}
+
+    def leave_running(self, attempt: Attempt) -> None:
+        """A graceful stop could not end it: its lease lapses with this process, and no crash is counted."""
+        decide = lambda r: lifecycle.interrupt(self.operations.rules, r, token=attempt.token, stopped=False)  # noqa: E731
+        self.operations.settle(attempt.record.id, decide, attempt.record)
+
+    def _persist(self, call: Callable[[], T], attempt: Attempt) -> T | None:
+        pause = 0.05
+        while True:
+            try:
+                return call()
+            except BackendUnavailable as error:
+                logger.warning("job %s: its worker keeps trying to reach the store: %s", attempt.record.id, error)
+                if self._give_up.wait(pause):
+                    return None
+                pause = min(pause * 2, 2.0)
+
+    def _log(self, attempt: Attempt, settled: Settled | None, outcome: Outcome | None) -> None:
+        names = {"job_id": attempt.record.id, "task": attempt.record.task, "attempt": attempt.record.attempts}
+        about = f"job {attempt.record.id} {attempt.record.task} attempt {attempt.record.attempts}"
+        record = None if settled is None else settled.record
+        if settled is None or settled.change is None or record is None:
+            logger.warning(
+                "%s: its end was not heard; another attempt holds the job, or it is gone", about, extra=names
+            )
+        elif record.state is JobState.SUCCEEDED:
+            logger.info("%s succeeded in %.3f s", about, attempt.seconds(), extra=names)
+        elif isinstance(outcome, Failed):
+            due = f", next attempt at {utc(record.wake_at)}" if record.state is JobState.RETRYING else ""
+            error = outcome.error
+            logger.warning("%s is %s: %s: %s%s", about, record.state, error.type, error.message, due, extra=names)
+        else:
+            logger.info("%s is %s", about, record.state, extra=names)
+
+
+def frozen_options(options: Any) -> dict[str, Any]:
+    """Those options that a record keeps, plain JSON."""
+    kept = {name: getattr(options, name) for name in ("timeout", "crash_limit", "keep_result")}
+    kept["retry"] = None if options.retry is None else options.retry.as_dict()
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def _function(attempt: Attempt) -> Callable[..., Any]:
+    if attempt.task.function is None:
+        raise AssertionError("a registered task has code")
+    return attempt.task.function
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"<its message cannot be shown: {type(broken).__name__}>"

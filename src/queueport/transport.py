@@ -1,0 +1,224 @@
+"""The SPI of a bare broker, one without workers of its own, and the driver that makes a backend of it.
+
+For authors of adapters: a transport is about 100 lines; `examples/05_write_an_adapter.py` is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Self
+
+from queueport import pool
+from queueport.attempt import Attempt
+from queueport.capability import Capability, Limits
+from queueport.driver import Depth, Driver, SendOutcome, Sent, Work
+from queueport.errors import BackendUnavailable
+from queueport.message import Message
+from queueport.runner import Runner, Verdict
+from queueport.store import JobStore
+from queueport.url import BackendURL, Settings
+
+__all__ = ["Delivery", "Transport", "TransportDriver"]
+
+logger = logging.getLogger("queueport")
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as it came: its bytes, the queue it came from, and whatever the transport needs to acknowledge it."""
+
+    body: bytes
+    queue: str
+    receipt: Any = field(default=None, repr=False)
+
+
+class Transport(ABC):
+    """A broker. Methods must be thread-safe and must work in a child after a fork; connections are made on first use.
+
+    A method may raise `BackendUnavailable` with the library's own exception as its cause, and nothing else, within
+    `call_timeout`; the core calls again later. Opening must do no I/O.
+    """
+
+    name: ClassVar[str]
+    """What messages to users call it."""
+    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+    limits: ClassVar[Limits] = Limits()
+    settings: ClassVar[type[Any] | None] = None
+    """The pydantic model of its URL options."""
+    pushes: ClassVar[bool] = False
+    """Messages are delivered ahead of free workers: then they are acknowledged at the job's end or at its first
+    heartbeat, so that the broker hands them to another worker when this one dies. Else right after begin."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, url: BackendURL, settings: Settings) -> Self:
+        """Make a transport. Raises ConfigurationError for a wrong option."""
+
+    @classmethod
+    def default_store(cls, url: BackendURL) -> str | None:
+        """URL of the store that goes with this broker unless the user names one; None: one must be named."""
+        return None
+
+    @abstractmethod
+    def send(self, queue: str, messages: Sequence[Message]) -> Sequence[Sent]:
+        """Put messages into a queue; an outcome for each, in order. Must not raise: an error is an outcome.
+
+        SENT only once the broker has confirmed it, FAILED only if it certainly never arrives, else UNKNOWN.
+        """
+
+    @abstractmethod
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        """At most `limit` messages, waiting up to `wait` seconds for the first. Each stays out of other workers' sight
+        until acknowledged; if this process dies first, the broker must deliver it again.
+        """
+
+    @abstractmethod
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """These are done with. May be called from any thread; one that the broker has forgotten is no error."""
+
+    @abstractmethod
+    def put_aside(self, delivery: Delivery) -> None:
+        """Keep a message that is none of queueport's where an operator can see it, and out of the queue."""
+
+    @abstractmethod
+    def depth(self, queue: str) -> Depth | None:
+        """The broker's own count; None where it cannot be known. A queue that does not exist is empty."""
+
+    def bury(self, messages: Sequence[Message]) -> None:  # noqa: B027  # only where NATIVE_DEAD_LETTERS is declared
+        """Put copies into the broker's dead-letter place; a second copy of the same id and life is harmless."""
+
+    def unbury(self, messages: Sequence[Message]) -> None:  # noqa: B027  # only where NATIVE_DEAD_LETTERS is declared
+        """Take the copies of these jobs out again; one that is not there is no error."""
+
+    def setup(self, queues: Sequence[str]) -> None:  # noqa: B027  # nothing to make is fine
+        """Make what must exist before use. Must be idempotent."""
+
+    @abstractmethod
+    def purge(self, queue: str) -> None:
+        """Drop the messages waiting in that queue; dead letters must stay."""
+
+    @abstractmethod
+    def check(self) -> Sequence[str]:
+        """Reach the broker; warnings about how it is run, one sentence each."""
+
+    def close(self) -> None:  # noqa: B027  # nothing to close is fine
+        """Let go of connections. Must be idempotent; must not raise."""
+
+    @property
+    def native(self) -> Any:
+        """The library's own client, for what queueport does not cover."""
+        return None
+
+
+class TransportDriver(Driver):
+    """A driver over any transport, its workers being queueport's own."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.name = transport.name  # type: ignore[misc]  # a driver class has one name, this one its transport's
+        self.capabilities = transport.capabilities | {Capability.THREADS}  # type: ignore[misc]
+        self.limits = transport.limits  # type: ignore[misc]
+
+    @classmethod
+    def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
+        """Not used: the transport is opened by its own class."""
+        raise NotImplementedError
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[Sent]:
+        """Send them queue by queue, in their order."""
+        outcomes: list[Sent] = [Sent(SendOutcome.UNKNOWN)] * len(messages)
+        for queue in dict.fromkeys(message.queue for message in messages):
+            places = [i for i, message in enumerate(messages) if message.queue == queue]
+            sent = self.transport.send(queue, [messages[i] for i in places])
+            for i, outcome in zip(places, sent, strict=True):
+                outcomes[i] = outcome
+        return outcomes
+
+    def work(self, runner: Runner, work: Work) -> None:
+        """Receive for free slots, begin, run."""
+        pool.run(_Deliveries(self.transport, runner), runner, work)
+
+    def depth(self, queue: str) -> Depth | None:
+        """The broker's own count."""
+        return self.transport.depth(queue)
+
+    def bury(self, messages: Sequence[Message]) -> None:
+        """Into the broker's dead letters."""
+        self.transport.bury(messages)
+
+    def unbury(self, messages: Sequence[Message]) -> None:
+        """Out of the broker's dead letters."""
+        self.transport.unbury(messages)
+
+    def setup(self, queues: Sequence[str]) -> None:
+        """Make the broker's queues."""
+        self.transport.setup(queues)
+
+    def purge(self, queue: str) -> None:
+        """Empty the broker's queue."""
+        self.transport.purge(queue)
+
+    def check(self) -> Sequence[str]:
+        """Reach the broker."""
+        return self.transport.check()
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self.transport.close()
+
+    @property
+    def native(self) -> Any:
+        """The broker's own client."""
+        return self.transport.native
+
+
+class _Deliveries(pool.Intake):
+    """What a pool runs, taken from a transport."""
+
+    filters = False
+
+    def __init__(self, transport: Transport, runner: Runner) -> None:
+        self._transport = transport
+        self._runner = runner
+
+    def next(self, tasks: Sequence[str], limit: int, wait: float) -> Sequence[Attempt]:
+        deliveries = self._transport.receive(self._runner.queues, limit, wait)
+        if not deliveries:
+            return []
+        found = self._begin(deliveries)
+        done: list[Delivery] = []
+        attempts: list[Attempt] = []
+        for delivery, answer in zip(deliveries, found, strict=True):
+            if isinstance(answer, Attempt):
+                attempts.append(answer)
+                if self._transport.pushes:
+                    answer.on_acknowledge = partial(self._acknowledge, [delivery])
+                else:
+                    done.append(delivery)
+            elif answer is Verdict.PUT_ASIDE:
+                self._transport.put_aside(delivery)
+            else:
+                done.append(delivery)
+        self._acknowledge(done)
+        return attempts
+
+    def _begin(self, deliveries: Sequence[Delivery]) -> Sequence[Attempt | Verdict]:
+        """No answer is not a refusal: nothing is acknowledged before the store has answered."""
+        while True:
+            try:
+                return self._runner.begin([delivery.body for delivery in deliveries])
+            except BackendUnavailable as error:
+                logger.warning("%d messages wait for the store: %s", len(deliveries), error)
+                time.sleep(0.2)
+
+    def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            if deliveries:
+                self._transport.ack(deliveries)
+        except BackendUnavailable as error:  # they come again, and lose against their records
+            logger.warning("%d messages could not be acknowledged: %s", len(deliveries), error)

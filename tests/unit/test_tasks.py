@@ -1,0 +1,476 @@
+"""Tasks, their names and options, and the jobs made of them. For those who change `tasks.py` and `job.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import importlib
+import inspect
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import FrozenInstanceError, replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from queueport.errors import ConfigurationError, InvalidJob, UnknownTask
+from queueport.job import Job, Options
+from queueport.retry import Retry
+from queueport.tasks import registry, task
+
+
+@pytest.fixture(autouse=True)
+def _isolated() -> Iterator[None]:
+    with registry.isolated():
+        yield
+
+
+def send(user_id: int, template: str = "plain") -> str:
+    """Send a letter."""
+    return f"{user_id} {template}"
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+class Mail:
+    @task(name="mail.inner")
+    @staticmethod
+    def inner(size: int) -> int:
+        return size
+
+    @staticmethod
+    @task(name="mail.outer")
+    def outer(size: int) -> int:
+        return size
+
+    def method(self) -> None: ...
+
+    @classmethod
+    def by_class(cls) -> None: ...
+
+    @staticmethod
+    def static(size: int) -> int:
+        return size
+
+
+# Declaring
+
+
+def test_a_task_bears_the_name_of_its_function_and_is_registered() -> None:
+    declared = task(send)
+    assert declared.name == f"{__name__}.send"
+    assert registry.get(declared.name) is declared
+    assert (declared.__name__, declared.__doc__, declared.__wrapped__) == ("send", "Send a letter.", send)
+    assert inspect.signature(declared) == inspect.signature(send)
+    assert repr(declared) == f"<Task '{__name__}.send'>"
+
+
+def test_a_task_is_called_like_its_function() -> None:
+    assert task(send)(1, template="welcome") == "1 welcome"
+    assert not task(send).is_async
+    assert task(fetch).is_async
+    assert asyncio.run(task(fetch)("a")) == b"a"
+
+
+def test_a_staticmethod_is_a_task_in_either_order() -> None:
+    assert [Mail.inner.name, Mail.outer.name] == ["mail.inner", "mail.outer"]
+    assert [Mail.inner(1), Mail().inner(2), Mail.outer(3), Mail().outer(4)] == [1, 2, 3, 4]
+    assert task(staticmethod(send)).name == f"{__name__}.send"
+    assert task(Mail.static).name == f"{__name__}.Mail.static"
+
+
+def test_a_task_may_be_wrapped_by_another_decorator() -> None:
+    @task(name="doubled")
+    @twice
+    def half(value: int) -> int:
+        return value
+
+    assert half(3) == 6
+    with pytest.raises(InvalidJob, match="argument 'value'"):
+        half.job("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def twice(function: Callable[[int], int]) -> Callable[[int], int]:
+    @functools.wraps(function)
+    def wrapper(value: int) -> int:
+        return 2 * function(value)
+
+    return wrapper
+
+
+def test_the_names_it_had_before_find_the_task() -> None:
+    declared = task(name="mail.send", aliases=("old.send", "older.send"))(send)
+    assert registry.names() == sorted([*before(), "mail.send", "old.send", "older.send"])
+    assert registry.get("older.send") is declared
+    assert registry.tasks()[-1] is declared
+    assert registry.tasks().count(declared) == 1
+    assert registry.get("newer.send") is None
+
+
+def before() -> list[str]:
+    return ["mail.inner", "mail.outer"]
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def agenerator() -> AsyncIterator[int]:
+    yield 1
+
+
+def nested() -> Callable[[], None]:
+    def inside() -> None: ...
+
+    return inside
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: None, "a function with a name"),
+        (nested(), r"inside a function: give it a name, @task\(name="),
+        (generator, "it is a generator"),
+        (agenerator, "it is a generator"),
+        (Mail.method, "it is a method"),
+        (Mail().method, "takes a function"),
+        (Mail.by_class, "takes a function"),
+        (Mail.__dict__["by_class"], "takes a function"),
+        (Mail, "takes a function"),
+        (functools.partial(send, 1), "takes a function"),
+        (functools.wraps(functools.partial(send, 1))(lambda: None), "takes a function"),
+        (len, "takes a function"),
+        ("mail.send", r"a name is given as @task\(name="),
+        (Mail.inner, "takes a function"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_a_task_is_refused(wrong: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        task(wrong)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "tab\t", "line\n", "\ud800", "x" * 201, "\x00", 7])
+def test_a_name_that_cannot_be_is_refused(name: Any) -> None:
+    for declare in (
+        lambda: task(name=name)(send),
+        lambda: task(aliases=(name,))(send),
+        lambda: task.named(name),
+    ):
+        with pytest.raises(ConfigurationError, match="name must be 1 to 200 printable characters"):
+            declare()
+    assert registry.names() == before()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"queue": "two words"}, "task 'mail.send': queue must be"),
+        ({"timeout": 0}, "task 'mail.send': timeout must be"),
+        ({"retry": 3}, "task 'mail.send': retry must be a Retry"),
+        ({"tiemout": 3}, "task 'mail.send': there is no option 'tiemout' here; did you mean timeout"),
+        ({"priority": 3}, "task 'mail.send': there is no option 'priority' here"),
+        ({"aliases": "old"}, "task 'mail.send': aliases must be a tuple"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_refused_at_the_declaration(options: Any, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        task(name="mail.send", **options)(send)
+    assert registry.names() == before()
+
+
+def test_a_name_taken_by_another_function_is_refused() -> None:
+    declared = task(name="mail.send", aliases=("old.send",))(send)
+    for name, aliases in [("mail.send", ()), ("old.send", ()), ("new", ("mail.send",)), ("new", ("old.send",))]:
+        with pytest.raises(ConfigurationError, match=rf"is taken by {__name__}\.send; give {__name__}\.fetch another"):
+            task(name=name, aliases=aliases)(fetch)
+    assert registry.names() == [*before(), "mail.send", "old.send"]
+    assert registry.get("mail.send") is declared
+
+
+def test_what_was_registered_within_isolated_is_forgotten() -> None:
+    first = task(send)
+    with registry.isolated():
+        task(fetch)
+        again = task(send)
+        assert registry.get(first.name) is again
+    assert registry.get(f"{__name__}.fetch") is None
+    assert registry.get(first.name) is first
+
+
+# Modules
+
+
+def test_a_module_loaded_again_replaces_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from queueport.tasks import task\n@task(aliases=('older',))\ndef f(): return {}\n"
+    (tmp_path / "loaded_again.py").write_text(code.format(1))
+    module = importlib.import_module("loaded_again")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "loaded_again.py").write_text(code.format(222).replace("older", "oldest"))
+    try:
+        importlib.reload(module)
+    finally:
+        del sys.modules["loaded_again"]
+    assert registry.names() == ["loaded_again.f", *before(), "oldest"]
+    (reloaded,) = (declared for declared in registry.tasks() if declared.name == "loaded_again.f")
+    assert reloaded() == 222
+
+
+TASK = "from queueport.tasks import registry, task\n@task\ndef f(): ...\n"
+
+
+@pytest.mark.parametrize(
+    ("run", "files", "name"),
+    [
+        (["-m", "pkg.m"], {"pkg/m.py": TASK}, "pkg.m.f"),
+        (["-m", "pkg"], {"pkg/__main__.py": TASK}, "pkg.__main__.f"),
+        (["-m", "m"], {"m.py": TASK}, "m.f"),
+        (["-m", "pkg.m"], {"pkg/m.py": TASK + "import pkg.m\n"}, "pkg.m.f"),
+        (["m.py"], {"m.py": TASK.replace("@task", "@task(name='named')")}, "named"),
+        (["m.py"], {"m.py": TASK.replace("@task", "@task(name='named')") + "import m\n"}, "named"),
+    ],
+    ids=str,
+)
+def test_a_module_that_is_run_names_its_tasks_as_if_imported(
+    run: list[str], files: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    ran = run_python(run, files, tmp_path)
+    assert (ran.stdout.split(), ran.returncode) == ([name], 0), ran.stderr
+
+
+def test_a_plain_script_has_to_name_its_tasks(tmp_path: Path) -> None:
+    ran = run_python(["m.py"], {"m.py": TASK}, tmp_path)
+    assert "ConfigurationError: __main__.f is in a script" in ran.stderr
+    assert "@task(name=...)" in ran.stderr
+
+
+def run_python(run: list[str], files: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    for path, code in files.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(code + "if __name__ == '__main__': print(*registry.names())\n")
+    return subprocess.run([sys.executable, *run], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_spawned_child_of_a_module_that_is_run_knows_its_tasks(tmp_path: Path) -> None:
+    code = """
+import multiprocessing
+from queueport.tasks import registry, task
+
+@task
+def f(x: int) -> int: return x + 1
+
+def child(job_task): print(job_task.name, job_task(1), registry.get(job_task.name) is not None)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=child, args=(f.using(delay=1),))
+    process.start()
+    process.join()
+"""
+    (tmp_path / "m.py").write_text(code)
+    ran = subprocess.run([sys.executable, "-m", "m"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.stdout == "m.f 2 True\n", ran.stderr
+
+
+def test_a_task_pickles_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = task(send)
+    assert pickle.loads(pickle.dumps(declared)) is declared
+    assert copy.deepcopy(declared) is declared
+    with_options = pickle.loads(pickle.dumps(declared.using(delay=5, retry=Retry(retry_on=(OSError,)))))
+    assert with_options.function is send
+    assert with_options.given == Options(delay=5, retry=Retry(retry_on=(OSError,)))
+    elsewhere = pickle.loads(pickle.dumps(task.named("other.resize", queue="images")))
+    assert (elsewhere.name, elsewhere.queue, elsewhere.function) == ("other.resize", "images", None)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "pickled.py").write_text(TASK)
+    data = pickle.dumps(importlib.import_module("pickled").f)
+    registry._tasks.clear()
+    with pytest.raises(UnknownTask, match=r"no task 'pickled\.f' is registered here"):
+        pickle.loads(data)
+    del sys.modules["pickled"]
+    assert pickle.loads(data) is registry.get("pickled.f")
+    del sys.modules["pickled"]
+
+
+# Options
+
+
+def test_options_add_up_and_later_ones_win() -> None:
+    declared = task(queue="uploads", timeout=30.0)(send)
+    chosen = declared.using(queue="bulk", priority=1).using(priority=5, timeout=timedelta(minutes=1))
+    assert chosen.given == Options(queue="bulk", priority=5, timeout=60.0)
+    assert (declared.queue, chosen.queue, chosen.using(queue=None).queue) == ("uploads", "bulk", "bulk")
+    assert declared.given == Options()
+    assert declared.options == chosen.options == Options(queue="uploads", timeout=30.0)
+    assert chosen.name == declared.name
+    assert chosen.using(delay=5).using(run_at=datetime(2026, 1, 1, tzinfo=UTC)).given.delay is None
+    assert chosen.using(run_at=datetime(2026, 1, 1, tzinfo=UTC)).using(delay=5).given.run_at is None
+
+
+def test_a_task_with_options_shares_what_the_task_has() -> None:
+    declared = task(send)
+    seen: list[Any] = []
+
+    @declared.using(delay=1).on_dead
+    def hook(status: object) -> None:
+        seen.append(status)
+
+    assert declared.dead_hooks == [hook]
+    assert declared.using(delay=2).signature is declared.signature
+    assert declared.using(delay=2)(1) == "1 plain"
+    assert repr(declared.using(delay=2, headers={"token": "x"})) == f"<Task '{__name__}.send' delay=2.0>"
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"delay": 1, "run_at": NOW}, "delay and run_at"),
+    *(({name: -1}, f"{name} must be a number of seconds") for name in ("delay", "timeout", "expires", "keep_result")),
+    *(({"delay": value}, "delay must be") for value in (math.nan, math.inf, "1", True, 1e12, timedelta(seconds=-1))),
+    ({"timeout": 0}, "timeout must be more than 0"),
+    ({"timeout": timedelta(0)}, "timeout must be more than 0"),
+    ({"run_at": datetime(2026, 1, 1)}, "run_at must be an aware datetime"),  # noqa: DTZ001  # it is the point
+    ({"run_at": "2026-01-01"}, "run_at must be a datetime"),
+    ({"run_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "run_at must be a time that exists"),
+    *(({"priority": value}, "priority must be a whole number from -10 to 10") for value in (11, -11, 1.0, True)),
+    *(({"crash_limit": value}, "crash_limit must be a whole number from 1") for value in (0, 1.5, True)),
+    *(({"job_id": value}, "job_id must be") for value in ("", "a b", "a/b", "x" * 65, "a\n", 7)),
+    *(({"queue": value}, "queue must be") for value in ("", ".a", "a b", "a/b", "x" * 65, "é", "a\n", 7)),
+    *(({"key": value}, "key must be") for value in ("", "x" * 257, "a\x00", "\ud800", 7)),
+    ({"group": ""}, "group must be"),
+    ({"retry": 3}, "retry must be a Retry"),
+    *(({"headers": value}, "header") for value in ("a", {"a": 1}, {1: "a"}, {"": "a"}, {"a": "\ud800"}, [("a", "b")])),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), WRONG, ids=repr)
+def test_an_option_out_of_its_range_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidJob, match=told):
+        task(send).using(**options)
+    with pytest.raises(ConfigurationError, match=told):
+        task.named("other.resize", **options)
+
+
+def test_options_at_the_edge_of_their_range_are_taken() -> None:
+    for options in (
+        Options(delay=0, expires=0, keep_result=0, timeout=0.001, crash_limit=1, priority=-10),
+        Options(priority=10, key="x" * 256, group="a b", job_id="x" * 64, queue="_" + "." * 63, headers={"a": ""}),
+        Options(delay=30 * 86400),
+    ):
+        assert Options(**options.given()) == options
+
+
+def test_a_time_is_kept_in_utc() -> None:
+    local = datetime(2026, 1, 1, 5, tzinfo=timezone(timedelta(hours=5)))
+    run_at = task(send).using(run_at=local).given.run_at
+    assert run_at is not None
+    assert (run_at, run_at.tzinfo) == (NOW, UTC)
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
+    for use in (task(send).using, functools.partial(task.named, "other.resize")):
+        with pytest.raises(ConfigurationError, match="there is no option 'dellay' here; did you mean delay"):
+            use(dellay=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+# Jobs
+
+
+def test_a_job_has_its_arguments_and_a_new_id() -> None:
+    declared = task(send)
+    job = declared.job(42, template="welcome")
+    assert (job.task, job.args, job.kwargs) == (declared.name, [42], {"template": "welcome"})
+    assert (job.queue, job.expires, job.headers, job.options) == ("default", None, {}, Options())
+    assert job.id != declared.job(42).id
+    assert job.task_ref is declared
+    with pytest.raises(FrozenInstanceError):
+        job.queue = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_job_takes_queue_and_expires_from_the_producer_then_from_the_declaration() -> None:
+    declared = task(queue="uploads", expires=60, timeout=5, retry=Retry(max_attempts=1))(send)
+    job = declared.job(1)
+    assert (job.queue, job.expires, job.options) == ("uploads", 60.0, Options())
+    job = declared.using(queue="bulk", expires=timedelta(minutes=2), job_id="a", headers={"b": "c"}, priority=3).job(1)
+    assert (job.queue, job.expires, job.id, job.headers) == ("bulk", 120.0, "a", {"b": "c"})
+    assert job.options == Options(priority=3), "each option is in one place"
+
+
+def test_wrong_arguments_are_refused_by_name() -> None:
+    with pytest.raises(InvalidJob, match=rf"task '{__name__}\.send': argument 'user_id': "):
+        task(send).job("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidJob, match=r"task 'other\.resize': argument args\[0\]: set does not read back equal"):
+        task.named("other.resize").job({1})
+
+
+def test_parameters_may_have_any_name() -> None:
+    def odd(self: int, function: int, args: int, kwargs: int) -> int:
+        return self + function + args + kwargs
+
+    declared = task(name="odd")(odd)
+    assert declared(self=1, function=2, args=3, kwargs=4) == 10
+    assert declared.job(self=1, function=2, args=3, kwargs=4).kwargs == dict(self=1, function=2, args=3, kwargs=4)  # noqa: C408  # as the call
+
+
+def test_a_hook_replaces_what_a_job_carries_and_it_is_checked_again() -> None:
+    job = task(send).job(1)
+    headers = {"trace": "1"}
+    changed = replace(job, headers=headers, queue="other")
+    headers["trace"] = "changed afterwards"
+    assert (changed.id, changed.headers, changed.queue) == (job.id, {"trace": "1"}, "other")
+    refused: list[dict[str, Any]] = [{"queue": "two words"}, {"id": ""}, {"headers": {"a": 1}}, {"expires": -1}]
+    for wrong in refused:
+        with pytest.raises(InvalidJob):
+            replace(job, **wrong)
+
+
+def test_a_job_is_equal_by_what_is_sent() -> None:
+    job = task(send).job(1)
+    same: Job[Any] = Job(id=job.id, task=job.task, payload=job.payload)
+    assert same == job
+    assert "task_ref" not in repr(job)
+
+
+def test_a_task_whose_code_is_elsewhere_is_not_registered_and_not_called() -> None:
+    elsewhere = task.named("other.resize", queue="images", priority=2)
+    job = elsewhere.job(7, size=[1, 2])
+    assert (job.task, job.queue, job.args, job.kwargs) == ("other.resize", "images", [7], {"size": [1, 2]})
+    assert job.options.priority == 2
+    assert registry.get("other.resize") is None
+    assert not elsewhere.is_async
+    for use in (elsewhere, lambda: elsewhere.on_dead(print), lambda: registry.add(elsewhere)):
+        with pytest.raises(ConfigurationError, match=r"the code of task 'other\.resize' is elsewhere"):
+            use()
+
+
+def test_enqueue_goes_to_the_default_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = task(send).using(delay=1)
+    calls: list[tuple[Any, ...]] = []
+
+    class Fake:
+        def enqueue(self, *args: Any, **kwargs: Any) -> str:
+            calls.append((*args, kwargs))
+            return "handle"
+
+    class AsyncFake:
+        def __init__(self, queue: Fake) -> None:
+            self.queue = queue
+
+        async def enqueue(self, *args: Any, **kwargs: Any) -> str:
+            return "async " + self.queue.enqueue(*args, **kwargs)
+
+    for module, name, fake in [("queueport.connect", "get_queue", Fake), ("queueport.aio", "AsyncJobQueue", AsyncFake)]:
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))
+        monkeypatch.setattr(sys.modules[module], name, fake, raising=False)
+    assert [declared.enqueue(1, template="x"), asyncio.run(declared.aenqueue(2))] == ["handle", "async handle"]
+    assert calls == [(declared, 1, {"template": "x"}), (declared, 2, {})]
