@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from queueport.capability import Capability, Limits
@@ -239,7 +239,7 @@ class AsyncDeadLetters:
 class _Waiter:
     """One thread for a store, alive while anything waits: it waits for all the jobs at once."""
 
-    _all: WeakKeyDictionary[JobStore, _Waiter] = WeakKeyDictionary()
+    _all: ClassVar[WeakKeyDictionary[JobStore, _Waiter]] = WeakKeyDictionary()
     _making = threading.Lock()
 
     def __init__(self, store: JobStore) -> None:

@@ -36,7 +36,7 @@ class Why(Enum):
 
 
 class Attempt:
-    """A begun job. `until` is when its lease ends and `deadline` when its timeout does, on this process's monotonic clock.
+    """A begun job. `until` ends its lease and `deadline` its timeout, both on this process's monotonic clock.
 
     The thread that runs the task calls `enter` and `leave`; any other thread may call `interrupt`, once.
     """

@@ -36,10 +36,9 @@ def main() -> None:
         tasks = [task for name in spec["tasks"] if (task := registry.get(name)) is not None]
         worker = queue.worker(*spec["queues"], tasks=tasks, **spec["options"])
     except (QueueportError, ImportError) as error:
-        logging.getLogger("queueport").error("the worker process cannot start: %s", error)
+        logging.getLogger("queueport").critical("the worker process cannot start: %s", error)
         sys.exit(CANNOT_START)
     threading.Thread(target=_listen, args=(worker,), name="queueport-parent", daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop(wait=False))
     stuck = worker.run_process()
     for attempt in stuck:
         report.write(json.dumps(attempt).encode() + b"\n")

@@ -7,8 +7,9 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from queueport.capability import Capability
 from queueport.driver import Driver
@@ -136,36 +137,40 @@ def _environment_url() -> str:
 class _Default:
     """The process's default queue: made on first use, made anew after a fork, closed at exit."""
 
-    _lock = threading.RLock()
-    _queue: JobQueue | None = None
-    _owner: int | None = None
-    """The process that made it; None while `as_default` has set it."""
+    lock = threading.RLock()
+    made: JobQueue | None = None
+    maker: int | None = None
+    named: ClassVar[list[JobQueue]] = []
+    """Those named by `as_default`, the latest last."""
 
     @classmethod
     def get(cls) -> JobQueue:
-        with cls._lock:
-            if cls._queue is None or (cls._owner is not None and cls._owner != os.getpid()):
-                cls._queue = _open(_environment_url(), {})
-                cls._owner = os.getpid()
-                atexit.register(cls._queue.close)
-            return cls._queue
+        running = worker_queue.get(None)
+        if running is not None:
+            return running
+        with cls.lock:
+            if cls.named:
+                return cls.named[-1]
+            if cls.made is None or cls.maker != os.getpid():
+                cls.made, cls.maker = _open(_environment_url(), {}), os.getpid()
+                atexit.register(cls.made.close)
+            return cls.made
 
-    @classmethod
-    def swap(cls, queue: JobQueue | None, owner: int | None) -> tuple[JobQueue | None, int | None]:
-        with cls._lock:
-            before = cls._queue, cls._owner
-            cls._queue, cls._owner = queue, owner
-            return before
+
+worker_queue: ContextVar[JobQueue | None] = ContextVar("queueport_worker_queue")
+"""Inside a task: the queue of the worker that runs it."""
 
 
 @contextmanager
 def default_queue(queue: JobQueue) -> Iterator[None]:
-    """Make `queue` the default for a while."""
-    before = _Default.swap(queue, None)
+    """Make `queue` the default for a while, in every thread."""
+    with _Default.lock:
+        _Default.named.append(queue)
     try:
         yield
     finally:
-        _Default.swap(*before)
+        with _Default.lock:
+            _Default.named.remove(queue)
 
 
-os.register_at_fork(after_in_child=lambda: setattr(_Default, "_lock", threading.RLock()))
+os.register_at_fork(after_in_child=lambda: setattr(_Default, "lock", threading.RLock()))

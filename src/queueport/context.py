@@ -1,4 +1,4 @@
-"""What a task sees of its own job while it runs: `current_job()`, and the two exceptions by which it steers its retry."""
+"""What a task sees of its own job while it runs: `current_job()`, and the exceptions by which it steers its retry."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What a backend counts in one queue: messages waiting, and messages delivered but not acknowledged (None: unknown)."""
+    """What a backend counts in one queue: waiting, and delivered but not acknowledged (None: unknown)."""
 
     ready: int
     in_flight: int | None = None

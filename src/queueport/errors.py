@@ -63,7 +63,15 @@ class PayloadTooLarge(InvalidJob):
 
 
 class DuplicateJob(InvalidJob):
-    """The job's id exists already, or another living job holds its key."""
+    """The job's id exists already, or another living job holds its key.
+
+    For a batch, `accepted` are the ids that will run and `rejected` those that will not, in the order given.
+    """
+
+    def __init__(self, message: str, *, accepted: Sequence[str] = (), rejected: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.accepted = tuple(accepted)
+        self.rejected = tuple(rejected)
 
 
 class Unsupported(QueueportError, NotImplementedError):

@@ -90,12 +90,11 @@ def tell_death(status: JobStatus) -> None:
 @contextmanager
 def isolated() -> Iterator[None]:
     """Hooks registered within are forgotten; for tests."""
-    kept = [(hooks, list(hooks)) for hooks in (_around, _before, _deaths)]
+    kept = list(_around), list(_before), list(_deaths)
     try:
         yield
     finally:
-        for hooks, old in kept:
-            hooks[:] = old  # type: ignore[index]
+        _around[:], _before[:], _deaths[:] = kept
 
 
 def _callable(hook: object, name: str) -> None:

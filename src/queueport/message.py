@@ -53,14 +53,24 @@ class Message:
             "priority": record.priority,
             "attempts": record.attempts,
             "headers": dict(record.headers),
-            "payload": json.loads(record.payload),
         }
         if buried:
             error = record.errors[-1].as_dict() if record.errors else None
             data.update(buried=True, error=error, failures=record.failures, crashes=record.crashes)
-        body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-        names = (record.id, record.task, record.queue, record.life, sent_at, body)
-        return cls(*names, record.priority, record.group, record.sends + 1, buried)
+        head = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        body = head[:-1] + b',"payload":' + record.payload + b"}"
+        return cls(
+            id=record.id,
+            task=record.task,
+            queue=record.queue,
+            life=record.life,
+            sent_at=sent_at,
+            body=body,
+            priority=record.priority,
+            group=record.group,
+            send=record.sends + 1,
+            buried=buried,
+        )
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
@@ -74,10 +84,16 @@ class Message:
         if data["v"] > MESSAGE_VERSION:
             raise NotAMessage(f"of version {data['v']}, newer than this worker's {MESSAGE_VERSION}; upgrade the worker")
         try:
-            names = tuple(_typed(data[name], str) for name in ("id", "task", "queue"))
-            numbers = (_typed(data["life"], int), float(_typed(data["sent_at"], (int, float))))
-            priority = _typed(data.get("priority", 0), int)
-            return cls(*names, *numbers, body, priority, buried=_typed(data.get("buried", False), bool))
+            return cls(
+                id=_typed(data["id"], str),
+                task=_typed(data["task"], str),
+                queue=_typed(data["queue"], str),
+                life=_typed(data["life"], int),
+                sent_at=float(_typed(data["sent_at"], (int, float))),
+                body=body,
+                priority=_typed(data.get("priority", 0), int),
+                buried=_typed(data.get("buried", False), bool),
+            )
         except (KeyError, TypeError) as error:
             raise NotAMessage(f"of the wrong shape ({error})") from None
 

@@ -5,8 +5,10 @@ Queue, runner and dispatcher are built on these; each step asks the lifecycle an
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +29,7 @@ __all__ = ["Operations", "Settled"]
 logger = logging.getLogger("queueport")
 
 QUICK = 0.5
-"""Seconds within which a call must have failed to be repeated at once: the connection was stale, the server is there."""
+"""Seconds within which a call must have failed to be repeated at once: then only the connection was stale."""
 
 
 def new_id() -> str:
@@ -54,6 +56,7 @@ class Operations:
         self.store = store
         self.driver = driver
         self.rules = rules
+        self._dispatching = threading.Lock()
 
     def status(self, record: Record) -> JobStatus:
         """What a caller sees of that record."""
@@ -64,7 +67,7 @@ class Operations:
         known = registry.get(task)
         return self.rules.retry if known is None or known.options.retry is None else known.options.retry
 
-    # -- enqueue ------------------------------------------------------------------------------------------------------
+    # -- enqueue -----------------------------------------------------------------------------------
 
     def enqueue(self, records: Sequence[tuple[Record, Change]]) -> list[str]:
         """Insert, publish, mark; the ids to answer with (the holder's, where a key is held), in order.
@@ -86,7 +89,9 @@ class Operations:
                 rejected=[job_id for job_id in ids if job_id in rejected],
             ) from cause
         if taken:
-            raise DuplicateJob(f"a job with the id {taken[0]!r} exists already; choose another job_id")
+            accepted = [job_id for job_id in ids if job_id not in taken]
+            message = f"a job with the id {taken[0]!r} exists already: choose another job_id"
+            raise DuplicateJob(message, accepted=accepted, rejected=taken)
         return ids
 
     def _insert(self, inserts: Sequence[Insert]) -> Sequence[Written]:
@@ -123,10 +128,10 @@ class Operations:
                     rejected[record.id] = sent.error
         return rejected
 
-    # -- publish, mark, bury ------------------------------------------------------------------------------------------
+    # -- publish, mark, bury -----------------------------------------------------------------------
 
     def publish(self, records: Sequence[Record], *, new: bool = False) -> Sequence[Sent]:
-        """Publish claimed records and mark those that were taken. Where a claim was lost meanwhile, the mark is refused."""
+        """Publish claimed records and mark those that were taken; a claim lost meanwhile refuses the mark."""
         if not records:
             return []
         messages = [Message.of(record, self._claimed_at(record)) for record in records]
@@ -160,7 +165,7 @@ class Operations:
             if now is None or now.state is not JobState.DEAD or now.life != copy.life:
                 self.driver.unbury([copy])
 
-    # -- swap -----------------------------------------------------------------------------------------------------------
+    # -- swap --------------------------------------------------------------------------------------
 
     def settle(self, job_id: str, decide: Decide, record: Record | None = None) -> Settled:
         """Ask the lifecycle, swap, and ask again where the swap was refused; then do what follows.
@@ -205,10 +210,14 @@ class Operations:
             if Then.TELL_DEATH in change.then:
                 hooks.tell_death(self.status(record))
 
-    # -- dispatch -------------------------------------------------------------------------------------------------------
+    # -- dispatch ----------------------------------------------------------------------------------
 
     def dispatch(self, limit: int, *, leases: bool = True) -> int:
         """Claim what is due and move it on, as the lifecycle says; how many were claimed."""
+        with self._dispatching:  # so that who waits here finds moved what another thread has claimed
+            return self._dispatch(limit, leases)
+
+    def _dispatch(self, limit: int, leases: bool) -> int:
         claimed = self.store.claim_due(limit, self.rules.claim, new_id(), leases=leases)
         if not claimed:
             return 0
@@ -222,7 +231,7 @@ class Operations:
         return len(claimed)
 
     def apply(self, pairs: Sequence[tuple[Record, Change]]) -> int:
-        """Swap many at once, each on the rev it was read with; what was refused is somebody else's. How many applied."""
+        """Swap many at once, each on the rev it was read with; how many applied. The others are somebody else's."""
         writing = [(record, change) for record, change in pairs if change.writes]
         swaps = [Swap(record.id, record.rev, change, new_id()) for record, change in writing]
         written = self.store.swap(swaps) if swaps else []
@@ -240,11 +249,6 @@ class Operations:
         return self.apply([(record, change) for record, change in changes if isinstance(change, Change)])
 
     def _known(self) -> Callable[[Record], bool]:
-        workers = None
-
-        def known(record: Record) -> bool:
-            nonlocal workers
-            workers = self.store.workers() if workers is None else workers
-            return any(record.queue in w.queues and record.task in w.tasks for w in workers)
-
-        return known
+        """Whether a live worker knows a record's task; the workers are read once, and only if it is asked."""
+        workers = functools.cache(self.store.workers)
+        return lambda record: any(record.queue in w.queues and record.task in w.tasks for w in workers())

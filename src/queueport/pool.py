@@ -84,10 +84,11 @@ class Pool:
                 self._loop.call_soon_threadsafe(self._loop.stop)
             self._finishers.shutdown(wait=False)
 
-    # -- taking jobs ----------------------------------------------------------------------------------------------------
+    # -- taking jobs -------------------------------------------------------------------------------
 
     def _feed(self) -> None:
         pause = 0.05
+        idle = 0
         while not self._work.stop.is_set() and not self._retired():
             try:
                 busy = self._feed_once()
@@ -97,7 +98,8 @@ class Pool:
                 self._work.stop.wait(pause)
                 pause = min(pause * 2, 2.0)
                 continue
-            if self._work.burst and not busy and self._nothing_due():
+            idle = idle + 1 if self._work.burst and not busy and self._nothing_due() else 0
+            if idle == 2:  # the first time another thread may just have queued something
                 return
 
     def _feed_once(self) -> bool:
@@ -128,13 +130,13 @@ class Pool:
             self._free.wait(WAIT / 5)
 
     def _nothing_due(self) -> bool:
-        return not self._runner.operations.dispatch(100) and not self._runner.heartbeat.running()
+        return not self._runner.operations.dispatch(100, leases=False) and not self._runner.heartbeat.running()
 
     def _retired(self) -> bool:
         """Code that cannot be interrupted ends this process's work, where it has the process to itself."""
         return self._work.owns_process and bool(self._runner.heartbeat.stuck())
 
-    # -- running them ---------------------------------------------------------------------------------------------------
+    # -- running them ------------------------------------------------------------------------------
 
     def _start(self, attempt: Attempt) -> None:
         with self._free:
@@ -173,7 +175,7 @@ class Pool:
             self._room[attempt.task.is_async] += 1
             self._free.notify_all()
 
-    # -- the end --------------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """Let running jobs end; past the grace period give back those that can be stopped, and leave the others."""

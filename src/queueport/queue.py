@@ -1,4 +1,4 @@
-"""What an application sees: `JobQueue`, the same over every backend, and `JobHandle`, one job in it. Open this file first.
+"""What an application sees: `JobQueue`, the same over every backend, and `JobHandle`, one job in it. Start here.
 
 A call goes from here to `operations`, which asks the `lifecycle` and writes to the store; the backend only delivers.
 """
@@ -19,6 +19,7 @@ from queueport.dead_letters import DeadLetters
 from queueport.driver import Driver
 from queueport.errors import (
     BackendUnavailable,
+    DuplicateJob,
     InvalidJob,
     InvalidState,
     JobCancelled,
@@ -90,7 +91,7 @@ class JobQueue:
         self._operations = Operations(store, driver, rules(settings, driver))
         self._closed = False
 
-    # -- what it is -----------------------------------------------------------------------------------------------------
+    # -- what it is --------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -134,7 +135,7 @@ class JobQueue:
         """The jobs that were given up."""
         return DeadLetters(self)
 
-    # -- enqueue --------------------------------------------------------------------------------------------------------
+    # -- enqueue -----------------------------------------------------------------------------------
 
     @overload
     def enqueue(self, task: Task[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
@@ -170,7 +171,7 @@ class JobQueue:
             chunk = records[start : start + BATCH]
             try:
                 ids += self.operations.enqueue(chunk)
-            except BackendUnavailable as error:
+            except (BackendUnavailable, DuplicateJob) as error:
                 known = {*error.accepted, *error.rejected}
                 rest = [record.id for record, _ in chunk if record.id not in known]
                 rest += [record.id for record, _ in records[start + BATCH :]]
@@ -214,7 +215,7 @@ class JobQueue:
                 f"{self.backend} has no {option}: leave out {option}=, or use a backend with {capability.name}"
             )
 
-    # -- one job --------------------------------------------------------------------------------------------------------
+    # -- one job -----------------------------------------------------------------------------------
 
     @overload
     def handle(self, job_id: str, task: Task[P, R, Any]) -> JobHandle[R]: ...
@@ -296,7 +297,7 @@ class JobQueue:
         data = b"null" if record.result is None else record.result
         return decode_json(data) if task is None else task.signature.decode_result(data)
 
-    # -- many jobs ------------------------------------------------------------------------------------------------------
+    # -- many jobs ---------------------------------------------------------------------------------
 
     def jobs(
         self,
@@ -348,7 +349,7 @@ class JobQueue:
                 found = bool(records)
         return count
 
-    # -- the system -----------------------------------------------------------------------------------------------------
+    # -- the system --------------------------------------------------------------------------------
 
     def check(self) -> Health:
         """Reach backend and store and time a round trip to each; problems are told, not raised."""

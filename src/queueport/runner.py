@@ -1,4 +1,4 @@
-"""One process's jobs: begin them in the store, run them, say how they ended. For drivers and for queueport's own worker.
+"""One process's jobs: begin them in the store, run them, say how they ended. For drivers and queueport's own worker.
 
 A driver hands each delivery's bytes to `deliver` (or `begin`, then `run`) and does with the message what the verdict
 says. Everything else, retries and timeouts and dead letters, happens here and in the lifecycle, alike on every backend.
@@ -16,8 +16,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
+from types import TracebackType
 from typing import Any, TypeVar
 
 from queueport import hooks, lifecycle
@@ -61,8 +63,16 @@ class Runner:
     `tasks` are those this worker knows, by name and alias; `queues` those it takes from.
     """
 
-    def __init__(self, operations: Operations, tasks: Mapping[str, Task[..., Any, Any]], queues: Sequence[str]) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        tasks: Mapping[str, Task[..., Any, Any]],
+        queues: Sequence[str],
+        enter: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`enter` is called in the context of each job, before its hooks: to set context variables."""
         self.operations = operations
+        self._enter = enter
         self.tasks = tasks
         self.queues = tuple(queues)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:4]}"
@@ -89,7 +99,7 @@ class Runner:
         worker = WorkerStats(self.name, self.queues, tuple(sorted(self.tasks)), datetime.fromtimestamp(0, UTC))
         self.operations.store.announce(worker, self.operations.rules.lease if ttl is None else ttl)
 
-    # -- begin ----------------------------------------------------------------------------------------------------------
+    # -- begin -------------------------------------------------------------------------------------
 
     def deliver(self, body: bytes) -> Verdict:
         """Begin and run one delivered job, in this thread; blocks until its end is recorded."""
@@ -127,7 +137,7 @@ class Runner:
         """Begin the next queued jobs of these tasks, straight from a store that is the queue itself."""
         store = self.operations.store
         if not isinstance(store, ClaimingStore):
-            raise AssertionError("this store is not a queue")
+            raise TypeError("this store is not a queue")
         token, called_at = new_id(), time.monotonic()
         changes = {name: self._begin(name, token) for name in tasks}
         records = store.take(self.queues, changes, limit, new_id())
@@ -208,7 +218,7 @@ class Runner:
             raise JobCancelled(f"job {job_id} has no record any more")
         return self.operations.status(record)
 
-    # -- run ------------------------------------------------------------------------------------------------------------
+    # -- run ---------------------------------------------------------------------------------------
 
     def run(self, attempt: Attempt) -> None:
         """Run the task in this thread and record its end; returns when that is done."""
@@ -220,6 +230,7 @@ class Runner:
     async def run_async(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> Outcome | None:
         """Run an `async def` task; make it an asyncio task of its own. The caller is `ready`, and calls `finish`."""
         mine = asyncio.current_task()
+        self._enter()
         running.set(attempt.job)
         try:
             with hooks.surround(attempt.job):
@@ -229,7 +240,7 @@ class Runner:
                     value = await _function(attempt)(*args, **kwargs)
                 finally:
                     attempt.leave()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # whatever a task raises is its attempt's outcome
             return self._raised(attempt, error)
         return self._returned(attempt, value)
 
@@ -243,6 +254,7 @@ class Runner:
         return True
 
     def _execute(self, attempt: Attempt) -> Outcome | None:
+        self._enter()
         running.set(attempt.job)
         try:
             try:
@@ -252,7 +264,7 @@ class Runner:
                     value = _function(attempt)(*args, **kwargs)
             finally:
                 attempt.leave()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # whatever a task raises is its attempt's outcome
             return self._raised(attempt, error)
         return self._returned(attempt, value)
 
@@ -290,12 +302,12 @@ class Runner:
     def _error(self, attempt: Attempt, error: BaseException) -> JobError:
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        text = "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(kind, error, _own_frames(error.__traceback__)))
         return JobError(
             name, _text(error)[:MESSAGE_LIMIT], text[-TRACEBACK_LIMIT:], attempt.now(), attempt.record.attempts
         )
 
-    # -- finish ---------------------------------------------------------------------------------------------------------
+    # -- finish ------------------------------------------------------------------------------------
 
     def finish(self, attempt: Attempt, outcome: Outcome | None) -> None:
         """Record how an attempt ended whose code has stopped; where the store is away, again and again."""
@@ -304,7 +316,11 @@ class Runner:
         def decide(record: Record | None) -> Change | Refusal:
             if outcome is None:
                 return lifecycle.interrupt(rules, record, token=token, stopped=True)
-            return lifecycle.finish(rules, record, token=token, outcome=outcome, random=chance)
+            change = lifecycle.finish(rules, record, token=token, outcome=outcome, random=chance)
+            latest = attempt.job.latest_progress()
+            if isinstance(change, Refusal) or latest is None:
+                return change
+            return replace(change, set={**change.set, "progress": latest})
 
         if attempt.why is not Why.LOST or outcome is not None:
             settled = self._persist(lambda: self.operations.settle(attempt.record.id, decide, attempt.record), attempt)
@@ -377,8 +393,16 @@ def _function(attempt: Attempt) -> Callable[..., Any]:
     return attempt.task.function
 
 
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the task's own code on."""
+    own = trace
+    while own is not None and own.tb_frame.f_code.co_filename == __file__:
+        own = own.tb_next
+    return own or trace
+
+
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:
+    except Exception as broken:  # noqa: BLE001  # an error whose text raises is still an error to record
         return f"<its message cannot be shown: {type(broken).__name__}>"

@@ -198,7 +198,7 @@ class JobStore(ABC):
 
     @abstractmethod
     def heartbeat(self, beats: Sequence[Beat]) -> Sequence[Written]:
-        """Set wake_at to now + lease, and `values`, where the job is running and the token is its own, lapsed or not."""
+        """Set wake_at to now + lease, and `values`, where the job runs and the token is its own, lapsed or not."""
 
     @abstractmethod
     def stats(self) -> StoreStats:
@@ -214,7 +214,7 @@ class JobStore(ABC):
 
     @abstractmethod
     def wait(self, ids: Collection[str], timeout: float) -> Sequence[Record]:
-        """Block until a job of these is final, at most `timeout` seconds; the final ones. May return early with none."""
+        """Block until a job of these is final, at most `timeout` seconds; the final ones. It may return early."""
 
     @abstractmethod
     def now(self) -> float:

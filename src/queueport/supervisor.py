@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -37,6 +38,13 @@ class Child:
     process: subprocess.Popen[bytes]
     report: IO[bytes]
     started: float = field(default_factory=time.monotonic)
+
+    def say(self, line: str) -> None:
+        """Write a line to its standard input; one that has just ended does not hear it."""
+        if self.process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self.process.stdin.write(line.encode() + b"\n")
+                self.process.stdin.flush()
 
 
 def run(runner: Runner, work: Work) -> None:
@@ -73,20 +81,14 @@ def _start(work: Work) -> Child:
         )
     finally:
         os.close(writing)
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(work.child).encode() + b"\n")
-    process.stdin.flush()
-    return Child(process, os.fdopen(reading, "rb"))
+    child = Child(process, os.fdopen(reading, "rb"))
+    child.say(json.dumps(work.child))
+    return child
 
 
 def _stop(runner: Runner, work: Work, children: list[Child]) -> None:
     for child in children:
-        if child.process.stdin is not None and child.process.poll() is None:
-            try:
-                child.process.stdin.write(b"stop\n")
-                child.process.stdin.flush()
-            except BrokenPipeError:  # it has just ended by itself
-                continue
+        child.say("stop")
     deadline = time.monotonic() + work.grace + LAST_WORD
     for child in children:
         try:

@@ -1,4 +1,4 @@
-"""URLs and settings: how one line of text names a backend, its store and how they behave. For adapters and `get_queue`."""
+"""URLs and settings: one line of text names a backend, its store and how they behave. For adapters and `get_queue`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def _keep(value: Any) -> Any:
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Age = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):

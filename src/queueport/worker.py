@@ -1,4 +1,4 @@
-"""`queue.worker(...)`: runs jobs until told to stop, with the dispatcher beside it. For applications and the command line."""
+"""`queue.worker(...)`: runs jobs until told to stop, the dispatcher beside it. For applications and the command."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from functools import partial
+from queue import SimpleQueue
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from queueport import connect
 from queueport.capability import Capability
 from queueport.dispatcher import Dispatcher
 from queueport.driver import Work
@@ -46,7 +49,7 @@ class Worker:
         grace: float = 30.0,
     ) -> None:
         for name, number in (("threads", threads), ("processes", processes)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            if type(number) is not int or number < 1:
                 raise ConfigurationError(f"{name} must be a whole number, 1 or more, not {number!r}")
         if not grace >= 0:
             raise ConfigurationError(f"grace must be a number of seconds, 0 or more, not {grace!r}")
@@ -67,7 +70,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         known = {name: task for task in self._tasks for name in (task.name, *task.aliases)}
-        self._runner = Runner(queue.operations, known, self.queues)
+        enter = partial(connect.worker_queue.set, queue)
+        self._runner = Runner(queue.operations, known, self.queues, enter)
 
     @property
     def name(self) -> str:
@@ -80,7 +84,7 @@ class Worker:
         `owns_process`: nothing else needs this process, so that code which cannot be interrupted may end with it;
         such attempts come back, for the process that is started next (`finish_stuck`).
         """
-        with self._signals():
+        with self._signals(signal.SIGTERM, signal.SIGINT):
             return self._run(owns_process)
 
     def start(self) -> Self:
@@ -111,8 +115,9 @@ class Worker:
             self._runner.finish_stuck(attempt)
 
     def run_process(self) -> list[dict[str, Any]]:
-        """Run as one process of several: the parent has the dispatcher and the signals."""
-        return self._run(owns_process=True, dispatches=False)
+        """Run as one process of several: the parent has the dispatcher, and hears what is typed at the terminal."""
+        with self._signals(signal.SIGTERM):
+            return self._run(owns_process=True, dispatches=False)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -170,18 +175,23 @@ class Worker:
         }
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self, *numbers: signal.Signals) -> Iterator[None]:
+        """Stop on these signals. A handler may interrupt anything, so it only leaves word for a thread that may act."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        seen: SimpleQueue[int] = SimpleQueue()
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            logger.info("%s: the worker stops when its jobs have ended", signal.Signals(number).name)
-            self._work.stop.set()
+        def listen() -> None:
+            while number := seen.get():
+                logger.info("%s: the worker stops when its jobs have ended", signal.Signals(number).name)
+                self._work.stop.set()
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, lambda got, _: seen.put(got)) for number in numbers}
+        threading.Thread(target=listen, name="queueport-signals", daemon=True).start()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            seen.put(0)

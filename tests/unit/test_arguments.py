@@ -47,7 +47,7 @@ class Address(BaseModel):
 
 
 class Customer(BaseModel):
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", strict=True)
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", strict=True, extra="forbid")
 
     id: UUID
     since: datetime

@@ -61,6 +61,10 @@ class Mail:
     def static(size: int) -> int:
         return size
 
+    @staticmethod
+    def like_a_method(self: int) -> int:  # noqa: PLW0211  # pyright: ignore[reportSelfClsParameterName]
+        return self
+
 
 # Declaring
 
@@ -86,6 +90,7 @@ def test_a_staticmethod_is_a_task_in_either_order() -> None:
     assert [Mail.inner(1), Mail().inner(2), Mail.outer(3), Mail().outer(4)] == [1, 2, 3, 4]
     assert task(staticmethod(send)).name == f"{__name__}.send"
     assert task(Mail.static).name == f"{__name__}.Mail.static"
+    assert task(Mail.__dict__["like_a_method"]).name == f"{__name__}.Mail.like_a_method"
 
 
 def test_a_task_may_be_wrapped_by_another_decorator() -> None:
@@ -227,6 +232,13 @@ def test_a_module_loaded_again_replaces_its_tasks(tmp_path: Path, monkeypatch: p
     assert reloaded() == 222
 
 
+def test_a_cell_of_a_notebook_run_again_replaces_its_task() -> None:
+    for cell in ("first", "second"):
+        names: dict[str, Any] = {"__name__": "notebook", "task": task}
+        exec(compile("@task(name='cell')\ndef f(): ...", cell, "exec"), names)  # each run has a file name of its own
+        assert registry.get("cell") is names["f"]
+
+
 TASK = "from queueport.tasks import registry, task\n@task\ndef f(): ...\n"
 
 
@@ -280,6 +292,16 @@ if __name__ == "__main__":
     (tmp_path / "m.py").write_text(code)
     ran = subprocess.run([sys.executable, "-m", "m"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.stdout == "m.f 2 True\n", ran.stderr
+
+
+def test_a_task_of_a_module_that_is_run_is_unpickled_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ran.py").write_text(TASK + "import pickle\nif __name__ == '__main__': print(pickle.dumps(f).hex())\n")
+    ran = subprocess.run([sys.executable, "-m", "ran"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert pickle.loads(bytes.fromhex(ran.stdout)) is registry.get("ran.f") is sys.modules["ran"].f
+    finally:
+        del sys.modules["ran"]
 
 
 def test_a_task_pickles_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

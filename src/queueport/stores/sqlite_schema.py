@@ -20,8 +20,9 @@ __all__ = ["COLUMNS", "FIELDS", "SCHEMA", "named", "prepare"]
 SCHEMA = 1
 """Raised with each change below; the change itself also goes into MIGRATIONS."""
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Record))
+FIELDS = ("seq", *(field.name for field in dataclasses.fields(Record)))
 COLUMNS = ", ".join(f'"{name}"' for name in FIELDS)
+"""What is read of a row: the number of its insertion, then the record."""
 
 TABLES = (
     """

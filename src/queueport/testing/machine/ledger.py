@@ -7,7 +7,7 @@ that was moved by the one who may from a job that was moved by somebody stale.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from queueport.lifecycle import Rules
 from queueport.record import Record
@@ -125,13 +125,16 @@ class Ledger:
         self.told[record.id, record.life] += 1
         assert self.told[record.id, record.life] == 1, "on_dead is told twice of one death"
 
-    def at_rest(self, *, faultless: bool) -> None:
-        """Faults have stopped and everybody has worked until nothing was left to do."""
+    def at_rest(self, copies: Collection[tuple[str, int]], *, faultless: bool) -> None:
+        """Faults have stopped and everybody has worked until nothing was left to do. `copies`: (id, life) of dead letters."""
         for job_id, record in self.records.items():
             assert record is None or record.state.final, f"job {job_id} never ends: {record}"
-            assert record is not None or job_id in self.rejected, f"job {job_id} was forgotten"
-            assert record is None or not self.rules.buries or record.state is not DEAD or record.buried, "not buried"
+            last = self.before.get(job_id) if record is None else record
+            assert job_id not in self.accepted or (last is not None and last.state.final), "an accepted job is forgotten"
+        dead = {(r.id, r.life) for r in self.records.values() if r is not None and r.state is DEAD}
+        assert not self.rules.buries or dead <= set(copies), "a dead job is not among the backend's dead letters"
         if faultless:
+            assert not self.rules.buries or dead == set(copies), "a job that is not dead is among the dead letters"
             assert self.told == self.deaths, "on_dead was not told of a death"
 
     # -- one write --------------------------------------------------------------------------------------------------------

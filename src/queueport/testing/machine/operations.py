@@ -217,7 +217,7 @@ class Operations:
 
     def purge(self, actor: Actor) -> Steps[None]:
         """Empty the broker's queue first, then cancel what waits."""
-        yield Call(self.broker.queue.clear)
+        yield Call(self.broker.purge)
         for state in sorted(WAITING):
             found = yield from self.ask(actor, partial(self.store.find, Query(state=state, queue=QUEUE)))
             for record in found:

@@ -72,9 +72,10 @@ class Procedures(Operations):
         acknowledge = Call(lambda: self.broker.acknowledge(process.name, message))
         if message.buried:
             actor.redriven = message.life
-            yield from self.settle(
-                actor, message.id, lambda record: lifecycle.redrive(self.rules, record, life=message.life)
-            )
+            redrive = partial(lifecycle.redrive, self.rules, life=message.life)
+            settled = yield from self.settle(actor, message.id, redrive)
+            if settled.decided is None:  # its key is held: it stays dead
+                yield Call(lambda: self.broker.bury(message))
         elif message.task not in process.tasks:
             yield from self.settle(actor, message.id, partial(lifecycle.unknown, self.rules))
         else:
@@ -155,6 +156,7 @@ class Procedures(Operations):
             decide = partial(lifecycle.finish, self.rules, token=attempt.token, outcome=outcome, random=0.0)
         settled = yield from self.decide(actor, record.id, decide, record)
         process.attempts.remove(attempt)
+        process.stopping = None
         yield from self.follow(actor, settled)
 
     def ready(self, process: Process, attempt: Attempt) -> Steps[bool]:
@@ -184,4 +186,5 @@ class Procedures(Operations):
             attempt.running = False
         process.attempts.clear()
         process.stopping = None
+        process.leases_from = self.clock.now + self.rules.lease / 3
         self.broker.release(process.name)

@@ -166,6 +166,23 @@ class Broker:
         """The consumer is gone: what it held is delivered again."""
         self.queue.extend(self.held.pop(consumer, []))
 
+    def purge(self) -> None:
+        """Drop what waits, but for what is on its way back from the dead letters."""
+        self.queue = [message for message in self.queue if message.buried]
+
+    def mistreat(self, how: str, index: int) -> None:
+        """Lose, repeat or defer a message that waits; what is on its way back from the dead letters is not lost."""
+        message = self.queue[index % len(self.queue)]
+        if how != "repeat" and not message.buried:
+            self.queue.remove(message)
+        if how != "lose":
+            self.queue.append(message)
+
+    def redeliver(self, index: int) -> None:
+        """Deliver once more what is held."""
+        held = [message for messages in self.held.values() for message in messages]
+        self.queue.append(held[index % len(held)])
+
     def bury(self, message: Message) -> None:
         """Keep a copy in the dead letters."""
         self.dead_letters.append(message)

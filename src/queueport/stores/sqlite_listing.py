@@ -1,0 +1,165 @@
+"""How the SQLite store finds rows without scanning: by the kept counts and the order of its indexes. For its readers.
+
+The counts know which (state, queue, task, priority) there are, and within one of those an index has the rows in the
+order asked for. What spans several of them is merged, so that nothing is sorted and nothing is read in vain.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any
+
+from queueport.record import RECORD_VERSION
+from queueport.status import JobState
+from queueport.store import Query, QueueCounts, StoreStats
+from queueport.stores.sqlite_connection import Tables
+from queueport.stores.sqlite_rows import error_filter
+from queueport.stores.sqlite_schema import COLUMNS
+
+__all__ = ["count", "find", "newest", "oldest", "queued", "ready", "stats", "unnoticed", "unreceived"]
+
+STATES = {state.value: state for state in JobState}
+READABLE = f"v <= {RECORD_VERSION}"
+"""Leaves out the records of a newer queueport."""
+
+Line = tuple[str, str, int]
+"""Queue, task and priority of jobs that are queued."""
+
+
+def find(tables: Tables, query: Query) -> list[Any]:
+    """The rows that a query asks for."""
+    before = None
+    if query.after is not None:
+        before = next((seq for (seq,) in tables.rows("SELECT seq FROM @jobs WHERE id = ?", (query.after,))), 0)
+    if (query.state, query.queue, query.task, query.error, query.finished_before) == (None,) * 5:
+        return tables.rows(
+            f"SELECT {COLUMNS} FROM @jobs WHERE seq < coalesce(?, {2**63 - 1}) ORDER BY seq DESC LIMIT ?",
+            (before, query.limit),
+        )
+    return rows_of(tables, newest(tables, query, before, query.limit))
+
+
+def rows_of(tables: Tables, numbers: Iterable[int]) -> list[Any]:
+    """These rows, in this order."""
+    statement = f"SELECT {COLUMNS} FROM @jobs WHERE seq = ?"
+    return [row for number in numbers for row in tables.rows(statement, (number,))]
+
+
+def newest(tables: Tables, query: Query, before: int | None, limit: int) -> list[int]:
+    """Numbers of the rows that match, newest first."""
+    condition, parameters = _condition(query)
+    if before is not None:
+        condition, parameters = f"{condition} AND seq < ?", [*parameters, before]
+    return _merged(tables, query, f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq DESC", parameters, limit)
+
+
+def oldest(tables: Tables, query: Query, limit: int) -> list[int]:
+    """Numbers of the rows that match, oldest first."""
+    condition, parameters = _condition(query)
+    return _merged(tables, query, f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq", parameters, limit)
+
+
+def count(tables: Tables, query: Query) -> int:
+    """How many rows match; kept unless it is asked for errors or times."""
+    kinds = _kinds(tables, query)
+    if query.error is None and query.finished_before is None:
+        return sum(n for *_, n in kinds)
+    condition, parameters = _condition(query)
+    statement = f"SELECT count(*) FROM @jobs WHERE {condition}"
+    return sum(tables.rows(statement, (*kind, *parameters))[0][0] for *kind, _ in kinds)
+
+
+def _kinds(tables: Tables, query: Query) -> list[tuple[str, str, str, int]]:
+    """The state, queue and task of what may match, and how many there are."""
+    given = {"state": query.state and query.state.value, "queue": query.queue, "task": query.task}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    condition = " AND ".join(["n > 0", *(f"{name} = ?" for name in wanted)])
+    statement = f"SELECT state, queue, task, sum(n) FROM @counts WHERE {condition} GROUP BY state, queue, task"
+    return tables.rows(statement, tuple(wanted.values()))
+
+
+def _condition(query: Query) -> tuple[str, list[Any]]:
+    """What holds for a row of one kind that matches; the kind's own parameters come first."""
+    condition, parameters = "state = ? AND queue = ? AND task = ?", list[Any]()
+    if query.error is not None:
+        more, parameters = error_filter(query.error)
+        condition = f"{condition} AND {more}"
+    if query.finished_before is not None:
+        condition, parameters = f"{condition} AND finished_at < ?", [*parameters, query.finished_before]
+    return condition, parameters
+
+
+def _merged(tables: Tables, query: Query, statement: str, parameters: Sequence[Any], limit: int) -> list[int]:
+    cursors = [tables.cursor_of(statement, (*kind, *parameters)) for *kind, _ in _kinds(tables, query)]
+    descending = statement.endswith("DESC")
+    found = [number for (number,) in islice(heapq.merge(*cursors, reverse=descending), limit)]
+    for cursor in cursors:
+        cursor.close()
+    return found
+
+
+def queued(tables: Tables, queues: Iterable[str]) -> list[Line]:
+    """The queue, task and priority of all that is queued in these queues, by the kept counts."""
+    statement = "SELECT queue, task, priority FROM @counts WHERE state = 'queued' AND queue = ? AND n > 0"
+    return [line for queue in set(queues) for line in tables.rows(statement, (queue,))]
+
+
+def ready(tables: Tables, lines: Collection[Line], now: float, limit: int) -> list[tuple[int, str]]:
+    """Number and task of the next jobs to begin: higher priority first, then whoever was queued longer."""
+    statement = f"""
+        SELECT queued_at, seq, task FROM @jobs
+        WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
+        AND (expires_at IS NULL OR expires_at > ?) AND {READABLE} ORDER BY queued_at, seq LIMIT ?"""
+    found: list[tuple[int, str]] = []
+    for _, level in _by_priority(lines):
+        rows = [row for line in level for row in tables.rows(statement, (*line, now, limit - len(found)))]
+        found += [(seq, task) for _, seq, task in sorted(rows)[: limit - len(found)]]
+        if len(found) == limit:
+            break
+    return found
+
+
+def unnoticed(tables: Tables, lines: Collection[Line], limit: int) -> list[Any]:
+    """Rows of queued jobs that nobody has yet found to be of an unknown task."""
+    statement = f"""
+        SELECT {COLUMNS} FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
+        AND unknown_since IS NULL AND {READABLE} ORDER BY queued_at, seq LIMIT ?"""
+    rows = (row for _, level in _by_priority(lines) for line in level for row in tables.rows(statement, (*line, limit)))
+    return list(islice(rows, limit))
+
+
+def _by_priority(lines: Collection[Line]) -> Iterator[tuple[int, Iterator[Line]]]:
+    return groupby(sorted(lines, key=itemgetter(2), reverse=True), key=itemgetter(2))
+
+
+def unreceived(tables: Tables, queue: str, priority: int, sent_before: float, limit: int) -> list[Any]:
+    """Rows of queued jobs sent before that, longest ago first."""
+    statement = f"""
+        SELECT {COLUMNS} FROM @jobs WHERE state = 'queued' AND sent = 1 AND queue = ? AND priority = ?
+        AND sent_at < ? AND {READABLE} ORDER BY sent_at, seq LIMIT ?"""
+    return tables.rows(statement, (queue, priority, sent_before, limit))
+
+
+def stats(tables: Tables, now: float) -> StoreStats:
+    """The kept counts, and the head of each queue."""
+    states: dict[str, dict[JobState, int]] = defaultdict(lambda: dict.fromkeys(JobState, 0))
+    priorities: dict[str, dict[int, int]] = defaultdict(dict)
+    rows = tables.rows("SELECT queue, priority, state, sum(n) FROM @counts GROUP BY queue, priority, state")
+    for queue, priority, name, n in rows:
+        state = STATES.get(name)
+        if state is not None:
+            states[queue][state] += n
+        if state is JobState.QUEUED and n > 0:
+            priorities[queue][priority] = n
+    counts = {queue: QueueCounts(kept, priorities[queue], _head(tables, queue)) for queue, kept in states.items()}
+    kept = dict(tables.rows("SELECT name, value FROM @meta"))
+    return StoreStats(now, counts, kept["processed"], kept["failed"])
+
+
+def _head(tables: Tables, queue: str) -> float | None:
+    statement = "SELECT min(queued_at) FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?"
+    return min((tables.rows(statement, line)[0][0] for line in queued(tables, [queue])), default=None)

@@ -1,0 +1,73 @@
+"""Records as rows of the SQLite store, and what becomes of a row that cannot be read. For readers of the store."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from queueport.record import RECORD_VERSION, CorruptRecord, Flat, Record, flat
+from queueport.stores.sqlite_connection import Tables
+from queueport.stores.sqlite_schema import COLUMNS, FIELDS
+
+__all__ = ["aside", "columns", "error_filter", "record", "records", "row_of"]
+
+log = logging.getLogger(__name__)
+
+
+def columns(values: Mapping[str, Any]) -> dict[str, Flat]:
+    """Field values by column. The type of the newest error has columns of its own, to be found by."""
+    found = flat(values)
+    if "errors" in values:
+        errors = values["errors"]
+        found["error"] = errors[-1].type if errors else None
+        found["error_name"] = errors[-1].type.rpartition(".")[2] if errors else None
+    return found
+
+
+def error_filter(error: str) -> tuple[str, list[str]]:
+    """The condition, and its parameters, for the type of the newest error, given dotted or bare."""
+    name = error.rpartition(".")[2]
+    return ("error_name = ?", [name]) if name == error else ("error_name = ? AND error = ?", [name, error])
+
+
+def record(row: Sequence[Any]) -> Record:
+    """The record in a row of COLUMNS. Raises CorruptRecord."""
+    return Record.from_flat(dict(zip(FIELDS, row, strict=True)))
+
+
+def records(rows: Sequence[Sequence[Any]]) -> tuple[list[Record], list[int]]:
+    """The records in these rows, and the numbers of the rows that cannot be read."""
+    found: list[Record] = []
+    damaged: list[int] = []
+    for row in rows:
+        try:
+            found.append(record(row))
+        except CorruptRecord:
+            damaged.append(row[0])
+    return found, damaged
+
+
+def row_of(tables: Tables, job_id: str) -> Any:
+    """The row of a job; None where there is none."""
+    return next(iter(tables.rows(f"SELECT {COLUMNS} FROM @jobs WHERE id = ?", (job_id,))), None)
+
+
+def aside(tables: Tables, seq: int, now: float) -> None:
+    """Move a row that cannot be read out of everybody's way, inside the caller's transaction. Not one of a newer
+    queueport, though.
+    """
+    cursor = tables.cursor_of("SELECT * FROM @jobs WHERE seq = ?", (seq,))
+    for row in cursor.fetchall():
+        whole = dict(zip([column[0] for column in cursor.description], row, strict=True))
+        try:
+            Record.from_flat(whole)
+        except CorruptRecord as error:
+            if isinstance(whole["v"], int) and whole["v"] > RECORD_VERSION:
+                return
+            text = json.dumps(whole, default=bytes.hex)
+            values = (whole["id"], str(error), now, text)
+            tables.rows("INSERT INTO @aside (id, reason, at, record) VALUES (?, ?, ?, ?)", values)
+            tables.rows("DELETE FROM @jobs WHERE seq = ?", (seq,))
+            log.warning("job %s was put aside into the table %s_aside: %s", whole["id"], tables.namespace, error)

@@ -1,0 +1,214 @@
+"""The stage of one example: two worker processes, producers, a broker and a store, and how they are set in motion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from queueport.lifecycle import Failed, Outcome, Rules, Succeeded
+from queueport.record import Record
+from queueport.retry import Retry
+from queueport.status import JobError, JobState
+from queueport.store import JobStore
+from queueport.testing.machine.ledger import Ledger
+from queueport.testing.machine.operations import QUEUE
+from queueport.testing.machine.workers import Procedures
+from queueport.testing.machine.world import Actor, Broker, Clock, Fault, Names, Process, Steps
+
+RULES = Rules(
+    lease=3.0,
+    claim=2.0,
+    crash_limit=2,
+    lost_after=4.0,
+    unknown_after=6.0,
+    keep_succeeded=60.0,
+    keep_dead=90.0,
+    retry=Retry(max_attempts=2, initial=1.0, factor=1.0, jitter=0.0),
+)
+ROUNDS = 100
+"""Rounds in which everything must have ended once the faults have stopped."""
+MANY = 1000
+"""More calls than any procedure makes."""
+
+
+class Stage:
+    """All of one example. `faultless`: nothing has been killed, frozen or lost so far."""
+
+    def __init__(
+        self,
+        make_store: Callable[[Clock], JobStore],
+        rules: Rules,
+        procedures: type[Procedures],
+        *,
+        early: bool,
+        tasks: Sequence[Sequence[str]],
+    ) -> None:
+        self.rules = rules
+        self.clock = Clock()
+        self.broker = Broker()
+        self.store = make_store(self.clock)
+        self.ledger = Ledger(self.store, rules, self.clock)
+        names = Names()
+        self.do = procedures(self.store, self.broker, rules, self.clock, names, self.ledger, early, self._end_of_task)
+        self.processes = [Process(f"w{i}", known, self.clock.now) for i, known in enumerate(tasks)]
+        self.producers: list[Actor] = []
+        self.plans: dict[str, str] = {}
+        """What the task of each job does."""
+        self.faultless = True
+        self.broken = False
+        """A promise was broken: there is no point in going on."""
+
+    # -- jobs -------------------------------------------------------------------------------------------------------------
+
+    def job(self, plan: str, task: str, key: str | None) -> Record:
+        """A new job, before anybody has heard of it."""
+        job_id = f"job{len(self.plans)}"
+        self.plans[job_id] = plan
+        self.ledger.records[job_id] = None
+        return Record(job_id, task, QUEUE, b'{"args":[],"kwargs":{}}', JobState.QUEUED, key=key)
+
+    def error(self, message: str, attempt: int) -> JobError:
+        """What went wrong, now."""
+        return JobError("builtins.ValueError", message, "", datetime.fromtimestamp(self.clock.now, UTC), attempt)
+
+    def _end_of_task(self, record: Record, token: str) -> Outcome:
+        plan, error = self.plans[record.id], self.error(token, record.attempts)
+        if plan == "fails":
+            return Failed(error, ("builtins.ValueError", "ValueError"))
+        if plan == "aborts":
+            return Failed(error, fatal=True)
+        if plan == "comes later" and record.attempts < 2:
+            return Failed(error, delay=5.0, burns=False)
+        return Succeeded(json.dumps(token).encode())
+
+    # -- motion -----------------------------------------------------------------------------------------------------------
+
+    def step(self, actor: Actor, fault: Fault | None = None) -> None:
+        """One call of that actor."""
+        self.broken = True  # unless it returns
+        actor.step(fault)
+        self.broken = False
+
+    def crash(self, actor: Actor, *, applied: bool) -> None:
+        """A producer or a dispatcher is gone, or with a worker its whole process."""
+        self.broken = True
+        actor.crash(applied=applied)
+        self.broken = False
+        for process in self.processes:
+            if actor is process.worker:
+                process.dispatcher.crash(applied=False)
+                self.ledger.excuse(process.name)
+                self.do.leave(process)
+                process.frozen = False
+
+    def produce(self, make: Callable[[Actor], Steps[None]], calls: int) -> None:
+        """A new producer goes on for so many calls."""
+        actor = Actor("producer")
+        actor.begin(make(actor))
+        self.producers = [producer for producer in self.producers if not producer.idle] + [actor]
+        self.run(actor, calls)
+
+    def run(self, actor: Actor, calls: int) -> None:
+        """So many calls, or all that there are."""
+        for _ in range(calls):
+            if actor.idle:
+                return
+            self.step(actor)
+
+    def work(self, process: Process, calls: int) -> None:
+        """Its worker goes on for so many calls; an idle one looks for a message."""
+        for _ in range(0 if process.frozen else calls):
+            if process.worker.idle:
+                known = {task for each in self.processes for task in each.tasks}
+                process.worker.begin(self.do.work(process) if self.rules.carries else self.do.take(process, known))
+            self.step(process.worker)
+
+    def dispatch(self, process: Process, calls: int) -> None:
+        """Its dispatcher goes on for so many calls, at most to the end of a round."""
+        if not process.frozen:
+            if process.dispatcher.idle:
+                known = {task for each in self.processes for task in each.tasks}
+                process.dispatcher.begin(self.do.dispatch(process, lambda record: record.task in known))
+            self.run(process.dispatcher, calls)
+
+    def round(self) -> None:
+        """Everybody who can does what there is to do now."""
+        for producer in self.producers:
+            self.run(producer, MANY)
+        for process in self.processes:
+            self.dispatch(process, MANY)
+        for process in self.processes:
+            if not process.frozen:
+                self.run(process.worker, MANY)
+                while self._may_work():
+                    self.work(process, 1)
+                    self.run(process.worker, MANY)
+
+    def _may_work(self) -> bool:
+        if self.rules.carries:
+            return bool(self.broker.queue)
+        tasks = self.processes[0].tasks
+        return any(
+            record is not None
+            and record.state is JobState.QUEUED
+            and (record.expires_at is None or record.expires_at > self.clock.now)
+            and record.task in tasks
+            for record in self.ledger.records.values()
+        )
+
+    # -- time -------------------------------------------------------------------------------------------------------------
+
+    def wait(self, seconds: float, deaf: Process | None = None) -> None:
+        """Time passes, and hearts beat, but for those that are frozen or cannot reach the store."""
+        end = self.clock.now + seconds
+        beating = [process for process in self.processes if not process.frozen and process is not deaf]
+        while beating and (at := min(process.beats_at for process in beating)) <= end:
+            self.clock.now = max(self.clock.now, at)
+            for process in beating:
+                if process.beats_at <= self.clock.now:
+                    self._beat(process)
+        self.clock.now = end
+
+    def _beat(self, process: Process) -> None:
+        process.beats_at = self.clock.now + self.rules.lease / 3
+        if process.attempts:
+            process.heart.begin(self.do.beat(process, process.heart))
+            self.step(process.heart)
+
+    def outage(self, seconds: float) -> None:
+        """Nobody reaches the store; what dispatchers were calling fails."""
+        self.clock.now += seconds
+        for process in self.processes:
+            process.beats_at = process.leases_from = self.clock.now + self.rules.lease / 3
+            self.step(process.dispatcher, Fault.NOT_APPLIED)
+
+    # -- the end ----------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """No more faults: every job must end, and when its retention is over nothing of it may be left."""
+        for process in self.processes:
+            process.frozen, process.stopping = False, None
+        self._rounds(lambda record: record is None or self._at_rest(record))
+        copies = [(copy.id, copy.life) for copy in self.broker.dead_letters]
+        self.ledger.at_rest(copies, faultless=self.faultless)
+        self.clock.now += self.rules.keep_dead
+        self._rounds(lambda record: record is None)
+        assert not self.faultless or not self.broker.dead_letters, "a copy is left of a job that is gone"
+
+    def _rounds(self, done: Callable[[Record | None], bool]) -> None:
+        seconds = 1.0
+        for _ in range(ROUNDS):
+            self.round()
+            for process in self.processes:
+                self.broker.release(process.name)
+            if all(map(done, self.ledger.records.values())) and not self.broker.queue:
+                return
+            self.processes.reverse()  # else the same one would be first at every message
+            self.wait(seconds)
+            seconds = min(seconds * 1.2, 60.0)
+        raise AssertionError(f"never at rest: {self.ledger.records}")
+
+    def _at_rest(self, record: Record) -> bool:
+        buried = record.buried or not self.rules.buries
+        return record.state.final and (buried or record.state is not JobState.DEAD)
