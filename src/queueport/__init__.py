@@ -9,8 +9,9 @@ queue = get_queue("sqlite:///jobs.db")
 queue.enqueue(send_email, 42).result(timeout=10)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from queueport import errors
-from queueport.aio import AsyncJobHandle, AsyncJobQueue
 from queueport.capability import Capability, Limits
 from queueport.connect import get_queue
 from queueport.context import Abort, RetryLater, current_job
@@ -22,7 +23,10 @@ from queueport.retry import Retry
 from queueport.stats import Health, Stats
 from queueport.status import CancelOutcome, JobError, JobState, JobStatus
 from queueport.tasks import Task, task
-from queueport.worker import Worker
+
+if TYPE_CHECKING:
+    from queueport.aio import AsyncJobHandle, AsyncJobQueue
+    from queueport.worker import Worker
 
 __all__ = [
     "Abort",
@@ -54,3 +58,14 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+LATER = {"AsyncJobHandle": "queueport.aio", "AsyncJobQueue": "queueport.aio", "Worker": "queueport.worker"}
+"""What takes asyncio and is imported when it is first asked for, so that a producer starts quickly."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATER:
+        from importlib import import_module
+
+        return getattr(import_module(LATER[name]), name)
+    raise AttributeError(f"module 'queueport' has no attribute {name!r}")

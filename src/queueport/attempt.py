@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import threading
 import time
-from asyncio import AbstractEventLoop
-from asyncio import Task as AsyncioTask
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum
@@ -82,7 +81,7 @@ class Attempt:
         self.written_progress: object = None
         self._lock = threading.Lock()
         self._thread: int | None = None
-        self._coroutine: tuple[AbstractEventLoop, AsyncioTask[Any]] | None = None
+        self._coroutine: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self.on_acknowledge: Callable[[], None] | None = None
         self.job = CurrentJob(
             id=record.id,
@@ -109,7 +108,7 @@ class Attempt:
         if acknowledge is not None:
             acknowledge()
 
-    def enter(self, coroutine: tuple[AbstractEventLoop, AsyncioTask[Any]] | None = None) -> None:
+    def enter(self, coroutine: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None) -> None:
         """The task's code starts here: in this thread, or in that coroutine. Raises Interrupted if it must not."""
         with self._lock:
             if self.why is not None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from queueport.capability import Capability
 from queueport.driver import Driver
 from queueport.errors import ConfigurationError, Unsupported
 from queueport.store import JobStore
-from queueport.transport import Transport, TransportDriver
-from queueport.url import BackendURL, Settings, nearest, read
+from queueport.transport import Transport
+from queueport.url import BackendURL, nearest
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from queueport.queue import JobQueue
+    from queueport.settings import Settings
 
 __all__ = ["backends", "default_queue", "get_queue", "open_store", "stores"]
 
@@ -67,6 +70,7 @@ def get_queue(
 
 def _open(url: str, given: Mapping[str, Any]) -> JobQueue:
     from queueport.queue import JobQueue
+    from queueport.settings import read  # which takes pydantic: not before it is needed
 
     parsed, settings = read(url, given)
     backend = _load(backends(), parsed.scheme, "backend", (Driver, Transport))
@@ -87,6 +91,8 @@ def _open(url: str, given: Mapping[str, Any]) -> JobQueue:
             f"{parsed.scheme}:// is shared by processes and a memory store is not: name another, such as sqlite:///jobs.db"
         )
     if issubclass(backend, Transport):
+        from queueport.transport_driver import TransportDriver
+
         return JobQueue(parsed, settings, TransportDriver(backend.open(parsed, settings)), store)
     return JobQueue(parsed, settings, backend.open(parsed, settings, store), store)
 
@@ -100,13 +106,20 @@ def open_store(url: str, settings: Settings) -> JobStore:
 
 
 def backends() -> dict[str, EntryPoint]:
-    """What is installed, by URL scheme."""
-    return {entry.name: entry for entry in entry_points(group="queueport.backends")}
+    """The backends installed, by URL scheme."""
+    return _installed("queueport.backends")
 
 
 def stores() -> dict[str, EntryPoint]:
     """The job stores installed, by URL scheme."""
-    return {entry.name: entry for entry in entry_points(group="queueport.stores")}
+    return _installed("queueport.stores")
+
+
+@functools.cache
+def _installed(group: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def _load(installed: Mapping[str, EntryPoint], scheme: str, what: str, kinds: tuple[type, ...]) -> Any:

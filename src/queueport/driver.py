@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from queueport.capability import Capability, Limits
 from queueport.message import Message
 from queueport.store import JobStore
-from queueport.url import BackendURL, Settings
+from queueport.url import BackendURL
 
 if TYPE_CHECKING:
     from queueport.runner import Runner
+    from queueport.settings import Settings
 
 __all__ = ["Depth", "Driver", "SendOutcome", "Sent", "Work"]
 

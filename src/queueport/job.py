@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, cast
 
-from queueport.arguments import decode_plain
 from queueport.errors import ConfigurationError, InvalidJob
 from queueport.retry import LONGEST, Retry
 
@@ -145,12 +144,17 @@ class Job(Generic[R]):
     @property
     def args(self) -> list[Any]:
         """The positional arguments, as plain JSON."""
-        return decode_plain(self.payload)[0]
+        return self._call()[0]
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments given by name, as plain JSON."""
-        return decode_plain(self.payload)[1]
+        return self._call()[1]
+
+    def _call(self) -> tuple[list[Any], dict[str, Any]]:
+        from queueport.arguments import decode_plain  # which takes pydantic: not before it is needed
+
+        return decode_plain(self.payload)
 
 
 _QUEUE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")

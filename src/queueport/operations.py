@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from queueport import hooks, lifecycle
 from queueport.driver import Driver, SendOutcome, Sent
 from queueport.errors import BackendUnavailable, DuplicateJob
+from queueport.job import Options
 from queueport.lifecycle import Refusal, Rules
 from queueport.message import Message
 from queueport.record import Change, Record, Then
@@ -35,6 +37,13 @@ QUICK = 0.5
 def new_id() -> str:
     """A random id, for revs and tokens."""
     return secrets.token_hex(8)
+
+
+def frozen_options(options: Options) -> dict[str, Any]:
+    """Those options that a record keeps, plain JSON."""
+    kept = {name: getattr(options, name) for name in ("timeout", "crash_limit", "keep_result")}
+    kept["retry"] = None if options.retry is None else options.retry.as_dict()
+    return {name: value for name, value in kept.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

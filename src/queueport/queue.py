@@ -5,15 +5,15 @@ A call goes from here to `operations`, which asks the `lifecycle` and writes to 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from queueport import connect, hooks, lifecycle
-from queueport.arguments import decode_json
 from queueport.capability import Capability, Limits
 from queueport.dead_letters import DeadLetters
 from queueport.driver import Driver
@@ -32,16 +32,18 @@ from queueport.errors import (
 )
 from queueport.job import Job
 from queueport.lifecycle import Refusal, Rules
-from queueport.operations import Operations
+from queueport.operations import Operations, frozen_options
 from queueport.record import Change, Record
-from queueport.runner import frozen_options
 from queueport.stats import Counts, Health, Queues, QueueStats, Stats
 from queueport.status import WAITING, CancelOutcome, JobState, JobStatus
 from queueport.store import JobStore, Query, QueueCounts
 from queueport.tasks import Task, registry
 from queueport.tasks import task as declare
-from queueport.url import BackendURL, KeepCount, Settings
-from queueport.worker import Worker
+from queueport.url import BackendURL, KeepCount
+
+if TYPE_CHECKING:
+    from queueport.settings import Settings
+    from queueport.worker import Worker
 
 __all__ = ["JobHandle", "JobQueue"]
 
@@ -295,7 +297,7 @@ class JobQueue:
             raise JobCancelled(f"job {record.id} ({record.task}) was cancelled: {record.reason}")
         task = registry.get(record.task) if task is None else task
         data = b"null" if record.result is None else record.result
-        return decode_json(data) if task is None else task.signature.decode_result(data)
+        return json.loads(data) if task is None else task.signature.decode_result(data)
 
     # -- many jobs ---------------------------------------------------------------------------------
 
@@ -386,6 +388,8 @@ class JobQueue:
         `tasks`: those it knows, by default all that are registered. `grace`: seconds that running jobs have when it
         is stopped. `burst`: it ends when nothing is due.
         """
+        from queueport.worker import Worker  # which takes asyncio and more: not before it is needed
+
         self.operations  # noqa: B018  # a closed queue says so here
         return Worker(self, queues, tasks=tasks, threads=threads, processes=processes, burst=burst, grace=grace)
 

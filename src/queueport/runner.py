@@ -29,7 +29,7 @@ from queueport.errors import BackendUnavailable, InvalidJob, JobCancelled, JobTi
 from queueport.heartbeat import Heartbeat
 from queueport.lifecycle import Failed, Outcome, Refusal, Succeeded
 from queueport.message import Message, NotAMessage
-from queueport.operations import Operations, Settled, new_id
+from queueport.operations import Operations, Settled, frozen_options, new_id
 from queueport.record import Change, Record
 from queueport.retry import ancestry
 from queueport.stats import WorkerStats
@@ -378,13 +378,6 @@ class Runner:
             logger.warning("%s is %s: %s: %s%s", about, record.state, error.type, error.message, due, extra=names)
         else:
             logger.info("%s is %s", about, record.state, extra=names)
-
-
-def frozen_options(options: Any) -> dict[str, Any]:
-    """Those options that a record keeps, plain JSON."""
-    kept = {name: getattr(options, name) for name in ("timeout", "crash_limit", "keep_result")}
-    kept["retry"] = None if options.retry is None else options.retry.as_dict()
-    return {name: value for name, value in kept.items() if value is not None}
 
 
 def _function(attempt: Attempt) -> Callable[..., Any]:

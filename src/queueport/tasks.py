@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from queueport.arguments import Signature
 from queueport.errors import ConfigurationError, InvalidJob, UnknownTask
 from queueport.job import DEFAULT_QUEUE, Job, JobOptions, Options, TaskOptions, new_id
 from queueport.retry import importable
 
 if TYPE_CHECKING:
     from queueport.aio import AsyncJobHandle
+    from queueport.arguments import Signature
     from queueport.queue import JobHandle
     from queueport.status import JobStatus
 
@@ -59,8 +59,6 @@ class Task(Generic[P, R, C]):
     """Those of `using()` and `task.named()`: the producer's word."""
     dead_hooks: Final[list[Callable[[JobStatus], object]]]
     """Called with the status of a job of this task that died."""
-    signature: Final[Signature]
-    """Arguments and result as JSON and back."""
 
     def __init__(
         self,
@@ -83,7 +81,7 @@ class Task(Generic[P, R, C]):
         self.options = options
         self.given = given
         self.dead_hooks = [] if like is None else like.dead_hooks
-        self.signature = Signature(name, function) if like is None else like.signature
+        self._like = like
         self._queue = given.queue or options.queue or DEFAULT_QUEUE
         self._expires = options.expires if given.expires is None else given.expires
         self._others = replace(given, queue=None, expires=None, job_id=None, headers=None)
@@ -92,6 +90,15 @@ class Task(Generic[P, R, C]):
     def queue(self) -> str:
         """The queue that its jobs go to."""
         return self._queue
+
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """Arguments and result as JSON and back."""
+        if self._like is not None:
+            return self._like.signature
+        from queueport.arguments import Signature  # which takes pydantic: not before it is needed
+
+        return Signature(self.name, self.function)
 
     @property
     def is_async(self) -> bool:

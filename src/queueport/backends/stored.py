@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from queueport import pool
 from queueport.attempt import Attempt
@@ -15,7 +15,10 @@ from queueport.message import Message
 from queueport.runner import Runner
 from queueport.status import JobState
 from queueport.store import ClaimingStore, JobStore
-from queueport.url import BackendURL, Settings
+from queueport.url import BackendURL
+
+if TYPE_CHECKING:
+    from queueport.settings import Settings
 
 __all__ = ["StoreDriver"]
 

@@ -18,13 +18,16 @@ from queueport.status import JobState
 from queueport.store import Query, QueueCounts, StoreStats
 from queueport.stores.sqlite_connection import Tables
 from queueport.stores.sqlite_rows import error_filter
-from queueport.stores.sqlite_schema import COLUMNS
+from queueport.stores.sqlite_schema import COLUMNS, LIVING
 
-__all__ = ["count", "find", "newest", "oldest", "queued", "ready", "stats", "unnoticed", "unreceived"]
+__all__ = ["count", "due", "ended", "find", "overflow", "queued", "ready", "stats", "unnoticed", "unreceived"]
 
 STATES = {state.value: state for state in JobState}
 READABLE = f"v <= {RECORD_VERSION}"
 """Leaves out the records of a newer queueport."""
+
+IDS = 500
+"""Ids in one statement; SQLite takes 999 in any build."""
 
 Line = tuple[str, str, int]
 """Queue, task and priority of jobs that are queued."""
@@ -40,16 +43,16 @@ def find(tables: Tables, query: Query) -> list[Any]:
             f"SELECT {COLUMNS} FROM @jobs WHERE seq < coalesce(?, {2**63 - 1}) ORDER BY seq DESC LIMIT ?",
             (before, query.limit),
         )
-    return rows_of(tables, newest(tables, query, before, query.limit))
+    return _rows(tables, _newest(tables, query, before, query.limit))
 
 
-def rows_of(tables: Tables, numbers: Iterable[int]) -> list[Any]:
+def _rows(tables: Tables, numbers: Iterable[int]) -> list[Any]:
     """These rows, in this order."""
     statement = f"SELECT {COLUMNS} FROM @jobs WHERE seq = ?"
     return [row for number in numbers for row in tables.rows(statement, (number,))]
 
 
-def newest(tables: Tables, query: Query, before: int | None, limit: int) -> list[int]:
+def _newest(tables: Tables, query: Query, before: int | None, limit: int) -> list[int]:
     """Numbers of the rows that match, newest first."""
     condition, parameters = _condition(query)
     if before is not None:
@@ -57,7 +60,7 @@ def newest(tables: Tables, query: Query, before: int | None, limit: int) -> list
     return _merged(tables, query, f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq DESC", parameters, limit)
 
 
-def oldest(tables: Tables, query: Query, limit: int) -> list[int]:
+def _oldest(tables: Tables, query: Query, limit: int) -> list[int]:
     """Numbers of the rows that match, oldest first."""
     condition, parameters = _condition(query)
     return _merged(tables, query, f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq", parameters, limit)
@@ -102,16 +105,40 @@ def _merged(tables: Tables, query: Query, statement: str, parameters: Sequence[A
     return found
 
 
-def queued(tables: Tables, queues: Iterable[str]) -> list[Line]:
+def overflow(tables: Tables, state: JobState, keep: int, limit: int) -> list[Any]:
+    """Rows of that state beyond the newest `keep`, oldest first."""
+    query = Query(state)
+    return _rows(tables, _oldest(tables, query, max(0, min(limit, count(tables, query) - keep))))
+
+
+def ended(tables: Tables, ids: Sequence[str]) -> list[Any]:
+    """Rows of those jobs that have ended."""
+    found: list[Any] = []
+    for start in range(0, len(ids), IDS):
+        some = ids[start : start + IDS]
+        marks = ", ".join("?" * len(some))
+        found += tables.rows(f"SELECT {COLUMNS} FROM @jobs WHERE id IN ({marks}) AND NOT ({LIVING})", some)
+    return found
+
+
+def due(tables: Tables, now: float, limit: int, *, leases: bool) -> list[int]:
+    """Numbers of the rows whose time has come, most overdue first."""
+    which = READABLE if leases else f"{READABLE} AND state <> 'running'"
+    statement = f"SELECT seq FROM @jobs WHERE wake_at <= ? AND {which} ORDER BY wake_at, seq LIMIT ?"
+    return [seq for (seq,) in tables.rows(statement, (now, limit))]
+
+
+def queued(tables: Tables, queues: Iterable[str], tasks: Collection[str] | None = None) -> list[Line]:
     """The queue, task and priority of all that is queued in these queues, by the kept counts."""
     statement = "SELECT queue, task, priority FROM @counts WHERE state = 'queued' AND queue = ? AND n > 0"
-    return [line for queue in set(queues) for line in tables.rows(statement, (queue,))]
+    lines = [line for queue in set(queues) for line in tables.rows(statement, (queue,))]
+    return lines if tasks is None else [line for line in lines if line[1] in tasks]
 
 
 def ready(tables: Tables, lines: Collection[Line], now: float, limit: int) -> list[tuple[int, str]]:
     """Number and task of the next jobs to begin: higher priority first, then whoever was queued longer."""
     statement = f"""
-        SELECT queued_at, seq, task FROM @jobs
+        SELECT coalesce(CAST(queued_at AS REAL), 0.0), seq, task FROM @jobs
         WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
         AND (expires_at IS NULL OR expires_at > ?) AND {READABLE} ORDER BY queued_at, seq LIMIT ?"""
     found: list[tuple[int, str]] = []
@@ -123,8 +150,9 @@ def ready(tables: Tables, lines: Collection[Line], now: float, limit: int) -> li
     return found
 
 
-def unnoticed(tables: Tables, lines: Collection[Line], limit: int) -> list[Any]:
-    """Rows of queued jobs that nobody has yet found to be of an unknown task."""
+def unnoticed(tables: Tables, queues: Iterable[str], tasks: Collection[str], limit: int) -> list[Any]:
+    """Rows of queued jobs of other tasks than these, of which nobody has taken notice yet."""
+    lines = [line for line in queued(tables, queues) if line[1] not in tasks]
     statement = f"""
         SELECT {COLUMNS} FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
         AND unknown_since IS NULL AND {READABLE} ORDER BY queued_at, seq LIMIT ?"""
@@ -162,4 +190,5 @@ def stats(tables: Tables, now: float) -> StoreStats:
 
 def _head(tables: Tables, queue: str) -> float | None:
     statement = "SELECT min(queued_at) FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?"
-    return min((tables.rows(statement, line)[0][0] for line in queued(tables, [queue])), default=None)
+    heads = (tables.rows(statement, line)[0][0] for line in queued(tables, [queue]))
+    return min((head for head in heads if isinstance(head, float)), default=None)

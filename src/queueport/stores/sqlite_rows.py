@@ -54,20 +54,22 @@ def row_of(tables: Tables, job_id: str) -> Any:
     return next(iter(tables.rows(f"SELECT {COLUMNS} FROM @jobs WHERE id = ?", (job_id,))), None)
 
 
-def aside(tables: Tables, seq: int, now: float) -> None:
-    """Move a row that cannot be read out of everybody's way, inside the caller's transaction. Not one of a newer
-    queueport, though.
+def aside(tables: Tables, seq: int, now: float) -> bool:
+    """Move a row that cannot be read out of everybody's way, in the caller's transaction; False where it stays.
+
+    It stays where it can be read after all, and where it is of a newer queueport.
     """
     cursor = tables.cursor_of("SELECT * FROM @jobs WHERE seq = ?", (seq,))
-    for row in cursor.fetchall():
-        whole = dict(zip([column[0] for column in cursor.description], row, strict=True))
+    rows = [dict(zip([column[0] for column in cursor.description], row, strict=True)) for row in cursor.fetchall()]
+    for row in rows:
         try:
-            Record.from_flat(whole)
+            Record.from_flat(row)
         except CorruptRecord as error:
-            if isinstance(whole["v"], int) and whole["v"] > RECORD_VERSION:
-                return
-            text = json.dumps(whole, default=bytes.hex)
-            values = (whole["id"], str(error), now, text)
+            if isinstance(row["v"], int) and row["v"] > RECORD_VERSION:
+                return False
+            values = (row["id"], str(error), now, json.dumps(row, default=bytes.hex))
             tables.rows("INSERT INTO @aside (id, reason, at, record) VALUES (?, ?, ?, ?)", values)
             tables.rows("DELETE FROM @jobs WHERE seq = ?", (seq,))
-            log.warning("job %s was put aside into the table %s_aside: %s", whole["id"], tables.namespace, error)
+            log.warning("job %s was put aside into the table %s_aside: %s", row["id"], tables.namespace, error)
+            return True
+    return False

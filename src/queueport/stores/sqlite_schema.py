@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from queueport.errors import BackendUnavailable
 from queueport.record import Record
 
-__all__ = ["COLUMNS", "FIELDS", "SCHEMA", "named", "prepare"]
+__all__ = ["COLUMNS", "FIELDS", "LIVING", "SCHEMA", "named", "prepare"]
 
 SCHEMA = 1
 """Raised with each change below; the change itself also goes into MIGRATIONS."""
@@ -23,6 +23,9 @@ SCHEMA = 1
 FIELDS = ("seq", *(field.name for field in dataclasses.fields(Record)))
 COLUMNS = ", ".join(f'"{name}"' for name in FIELDS)
 """What is read of a row: the number of its insertion, then the record."""
+
+LIVING = "state IN ('scheduled', 'queued', 'running', 'retrying')"
+"""As the index on keys has it: SQLite uses that index for these very words only."""
 
 TABLES = (
     """
@@ -84,9 +87,7 @@ TABLES = (
     "CREATE TABLE @aside (seq INTEGER PRIMARY KEY, id TEXT, reason TEXT NOT NULL, at REAL NOT NULL, record TEXT NOT NULL)",
 )
 INDEXES = (
-    """
-    CREATE UNIQUE INDEX @key ON @jobs (task, key)
-    WHERE key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying')""",
+    f"CREATE UNIQUE INDEX @key ON @jobs (task, key) WHERE key IS NOT NULL AND {LIVING}",
     "CREATE INDEX @due ON @jobs (wake_at) WHERE wake_at IS NOT NULL",
     """
     CREATE INDEX @ready ON @jobs (queue, task, priority, queued_at, seq, expires_at, unknown_since, v)
