@@ -7,10 +7,10 @@ from typing import ClassVar
 from queueport.backends.stored import StoreDriver
 from queueport.capability import Capability
 
-__all__ = ["SQLiteDriver"]
+__all__ = ["SqliteDriver"]
 
 
-class SQLiteDriver(StoreDriver):
+class SqliteDriver(StoreDriver):
     """Jobs survive the process, and any process on this machine may run them."""
 
     name: ClassVar[str] = "sqlite"

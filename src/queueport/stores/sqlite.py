@@ -125,7 +125,7 @@ class SqliteStore(ClaimingStore):
     def _tell_newer(self, tables: Tables) -> None:
         if self._newer_told:
             return
-        for job_id, version in tables.rows(f"SELECT id, v FROM @jobs WHERE v > {RECORD_VERSION} LIMIT 1"):
+        for job_id, version in tables.rows(f"SELECT id, v FROM @jobs WHERE @NEWER LIMIT 1"):
             self._newer_told = True
             log.warning("job %s has version %s, of a newer queueport: such jobs are left alone here", job_id, version)
 

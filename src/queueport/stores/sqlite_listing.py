@@ -13,18 +13,14 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
-from queueport.record import RECORD_VERSION
 from queueport.status import JobState
 from queueport.store import Query, QueueCounts, StoreStats
 from queueport.stores.sqlite_connection import Tables
 from queueport.stores.sqlite_rows import error_filter
-from queueport.stores.sqlite_schema import COLUMNS, LIVING
 
 __all__ = ["count", "due", "ended", "find", "overflow", "queued", "ready", "stats", "unnoticed", "unreceived"]
 
 STATES = {state.value: state for state in JobState}
-READABLE = f"v <= {RECORD_VERSION}"
-"""Leaves out the records of a newer queueport."""
 
 IDS = 500
 """Ids in one statement; SQLite takes 999 in any build."""
@@ -40,7 +36,7 @@ def find(tables: Tables, query: Query) -> list[Any]:
         before = next((seq for (seq,) in tables.rows("SELECT seq FROM @jobs WHERE id = ?", (query.after,))), 0)
     if (query.state, query.queue, query.task, query.error, query.finished_before) == (None,) * 5:
         return tables.rows(
-            f"SELECT {COLUMNS} FROM @jobs WHERE seq < coalesce(?, {2**63 - 1}) ORDER BY seq DESC LIMIT ?",
+            f"SELECT @COLUMNS FROM @jobs WHERE seq < coalesce(?, {2**63 - 1}) ORDER BY seq DESC LIMIT ?",
             (before, query.limit),
         )
     return _rows(tables, _newest(tables, query, before, query.limit))
@@ -48,7 +44,7 @@ def find(tables: Tables, query: Query) -> list[Any]:
 
 def _rows(tables: Tables, numbers: Iterable[int]) -> list[Any]:
     """These rows, in this order."""
-    statement = f"SELECT {COLUMNS} FROM @jobs WHERE seq = ?"
+    statement = f"SELECT @COLUMNS FROM @jobs WHERE seq = ?"
     return [row for number in numbers for row in tables.rows(statement, (number,))]
 
 
@@ -117,13 +113,13 @@ def ended(tables: Tables, ids: Sequence[str]) -> list[Any]:
     for start in range(0, len(ids), IDS):
         some = ids[start : start + IDS]
         marks = ", ".join("?" * len(some))
-        found += tables.rows(f"SELECT {COLUMNS} FROM @jobs WHERE id IN ({marks}) AND NOT ({LIVING})", some)
+        found += tables.rows(f"SELECT @COLUMNS FROM @jobs WHERE id IN ({marks}) AND NOT (@LIVING)", some)
     return found
 
 
 def due(tables: Tables, now: float, limit: int, *, leases: bool) -> list[int]:
     """Numbers of the rows whose time has come, most overdue first."""
-    which = READABLE if leases else f"{READABLE} AND state <> 'running'"
+    which = READABLE if leases else f"@READABLE AND state <> 'running'"
     statement = f"SELECT seq FROM @jobs WHERE wake_at <= ? AND {which} ORDER BY wake_at, seq LIMIT ?"
     return [seq for (seq,) in tables.rows(statement, (now, limit))]
 
@@ -140,7 +136,7 @@ def ready(tables: Tables, lines: Collection[Line], now: float, limit: int) -> li
     statement = f"""
         SELECT coalesce(CAST(queued_at AS REAL), 0.0), seq, task FROM @jobs
         WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
-        AND (expires_at IS NULL OR expires_at > ?) AND {READABLE} ORDER BY queued_at, seq LIMIT ?"""
+        AND (expires_at IS NULL OR expires_at > ?) AND @READABLE ORDER BY queued_at, seq LIMIT ?"""
     found: list[tuple[int, str]] = []
     for _, level in _by_priority(lines):
         rows = [row for line in level for row in tables.rows(statement, (*line, now, limit - len(found)))]
@@ -154,8 +150,8 @@ def unnoticed(tables: Tables, queues: Iterable[str], tasks: Collection[str], lim
     """Rows of queued jobs of other tasks than these, of which nobody has taken notice yet."""
     lines = [line for line in queued(tables, queues) if line[1] not in tasks]
     statement = f"""
-        SELECT {COLUMNS} FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
-        AND unknown_since IS NULL AND {READABLE} ORDER BY queued_at, seq LIMIT ?"""
+        SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
+        AND unknown_since IS NULL AND @READABLE ORDER BY queued_at, seq LIMIT ?"""
     rows = (row for _, level in _by_priority(lines) for line in level for row in tables.rows(statement, (*line, limit)))
     return list(islice(rows, limit))
 
@@ -167,8 +163,8 @@ def _by_priority(lines: Collection[Line]) -> Iterator[tuple[int, Iterator[Line]]
 def unreceived(tables: Tables, queue: str, priority: int, sent_before: float, limit: int) -> list[Any]:
     """Rows of queued jobs sent before that, longest ago first."""
     statement = f"""
-        SELECT {COLUMNS} FROM @jobs WHERE state = 'queued' AND sent = 1 AND queue = ? AND priority = ?
-        AND sent_at < ? AND {READABLE} ORDER BY sent_at, seq LIMIT ?"""
+        SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND sent = 1 AND queue = ? AND priority = ?
+        AND sent_at < ? AND @READABLE ORDER BY sent_at, seq LIMIT ?"""
     return tables.rows(statement, (queue, priority, sent_before, limit))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from queueport.record import RECORD_VERSION, CorruptRecord, Flat, Record, flat
 from queueport.stores.sqlite_connection import Tables
-from queueport.stores.sqlite_schema import COLUMNS, FIELDS
+from queueport.stores.sqlite_schema import FIELDS
 
 __all__ = ["aside", "columns", "error_filter", "record", "records", "row_of"]
 
@@ -51,7 +51,7 @@ def records(rows: Sequence[Sequence[Any]]) -> tuple[list[Record], list[int]]:
 
 def row_of(tables: Tables, job_id: str) -> Any:
     """The row of a job; None where there is none."""
-    return next(iter(tables.rows(f"SELECT {COLUMNS} FROM @jobs WHERE id = ?", (job_id,))), None)
+    return next(iter(tables.rows(f"SELECT @COLUMNS FROM @jobs WHERE id = ?", (job_id,))), None)
 
 
 def aside(tables: Tables, seq: int, now: float) -> bool:

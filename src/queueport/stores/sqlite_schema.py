@@ -1,6 +1,6 @@
 """The tables of the SQLite store, their version and how an older one is brought up to date. For readers of the store.
 
-`@name` in a statement is a table or an index of the namespace. The counts are kept by triggers, so that they are right
+In a statement, `@jobs` is the namespace's table or index of that name, `@LIVING` a phrase of WORDS. The counts are kept by triggers, so that they are right
 whoever changes a row. Every listing is a merge over the (queue, task) pairs that the counts know, each in the order of
 one index; `tests/stores` asks SQLite's planner whether that is so.
 """
@@ -13,19 +13,23 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from queueport.errors import BackendUnavailable
-from queueport.record import Record
+from queueport.record import RECORD_VERSION, Record
 
-__all__ = ["COLUMNS", "FIELDS", "LIVING", "SCHEMA", "named", "prepare"]
+__all__ = ["FIELDS", "SCHEMA", "named", "prepare"]
 
 SCHEMA = 1
 """Raised with each change below; the change itself also goes into MIGRATIONS."""
 
 FIELDS = ("seq", *(field.name for field in dataclasses.fields(Record)))
-COLUMNS = ", ".join(f'"{name}"' for name in FIELDS)
 """What is read of a row: the number of its insertion, then the record."""
-
-LIVING = "state IN ('scheduled', 'queued', 'running', 'retrying')"
-"""As the index on keys has it: SQLite uses that index for these very words only."""
+WORDS = {
+    "COLUMNS": ", ".join(f'"{name}"' for name in FIELDS),
+    "LIVING": "state IN ('scheduled', 'queued', 'running', 'retrying')",
+    "READABLE": f"v <= {RECORD_VERSION}",  # leaves out the records of a newer queueport
+    "NEWER": f"v > {RECORD_VERSION}",
+    "SCHEMA": str(SCHEMA),
+}
+"""Written once, for SQLite uses a partial index only where the statement has the very words of the index."""
 
 TABLES = (
     """
@@ -78,16 +82,17 @@ TABLES = (
         PRIMARY KEY (state, queue, task, priority)
     ) WITHOUT ROWID""",
     "CREATE TABLE @meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
-    f"INSERT INTO @meta (name, value) VALUES ('schema', {SCHEMA}), ('processed', 0), ('failed', 0)",
+    "INSERT INTO @meta (name, value) VALUES ('schema', @SCHEMA), ('processed', 0), ('failed', 0)",
     """
     CREATE TABLE @workers (
-        name TEXT PRIMARY KEY, queues TEXT NOT NULL, tasks TEXT NOT NULL, heartbeat_at REAL NOT NULL, until REAL NOT NULL
+        name TEXT PRIMARY KEY, queues TEXT NOT NULL, tasks TEXT NOT NULL, heartbeat_at REAL NOT NULL,
+        until REAL NOT NULL
     ) WITHOUT ROWID""",
     # Records that could not be read: `record` has every column as JSON, blobs in hexadecimal.
-    "CREATE TABLE @aside (seq INTEGER PRIMARY KEY, id TEXT, reason TEXT NOT NULL, at REAL NOT NULL, record TEXT NOT NULL)",
+    "CREATE TABLE @aside (seq INTEGER PRIMARY KEY, id TEXT, reason TEXT NOT NULL, at REAL NOT NULL, record TEXT)",
 )
 INDEXES = (
-    f"CREATE UNIQUE INDEX @key ON @jobs (task, key) WHERE key IS NOT NULL AND {LIVING}",
+    "CREATE UNIQUE INDEX @key ON @jobs (task, key) WHERE key IS NOT NULL AND @LIVING",
     "CREATE INDEX @due ON @jobs (wake_at) WHERE wake_at IS NOT NULL",
     """
     CREATE INDEX @ready ON @jobs (queue, task, priority, queued_at, seq, expires_at, unknown_since, v)
@@ -97,7 +102,7 @@ INDEXES = (
     """
     CREATE INDEX @errors ON @jobs (state, queue, task, error_name, seq, error, finished_at)
     WHERE error_name IS NOT NULL""",
-    "CREATE INDEX @newer ON @jobs (v) WHERE v > 1",
+    "CREATE INDEX @newer ON @jobs (v) WHERE @NEWER",
 )
 _UP = """INSERT INTO @counts (state, queue, task, priority, n) VALUES (new.state, new.queue, new.task, new.priority, 1)
     ON CONFLICT DO UPDATE SET n = n + 1;"""
@@ -119,9 +124,9 @@ tables, so they may add, and may not take away."""
 
 
 def named(statement: str, namespace: str) -> str:
-    """The statement with the names of a namespace. SQLite sees no difference of case, so a capital is written `$x`."""
+    """The statement for one namespace. SQLite sees no difference of case, so a capital is written `$x`."""
     prefix = re.sub("[A-Z]", lambda match: "$" + match[0].lower(), namespace)
-    return re.sub(r"@(\w+)", rf'"{prefix}_\1"', statement)
+    return re.sub(r"@(\w+)", lambda match: WORDS.get(match[1], f'"{prefix}_{match[1]}"'), statement)
 
 
 def prepare(db: sqlite3.Connection, namespace: str, path: str) -> None:
@@ -133,8 +138,8 @@ def prepare(db: sqlite3.Connection, namespace: str, path: str) -> None:
         version = _version(db, namespace)  # another process may have been at it
         if version > SCHEMA:
             raise BackendUnavailable(
-                f"the tables {namespace!r} in the SQLite database {path} are of version {version} and this queueport knows "
-                f"versions up to {SCHEMA}: upgrade it"
+                f"the tables {namespace!r} in the SQLite database {path} are of version {version}, and this queueport "
+                f"knows versions up to {SCHEMA}: upgrade it"
             )
         if version == 0:
             steps: Sequence[str] = CREATE

@@ -12,7 +12,6 @@ from queueport.status import JobState
 from queueport.store import Beat, Begin, Insert, Outcome, Swap, Written
 from queueport.stores.sqlite_connection import Tables
 from queueport.stores.sqlite_rows import aside, columns, record, row_of
-from queueport.stores.sqlite_schema import COLUMNS, LIVING
 
 __all__ = ["Writing"]
 
@@ -51,7 +50,7 @@ class Writing:
 
     def begin(self, begin: Begin) -> Written:
         """Start an attempt of a job that is queued and has not expired."""
-        where = f"id = ? AND state = 'queued' AND (expires_at IS NULL OR expires_at > ?) AND v <= {RECORD_VERSION}"
+        where = f"id = ? AND state = 'queued' AND (expires_at IS NULL OR expires_at > ?) AND @READABLE"
         return self._change(begin.id, begin.change, begin.rev, where, (begin.id, self.now), starts=True)
 
     def take(self, seq: int, change: Change, rev: str) -> Record | None:
@@ -108,7 +107,7 @@ class Writing:
     def _held(self, wanting: Record) -> Written | None:
         """The answer where another living job holds the key; None where that one was damaged and is out of the way."""
         holders = self.tables.rows(
-            f"SELECT {COLUMNS} FROM @jobs WHERE task = ? AND key = ? AND {LIVING} AND id <> ?",
+            f"SELECT @COLUMNS FROM @jobs WHERE task = ? AND key = ? AND @LIVING AND id <> ?",
             (wanting.task, wanting.key, wanting.id),
         )
         if not holders:
@@ -135,4 +134,4 @@ def _insert_statement(names: tuple[str, ...]) -> str:
 @lru_cache(512)
 def _update_statement(names: tuple[str, ...], where: str, starts: bool) -> str:
     settings = [*(f'"{name}" = ?' for name in names), *(["attempts = attempts + 1"] if starts else [])]
-    return f"UPDATE @jobs SET {', '.join(settings)} WHERE {where} RETURNING {COLUMNS}"
+    return f"UPDATE @jobs SET {', '.join(settings)} WHERE {where} RETURNING @COLUMNS"
