@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from queueport.capability import Capability, Limits
+from queueport.enqueueing import made
 from queueport.errors import BackendUnavailable, ResultTimeout
 from queueport.job import Job
-from queueport.queue import JobHandle, JobQueue, made
+from queueport.queue import JobHandle, JobQueue
 from queueport.record import Record
 from queueport.stats import Health, Stats
 from queueport.status import CancelOutcome, JobState, JobStatus

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from queueport import lifecycle
+from queueport.enqueueing import bare_record
 from queueport.errors import JobNotFound
 from queueport.job import Job
 from queueport.lifecycle import Refusal
@@ -79,7 +80,7 @@ class DeadLetters:
     def add(self, job: Job[Any], error: str) -> JobHandle[Any]:
         """Put a job straight into the dead letters, with a reason for those who find it there."""
         operations = self._queue.operations
-        record = self._queue.record(job)
+        record = bare_record(job)
         made = JobError("queueport.DeadLetters", error, "", datetime.fromtimestamp(time.time(), UTC), 0)
         change = lifecycle.new_dead(operations.rules, made)
         operations.enqueue([(record, change)])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from queueport import hooks, lifecycle
+from queueport.capability import Limits
 from queueport.driver import Driver, SendOutcome, Sent
 from queueport.errors import BackendUnavailable, DuplicateJob
 from queueport.job import Options
@@ -46,6 +47,12 @@ def frozen_options(options: Options) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if value is not None}
 
 
+def _copy(record: Record, change: Change) -> Message:
+    """The copy that was buried before this change: where the change began a new life, that of the old one."""
+    life = record.life - 1 if "life" in change.set else record.life
+    return Message.of(replace(record, life=life), 0.0, buried=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """The end of a swap: `change` was applied and `record` is the job after it, or it was refused."""
@@ -66,6 +73,11 @@ class Operations:
         self.driver = driver
         self.rules = rules
         self._dispatching = threading.Lock()
+
+    @property
+    def limits(self) -> Limits:
+        """What backend and store both take."""
+        return self.driver.limits.smaller(self.store.limits)
 
     def status(self, record: Record) -> JobStatus:
         """What a caller sees of that record."""
@@ -210,9 +222,9 @@ class Operations:
         try:
             self.publish([record for record, change in done if Then.PUBLISH in change.then])
             self.bury([record.id for record, change in done if Then.BURY in change.then])
-            gone = [record for record, change in done if Then.UNBURY in change.then]
+            gone = [(record, change) for record, change in done if Then.UNBURY in change.then]
             if gone:
-                self.driver.unbury([Message.of(record, 0.0, buried=True) for record in gone])
+                self.driver.unbury([_copy(record, change) for record, change in gone])
         except BackendUnavailable as error:
             logger.warning("the dispatcher will finish what could not be done now: %s", error)
         for record, change in done:

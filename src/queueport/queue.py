@@ -9,14 +9,15 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from queueport import connect, hooks, lifecycle
 from queueport.capability import Capability, Limits
 from queueport.dead_letters import DeadLetters
-from queueport.driver import Driver
+from queueport.driver import Depth, Driver
+from queueport.enqueueing import admitted, made
 from queueport.errors import (
     BackendUnavailable,
     DuplicateJob,
@@ -25,20 +26,17 @@ from queueport.errors import (
     JobCancelled,
     JobFailed,
     JobNotFound,
-    PayloadTooLarge,
     QueueClosed,
     ResultTimeout,
-    Unsupported,
 )
 from queueport.job import Job
-from queueport.lifecycle import Refusal, Rules
-from queueport.operations import Operations, frozen_options
+from queueport.lifecycle import Refusal
+from queueport.operations import Operations
 from queueport.record import Change, Record
 from queueport.stats import Counts, Health, Queues, QueueStats, Stats
 from queueport.status import WAITING, CancelOutcome, JobState, JobStatus
 from queueport.store import JobStore, Query, QueueCounts
 from queueport.tasks import Task, registry
-from queueport.tasks import task as declare
 from queueport.url import BackendURL, KeepCount
 
 if TYPE_CHECKING:
@@ -90,7 +88,8 @@ class JobQueue:
     def __init__(self, url: BackendURL, settings: Settings, driver: Driver, store: JobStore) -> None:
         self._url = url
         self.settings = settings
-        self._operations = Operations(store, driver, rules(settings, driver))
+        buries = Capability.NATIVE_DEAD_LETTERS in driver.capabilities
+        self._operations = Operations(store, driver, settings.rules(driver.carries, buries))
         self._closed = False
 
     # -- what it is --------------------------------------------------------------------------------
@@ -113,7 +112,7 @@ class JobQueue:
     @property
     def limits(self) -> Limits:
         """How large arguments and results may be: what backend and store both take."""
-        return self._operations.driver.limits.smaller(self._operations.store.limits)
+        return self._operations.limits
 
     @property
     def native(self) -> Any:
@@ -154,8 +153,7 @@ class JobQueue:
         Where the job's `key` is held, the holder's handle comes back. Raises InvalidJob, PayloadTooLarge, DuplicateJob
         and Unsupported before anything is sent; after BackendUnavailable the job will not run.
         """
-        job = made(what, args, kwargs)
-        return self.enqueue_many([job])[0]
+        return self.enqueue_many([made(what, args, kwargs)])[0]
 
     def enqueue_many(self, jobs: Iterable[Job[R]]) -> list[JobHandle[R]]:
         """Enqueue many jobs in few round trips; handles in the order given.
@@ -164,7 +162,7 @@ class JobQueue:
         `accepted` and `rejected` ids.
         """
         prepared = [hooks.prepare(made(job, (), {})) for job in jobs]
-        records = [self._new(job) for job in prepared]
+        records = [admitted(job, self.operations) for job in prepared]
         doubled = _first_twice([job.id for job in prepared])
         if doubled is not None:
             raise InvalidJob(f"the id {doubled!r} is given twice in one batch")
@@ -180,42 +178,6 @@ class JobQueue:
                 error.accepted, error.rejected = (*ids, *error.accepted), (*error.rejected, *rest)
                 raise
         return [JobHandle(job_id, self, job.task_ref) for job_id, job in zip(ids, prepared, strict=True)]
-
-    def _new(self, job: Job[Any]) -> tuple[Record, Change]:
-        options, operations = job.options, self.operations
-        self._need(Capability.PRIORITY, options.priority, "priority")
-        self._need(Capability.GROUPS, options.group, "group")
-        limit = self.limits.payload
-        if limit is not None and len(job.payload) > limit:
-            raise PayloadTooLarge(
-                f"the arguments of {job.task} have {len(job.payload)} bytes; {self.backend} takes {limit}: "
-                "keep large data elsewhere and pass its key"
-            )
-        at = None if options.run_at is None else options.run_at.timestamp()
-        delay = options.delay if at is None else at - time.time()
-        change = lifecycle.new(operations.rules, delay=delay, expires=job.expires)
-        return self.record(job), change if at is None else _at(change, at)
-
-    def record(self, job: Job[Any]) -> Record:
-        """The bare record of a job, before its first change; for the core."""
-        return Record(
-            id=job.id,
-            task=job.task,
-            queue=job.queue,
-            payload=job.payload,
-            state=JobState.SCHEDULED,
-            priority=job.options.priority or 0,
-            group=job.options.group,
-            key=job.options.key,
-            headers=dict(job.headers),
-            options=frozen_options(job.options),
-        )
-
-    def _need(self, capability: Capability, value: object, option: str) -> None:
-        if value not in (None, 0) and capability not in self.capabilities:
-            raise Unsupported(
-                f"{self.backend} has no {option}: leave out {option}=, or use a backend with {capability.name}"
-            )
 
     # -- one job -----------------------------------------------------------------------------------
 
@@ -318,22 +280,24 @@ class JobQueue:
 
     def stats(self) -> Stats:
         """Counts per queue and in total, workers, and the two counters that only grow."""
-        store, driver = self.operations.store, self.operations.driver
+        store = self.operations.store
         read, workers = store.stats(), sorted(store.workers(), key=lambda worker: worker.name)
         names = {*read.queues, *(queue for worker in workers for queue in worker.queues)}
         queues = Queues()
         for name in sorted(names):
             counts = read.queues.get(name, QueueCounts({}, {}, None))
-            depth = driver.depth(name) if driver.carries else None
-            ready = (
-                counts.states.get(JobState.QUEUED, 0) if not driver.carries else None if depth is None else depth.ready
-            )
+            states = {state.value: counts.states.get(state, 0) for state in JobState}
             oldest = counts.oldest_queued_at
             age = None if oldest is None else max(0.0, read.now - oldest)
-            states = {state.value: counts.states.get(state, 0) for state in JobState}
-            queues[name] = QueueStats(**states, oldest_queued_age=age, depth=ready)
+            queues[name] = QueueStats(**states, oldest_queued_age=age, depth=self._depth(name, states["queued"]))
         totals = Counts(**{state.value: sum(getattr(q, state.value) for q in queues.values()) for state in JobState})
         return Stats(queues, totals, workers, read.processed, read.failed)
+
+    def _depth(self, queue: str, queued: int) -> int | None:
+        """The backend's own count; where the store is the queue, that of its queued records."""
+        driver = self.operations.driver
+        depth = driver.depth(queue) if driver.carries else Depth(queued)
+        return None if depth is None else depth.ready
 
     def purge(self, queue: str) -> int:
         """Cancel every job that waits in that queue (queued, scheduled or retrying), reason "purged"; how many."""
@@ -344,7 +308,7 @@ class JobQueue:
             found = True
             while found:
                 records = operations.store.find(Query(state=state, queue=queue, limit=BATCH))
-                changes = [(record, lifecycle.cancel(operations.rules, record, reason="purged")) for record in records]
+                changes = [(record, lifecycle.purge(operations.rules, record)) for record in records]
                 count += operations.apply(
                     [(record, change) for record, change in changes if isinstance(change, Change)]
                 )
@@ -429,45 +393,9 @@ WAIT = 1.0
 """Seconds of one wait for a result, after which the record is read again."""
 
 
-def made(what: Task[..., Any, Any] | Job[Any] | str, args: Sequence[Any], kwargs: dict[str, Any]) -> Job[Any]:
-    """A job out of what enqueue takes. Raises InvalidJob."""
-    if isinstance(what, Task):
-        return what.job(*args, **kwargs)
-    if isinstance(what, str):
-        return declare.named(what).job(*args, **kwargs)
-    if isinstance(what, Job):
-        if args or kwargs:
-            raise InvalidJob("a job has its arguments already: give none beside it")
-        return what
-    raise InvalidJob(f"enqueue takes a task, a job or a task's name, not {type(what).__name__}: decorate it with @task")
-
-
 def missing(job_id: str) -> JobNotFound:
     """The error for an id without a record."""
     return JobNotFound(f"there is no job {job_id!r}: it never was, or its retention is over")
-
-
-def rules(settings: Settings, driver: Driver) -> Rules:
-    """What the lifecycle needs to know of settings and backend."""
-    keep = settings.keep_succeeded
-    return Rules(
-        lease=settings.lease,
-        claim=2 * settings.call_timeout,
-        crash_limit=settings.crash_limit,
-        lost_after=settings.lost_after,
-        unknown_after=settings.unknown_after,
-        keep_succeeded=None if isinstance(keep, KeepCount) else keep,
-        keep_dead=settings.keep_dead,
-        carries=driver.carries,
-        buries=Capability.NATIVE_DEAD_LETTERS in driver.capabilities,
-    )
-
-
-def _at(change: Change, run_at: float) -> Change:
-    """The producer named a time, not a delay: it stands in the record as it was named."""
-    named = {"run_at": run_at, "wake_at": run_at} if change.set["state"] is JobState.SCHEDULED else {"run_at": run_at}
-    stamp = {name: seconds for name, seconds in change.stamp.items() if name not in named}
-    return replace(change, set={**change.set, **named}, stamp=stamp)
 
 
 def _first_twice(ids: Sequence[str]) -> str | None:

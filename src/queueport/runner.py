@@ -366,7 +366,7 @@ class Runner:
         names = {"job_id": attempt.record.id, "task": attempt.record.task, "attempt": attempt.record.attempts}
         about = f"job {attempt.record.id} {attempt.record.task} attempt {attempt.record.attempts}"
         record = None if settled is None else settled.record
-        if settled is None or settled.change is None or record is None:
+        if record is None or settled is None or (settled.change is None and settled.refusal is not Refusal.NOTHING):
             logger.warning(
                 "%s: its end was not heard; another attempt holds the job, or it is gone", about, extra=names
             )

@@ -10,11 +10,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from queueport.errors import ConfigurationError
+from queueport.lifecycle import Rules
 from queueport.url import BackendURL, KeepCount, hidden, nearest
 
 __all__ = ["Settings", "read", "validated"]
 
 Model = TypeVar("Model", bound=BaseModel)
+
+CLAIM = 2
+"""A claim lasts so many times the longest that a publish may take."""
 
 
 def _keep(value: Any) -> Any:
@@ -46,6 +50,21 @@ class Settings(BaseModel):
         30 * 86_400.0, description="retention of dead jobs"
     )
     call_timeout: Seconds = Field(5.0, description="a call to backend or store fails after so long")
+
+    def rules(self, carries: bool, buries: bool) -> Rules:
+        """What the lifecycle needs to know of these settings, and of the backend: see there."""
+        keep = self.keep_succeeded
+        return Rules(
+            lease=self.lease,
+            claim=CLAIM * self.call_timeout,
+            crash_limit=self.crash_limit,
+            lost_after=self.lost_after,
+            unknown_after=self.unknown_after,
+            keep_succeeded=None if isinstance(keep, KeepCount) else keep,
+            keep_dead=self.keep_dead,
+            carries=carries,
+            buries=buries,
+        )
 
 
 def read(

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from queueport.errors import ConfigurationError
-from queueport.record import RECORD_VERSION, Change, CorruptRecord, Record
+from queueport.record import Change, CorruptRecord, Record
 from queueport.stats import WorkerStats
 from queueport.status import JobState
 from queueport.store import Beat, Begin, ClaimingStore, Insert, Query, StoreStats, Swap, Written
@@ -70,7 +70,7 @@ class SqliteStore(ClaimingStore):
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             needed = ".".join(map(str, OLDEST_SQLITE[:2]))
             raise ConfigurationError(
-                f"this Python has SQLite {sqlite3.sqlite_version} and the SQLite store needs {needed}: use a newer Python"
+                f"this Python has SQLite {sqlite3.sqlite_version}, the SQLite store needs {needed}: use a newer Python"
             )
         self.database = Database(
             str(Path(path).absolute()), namespace=namespace, call_timeout=call_timeout, synchronous=synchronous
@@ -84,8 +84,8 @@ class SqliteStore(ClaimingStore):
         host, slash, _ = url.text.partition("://")[2].partition("/")
         if host or not slash or url.path in ("", ":memory:") or "\0" in url.path:
             raise ConfigurationError(
-                f"{url} names no file: write 'sqlite:///jobs.db', 'sqlite:////var/lib/jobs.db' for an absolute path, or "
-                "'memory://' for no file at all"
+                f"{url} names no file: write 'sqlite:///jobs.db', 'sqlite:////var/lib/jobs.db' (an absolute path) or, "
+                "for no file at all, 'memory://'"
             )
         options = url.settings(SqliteOptions)
         return cls(url.path, namespace=namespace, call_timeout=call_timeout, synchronous=options.synchronous)
@@ -125,7 +125,7 @@ class SqliteStore(ClaimingStore):
     def _tell_newer(self, tables: Tables) -> None:
         if self._newer_told:
             return
-        for job_id, version in tables.rows(f"SELECT id, v FROM @jobs WHERE @NEWER LIMIT 1"):
+        for job_id, version in tables.rows("SELECT id, v FROM @jobs WHERE @NEWER LIMIT 1"):
             self._newer_told = True
             log.warning("job %s has version %s, of a newer queueport: such jobs are left alone here", job_id, version)
 

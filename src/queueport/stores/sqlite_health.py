@@ -21,7 +21,7 @@ def warnings(tables: Tables, path: Path) -> list[str]:
     found = []
     if tables.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         found.append(
-            f"{path} has no write-ahead log, for its file system cannot keep one: readers and writers wait for each other"
+            f"{path} has no write-ahead log, for its file system cannot keep one: readers and writers wait in turn"
         )
     kind = _file_system(path.resolve(), Path("/proc/mounts"))
     if kind in NETWORK:

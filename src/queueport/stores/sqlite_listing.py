@@ -4,9 +4,12 @@ The counts know which (state, queue, task, priority) there are, and within one o
 order asked for. What spans several of them is merged, so that nothing is sorted and nothing is read in vain.
 """
 
+# ruff: noqa: S608  # statements are put together from words of this file; every value is a parameter
+
 from __future__ import annotations
 
 import heapq
+import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, islice
@@ -16,7 +19,6 @@ from typing import Any
 from queueport.status import JobState
 from queueport.store import Query, QueueCounts, StoreStats
 from queueport.stores.sqlite_connection import Tables
-from queueport.stores.sqlite_rows import error_filter
 
 __all__ = ["count", "due", "ended", "find", "overflow", "queued", "ready", "stats", "unnoticed", "unreceived"]
 
@@ -25,55 +27,57 @@ STATES = {state.value: state for state in JobState}
 IDS = 500
 """Ids in one statement; SQLite takes 999 in any build."""
 
+LAST = 2**63 - 1
+"""No row has a higher number."""
+
 Line = tuple[str, str, int]
 """Queue, task and priority of jobs that are queued."""
 
 
 def find(tables: Tables, query: Query) -> list[Any]:
     """The rows that a query asks for."""
-    before = None
+    before = LAST
     if query.after is not None:
         before = next((seq for (seq,) in tables.rows("SELECT seq FROM @jobs WHERE id = ?", (query.after,))), 0)
     if (query.state, query.queue, query.task, query.error, query.finished_before) == (None,) * 5:
-        return tables.rows(
-            f"SELECT @COLUMNS FROM @jobs WHERE seq < coalesce(?, {2**63 - 1}) ORDER BY seq DESC LIMIT ?",
-            (before, query.limit),
-        )
-    return _rows(tables, _newest(tables, query, before, query.limit))
-
-
-def _rows(tables: Tables, numbers: Iterable[int]) -> list[Any]:
-    """These rows, in this order."""
-    statement = f"SELECT @COLUMNS FROM @jobs WHERE seq = ?"
-    return [row for number in numbers for row in tables.rows(statement, (number,))]
-
-
-def _newest(tables: Tables, query: Query, before: int | None, limit: int) -> list[int]:
-    """Numbers of the rows that match, newest first."""
+        statement = "SELECT @COLUMNS FROM @jobs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+        return tables.rows(statement, (before, query.limit))
     condition, parameters = _condition(query)
-    if before is not None:
-        condition, parameters = f"{condition} AND seq < ?", [*parameters, before]
-    return _merged(tables, query, f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq DESC", parameters, limit)
-
-
-def _oldest(tables: Tables, query: Query, limit: int) -> list[int]:
-    """Numbers of the rows that match, oldest first."""
-    condition, parameters = _condition(query)
-    return _merged(tables, query, f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq", parameters, limit)
+    statement = f"SELECT seq FROM @jobs WHERE {condition} AND seq < ? ORDER BY seq DESC"
+    found = heapq.merge(*_each_kind(tables, query, statement, (*parameters, before)), reverse=True)
+    return _rows(tables, islice(found, query.limit))
 
 
 def count(tables: Tables, query: Query) -> int:
-    """How many rows match; kept unless it is asked for errors or times."""
-    kinds = _kinds(tables, query)
+    """How many rows match; kept, unless it is asked for errors or times."""
     if query.error is None and query.finished_before is None:
-        return sum(n for *_, n in kinds)
+        return sum(n for *_, n in _kinds(tables, query))
     condition, parameters = _condition(query)
-    statement = f"SELECT count(*) FROM @jobs WHERE {condition}"
-    return sum(tables.rows(statement, (*kind, *parameters))[0][0] for *kind, _ in kinds)
+    counts = _each_kind(tables, query, f"SELECT count(*) FROM @jobs WHERE {condition}", parameters)
+    return sum(n for cursor in counts for (n,) in cursor)
+
+
+def overflow(tables: Tables, state: JobState, keep: int, limit: int) -> list[Any]:
+    """Rows of that state beyond the newest `keep`, oldest first."""
+    query = Query(state)
+    condition, parameters = _condition(query)
+    statement = f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq"
+    beyond = max(0, min(limit, count(tables, query) - keep))
+    return _rows(tables, islice(heapq.merge(*_each_kind(tables, query, statement, parameters)), beyond))
+
+
+def _rows(tables: Tables, numbers: Iterable[tuple[int]]) -> list[Any]:
+    """These rows, in this order."""
+    return [row for number in numbers for row in tables.rows("SELECT @COLUMNS FROM @jobs WHERE seq = ?", number)]
+
+
+def _each_kind(tables: Tables, query: Query, statement: str, parameters: Sequence[Any]) -> list[sqlite3.Cursor]:
+    """The rows of a statement for each state, queue and task that may match; read from as they are needed."""
+    return [tables.cursor_of(statement, (*kind, *parameters)) for *kind, _ in _kinds(tables, query)]
 
 
 def _kinds(tables: Tables, query: Query) -> list[tuple[str, str, str, int]]:
-    """The state, queue and task of what may match, and how many there are."""
+    """The states, queues and tasks of what may match, and how many jobs there are of each."""
     given = {"state": query.state and query.state.value, "queue": query.queue, "task": query.task}
     wanted = {name: value for name, value in given.items() if value is not None}
     condition = " AND ".join(["n > 0", *(f"{name} = ?" for name in wanted)])
@@ -82,29 +86,17 @@ def _kinds(tables: Tables, query: Query) -> list[tuple[str, str, str, int]]:
 
 
 def _condition(query: Query) -> tuple[str, list[Any]]:
-    """What holds for a row of one kind that matches; the kind's own parameters come first."""
-    condition, parameters = "state = ? AND queue = ? AND task = ?", list[Any]()
+    """What holds for a matching row of one kind. The parameters are those after the kind's."""
+    conditions = ["state = ? AND queue = ? AND task = ?"]
+    parameters: list[Any] = []
     if query.error is not None:
-        more, parameters = error_filter(query.error)
-        condition = f"{condition} AND {more}"
+        name = query.error.rpartition(".")[2]
+        conditions += ["error_name = ?", "? IN (error_name, error)"]
+        parameters += [name, query.error]
     if query.finished_before is not None:
-        condition, parameters = f"{condition} AND finished_at < ?", [*parameters, query.finished_before]
-    return condition, parameters
-
-
-def _merged(tables: Tables, query: Query, statement: str, parameters: Sequence[Any], limit: int) -> list[int]:
-    cursors = [tables.cursor_of(statement, (*kind, *parameters)) for *kind, _ in _kinds(tables, query)]
-    descending = statement.endswith("DESC")
-    found = [number for (number,) in islice(heapq.merge(*cursors, reverse=descending), limit)]
-    for cursor in cursors:
-        cursor.close()
-    return found
-
-
-def overflow(tables: Tables, state: JobState, keep: int, limit: int) -> list[Any]:
-    """Rows of that state beyond the newest `keep`, oldest first."""
-    query = Query(state)
-    return _rows(tables, _oldest(tables, query, max(0, min(limit, count(tables, query) - keep))))
+        conditions += ["finished_at < ?"]
+        parameters += [query.finished_before]
+    return " AND ".join(conditions), parameters
 
 
 def ended(tables: Tables, ids: Sequence[str]) -> list[Any]:
@@ -119,8 +111,8 @@ def ended(tables: Tables, ids: Sequence[str]) -> list[Any]:
 
 def due(tables: Tables, now: float, limit: int, *, leases: bool) -> list[int]:
     """Numbers of the rows whose time has come, most overdue first."""
-    which = READABLE if leases else f"@READABLE AND state <> 'running'"
-    statement = f"SELECT seq FROM @jobs WHERE wake_at <= ? AND {which} ORDER BY wake_at, seq LIMIT ?"
+    others = "" if leases else "AND state <> 'running'"
+    statement = f"SELECT seq FROM @jobs WHERE wake_at <= ? AND @READABLE {others} ORDER BY wake_at, seq LIMIT ?"
     return [seq for (seq,) in tables.rows(statement, (now, limit))]
 
 
@@ -133,7 +125,7 @@ def queued(tables: Tables, queues: Iterable[str], tasks: Collection[str] | None 
 
 def ready(tables: Tables, lines: Collection[Line], now: float, limit: int) -> list[tuple[int, str]]:
     """Number and task of the next jobs to begin: higher priority first, then whoever was queued longer."""
-    statement = f"""
+    statement = """
         SELECT coalesce(CAST(queued_at AS REAL), 0.0), seq, task FROM @jobs
         WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
         AND (expires_at IS NULL OR expires_at > ?) AND @READABLE ORDER BY queued_at, seq LIMIT ?"""
@@ -149,7 +141,7 @@ def ready(tables: Tables, lines: Collection[Line], now: float, limit: int) -> li
 def unnoticed(tables: Tables, queues: Iterable[str], tasks: Collection[str], limit: int) -> list[Any]:
     """Rows of queued jobs of other tasks than these, of which nobody has taken notice yet."""
     lines = [line for line in queued(tables, queues) if line[1] not in tasks]
-    statement = f"""
+    statement = """
         SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
         AND unknown_since IS NULL AND @READABLE ORDER BY queued_at, seq LIMIT ?"""
     rows = (row for _, level in _by_priority(lines) for line in level for row in tables.rows(statement, (*line, limit)))
@@ -162,7 +154,7 @@ def _by_priority(lines: Collection[Line]) -> Iterator[tuple[int, Iterator[Line]]
 
 def unreceived(tables: Tables, queue: str, priority: int, sent_before: float, limit: int) -> list[Any]:
     """Rows of queued jobs sent before that, longest ago first."""
-    statement = f"""
+    statement = """
         SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND sent = 1 AND queue = ? AND priority = ?
         AND sent_at < ? AND @READABLE ORDER BY sent_at, seq LIMIT ?"""
     return tables.rows(statement, (queue, priority, sent_before, limit))

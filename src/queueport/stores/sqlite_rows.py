@@ -11,7 +11,7 @@ from queueport.record import RECORD_VERSION, CorruptRecord, Flat, Record, flat
 from queueport.stores.sqlite_connection import Tables
 from queueport.stores.sqlite_schema import FIELDS
 
-__all__ = ["aside", "columns", "error_filter", "record", "records", "row_of"]
+__all__ = ["aside", "columns", "record", "records", "row_of"]
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +24,6 @@ def columns(values: Mapping[str, Any]) -> dict[str, Flat]:
         found["error"] = errors[-1].type if errors else None
         found["error_name"] = errors[-1].type.rpartition(".")[2] if errors else None
     return found
-
-
-def error_filter(error: str) -> tuple[str, list[str]]:
-    """The condition, and its parameters, for the type of the newest error, given dotted or bare."""
-    name = error.rpartition(".")[2]
-    return ("error_name = ?", [name]) if name == error else ("error_name = ? AND error = ?", [name, error])
 
 
 def record(row: Sequence[Any]) -> Record:
@@ -51,7 +45,7 @@ def records(rows: Sequence[Sequence[Any]]) -> tuple[list[Record], list[int]]:
 
 def row_of(tables: Tables, job_id: str) -> Any:
     """The row of a job; None where there is none."""
-    return next(iter(tables.rows(f"SELECT @COLUMNS FROM @jobs WHERE id = ?", (job_id,))), None)
+    return next(iter(tables.rows("SELECT @COLUMNS FROM @jobs WHERE id = ?", (job_id,))), None)
 
 
 def aside(tables: Tables, seq: int, now: float) -> bool:

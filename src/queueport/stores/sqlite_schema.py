@@ -1,8 +1,7 @@
 """The tables of the SQLite store, their version and how an older one is brought up to date. For readers of the store.
 
-In a statement, `@jobs` is the namespace's table or index of that name, `@LIVING` a phrase of WORDS. The counts are kept by triggers, so that they are right
-whoever changes a row. Every listing is a merge over the (queue, task) pairs that the counts know, each in the order of
-one index; `tests/stores` asks SQLite's planner whether that is so.
+In a statement `@jobs` is the namespace's table or index of that name, and `@LIVING` a phrase of WORDS. The counts are
+kept by triggers, so that they are right whoever changes a row.
 """
 
 from __future__ import annotations
