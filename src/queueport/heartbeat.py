@@ -6,11 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from queueport.attempt import Attempt, Why
 from queueport.errors import BackendUnavailable
 from queueport.operations import Operations, new_id
+from queueport.record import Record
 from queueport.status import JobState
 from queueport.store import Beat
 
@@ -20,6 +20,8 @@ logger = logging.getLogger("queueport")
 
 TICK = 0.25
 """Seconds between two looks at timeouts and progress: progress is written at most so often."""
+ASK = 1.0
+"""Seconds between two looks whether a running job was asked to stop; a beat looks too, but is rarer."""
 STUCK_AFTER = 3.0
 """Seconds after which code that was interrupted and still runs counts as not interruptible."""
 
@@ -35,7 +37,7 @@ class Heartbeat:
         self._beating = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._beat_at = time.monotonic()
+        self._beat_at = self._asked_at = time.monotonic()
         self.interval = operations.rules.lease / 3
 
     def start(self) -> None:
@@ -74,6 +76,7 @@ class Heartbeat:
         """Beat now if the last beat is overdue, as after a pause of the whole process: before leases are judged."""
         if time.monotonic() - self._beat_at > self.interval * 1.5:
             self.beat(self.running())
+            self._beat_at = time.monotonic()
 
     def beat(self, attempts: Sequence[Attempt]) -> None:
         """Prolong these leases and hear what became of the jobs. Raises BackendUnavailable."""
@@ -82,32 +85,41 @@ class Heartbeat:
         lease = self._operations.rules.lease
         with self._beating:
             called_at = time.monotonic()
-            beats = [Beat(a.record.id, a.token, lease, new_id(), self._progress(a)) for a in attempts]
+            latest = [a.job.latest_progress() for a in attempts]
+            beats = [
+                Beat(a.record.id, a.token, lease, new_id(), {} if p is a.written_progress else {"progress": p})
+                for a, p in zip(attempts, latest, strict=True)
+            ]
             answers = self._operations.store.heartbeat(beats)
-        for attempt, answer in zip(attempts, answers, strict=True):
-            record = answer.record
-            if record is None or record.state is not JobState.RUNNING or record.token != attempt.token:
-                self._lost(attempt)
-                continue
-            attempt.record = record
-            attempt.until = called_at + lease
-            attempt.acknowledge()
-            if record.cancel_requested:
-                attempt.job.cancel_requested = True
-                if record.cancel_interrupts:
-                    attempt.interrupt(Why.CANCEL)
+        for attempt, progress, answer in zip(attempts, latest, answers, strict=True):
+            attempt.written_progress = progress
+            if self._heard(attempt, answer.record):
+                attempt.until = called_at + lease
+                attempt.acknowledge()
+
+    def ask(self, attempts: Sequence[Attempt]) -> None:
+        """Hear what became of these jobs without prolonging anything. Raises BackendUnavailable."""
+        if attempts:
+            records = self._operations.store.get([a.record.id for a in attempts])
+            for attempt, record in zip(attempts, records, strict=True):
+                self._heard(attempt, record)
+
+    def _heard(self, attempt: Attempt, record: Record | None) -> bool:
+        """What the record says of the attempt; False when it is not this attempt's any more."""
+        if record is None or record.state is not JobState.RUNNING or record.token != attempt.token:
+            self._lost(attempt)
+            return False
+        attempt.record = record
+        if record.cancel_requested:
+            attempt.job.cancel_requested = True
+            if record.cancel_interrupts:
+                attempt.interrupt(Why.CANCEL)
+        return True
 
     def _lost(self, attempt: Attempt) -> None:
         if attempt in self.running():  # else it ended while we asked
             logger.warning("job %s: another attempt holds it; this one is interrupted", attempt.record.id)
             attempt.interrupt(Why.LOST)
-
-    def _progress(self, attempt: Attempt) -> dict[str, Any]:
-        latest = attempt.job.latest_progress()
-        if latest is attempt.written_progress:
-            return {}
-        attempt.written_progress = latest
-        return {"progress": latest}
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause()):
@@ -115,6 +127,8 @@ class Heartbeat:
                 self._tick()
             except BackendUnavailable as error:
                 logger.warning("heartbeats wait for the store: %s", error)
+            except Exception:
+                logger.exception("a heartbeat met an error it does not know; the next one follows")
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -130,6 +144,9 @@ class Heartbeat:
         if now - self._beat_at >= self.interval:
             self.beat(attempts)
             self._announce()
-            self._beat_at = now
-        else:
-            self.beat([a for a in attempts if a.job.latest_progress() is not a.written_progress])
+            self._beat_at = self._asked_at = now
+            return
+        self.beat([a for a in attempts if a.job.latest_progress() is not a.written_progress])
+        if now - self._asked_at >= ASK:
+            self._asked_at = now
+            self.ask([a for a in attempts if a.seconds() > ASK])

@@ -14,26 +14,24 @@ import random
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
-from types import TracebackType
 from typing import Any, TypeVar
 
-from queueport import hooks, lifecycle
+from queueport import hooks, lifecycle, outcomes
 from queueport.attempt import Attempt, Why
-from queueport.context import Abort, RetryLater, running
-from queueport.errors import BackendUnavailable, InvalidJob, JobCancelled, JobTimeout, PayloadTooLarge
+from queueport.context import running
+from queueport.errors import BackendUnavailable, JobCancelled, JobTimeout
 from queueport.heartbeat import Heartbeat
-from queueport.lifecycle import Failed, Outcome, Refusal, Succeeded
+from queueport.lifecycle import Failed, Outcome, Refusal
 from queueport.message import Message, NotAMessage
-from queueport.operations import Operations, Settled, frozen_options, new_id
+from queueport.operations import Decide, Operations, Settled, frozen_options, new_id
 from queueport.record import Change, Record
 from queueport.retry import ancestry
 from queueport.stats import WorkerStats
-from queueport.status import JobError, JobState, utc
+from queueport.status import JobError, JobState, Progress, utc
 from queueport.store import Begin, ClaimingStore, Written
 from queueport.tasks import Task
 
@@ -41,11 +39,6 @@ __all__ = ["Runner", "Verdict"]
 
 logger = logging.getLogger("queueport")
 T = TypeVar("T")
-
-TRACEBACK_LIMIT = 8_000
-"""Characters kept of a traceback, its end, so that ten of them fit into any store's record."""
-MESSAGE_LIMIT = 2_000
-"""Characters kept of an error's message."""
 
 
 class Verdict(Enum):
@@ -241,8 +234,8 @@ class Runner:
                 finally:
                     attempt.leave()
         except BaseException as error:  # noqa: BLE001  # whatever a task raises is its attempt's outcome
-            return self._raised(attempt, error)
-        return self._returned(attempt, value)
+            return outcomes.raised(attempt, error)
+        return outcomes.returned(attempt, value, self.operations.limits.result)
 
     def ready(self, attempt: Attempt) -> bool:
         """Whether the task may start: after a long way here its lease may have lapsed, and the store is asked first."""
@@ -257,72 +250,23 @@ class Runner:
         self._enter()
         running.set(attempt.job)
         try:
-            try:
-                with hooks.surround(attempt.job):
-                    args, kwargs = attempt.task.signature.decode(attempt.record.payload)
-                    attempt.enter()
+            with hooks.surround(attempt.job):
+                args, kwargs = attempt.task.signature.decode(attempt.record.payload)
+                attempt.enter()
+                try:
                     value = _function(attempt)(*args, **kwargs)
-            finally:
-                attempt.leave()
+                finally:
+                    attempt.leave()
         except BaseException as error:  # noqa: BLE001  # whatever a task raises is its attempt's outcome
-            return self._raised(attempt, error)
-        return self._returned(attempt, value)
-
-    def _returned(self, attempt: Attempt, value: Any) -> Outcome:
-        store, driver = self.operations.store, self.operations.driver
-        limit = store.limits.smaller(driver.limits).result
-        try:
-            result = attempt.task.signature.encode_result(value)
-            if limit is not None and len(result) > limit:
-                raise PayloadTooLarge(f"the result has {len(result)} bytes; at most {limit} can be kept")
-        except InvalidJob as error:
-            return Failed(self._error(attempt, error), fatal=True)
-        return Succeeded(result)
-
-    def _raised(self, attempt: Attempt, error: BaseException) -> Outcome | None:
-        """What an exception means; None where the attempt is not to be finished but given back, or is lost."""
-        if attempt.why in (Why.LOST, Why.STOP):
-            return None
-        if attempt.why is Why.TIMEOUT:
-            return self._timed_out(attempt, error)
-        if attempt.why is Why.CANCEL or (isinstance(error, JobCancelled) and attempt.job.cancel_requested):
-            return Failed(
-                self._error(attempt, error), fatal=True
-            )  # the record says it was asked for: it ends cancelled
-        if isinstance(error, RetryLater):
-            return Failed(self._error(attempt, error), ancestry(type(error)), error.delay, error.burns)
-        return Failed(self._error(attempt, error), ancestry(type(error)), fatal=isinstance(error, Abort))
-
-    def _timed_out(self, attempt: Attempt, error: BaseException | None) -> Failed:
-        timeout = attempt.record.option("timeout", None)
-        late = JobTimeout(f"the attempt took longer than its timeout of {timeout:g} s")
-        late.__traceback__ = None if error is None else error.__traceback__
-        return Failed(self._error(attempt, late), ancestry(JobTimeout))
-
-    def _error(self, attempt: Attempt, error: BaseException) -> JobError:
-        kind = type(error)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        text = "".join(traceback.format_exception(kind, error, _own_frames(error.__traceback__)))
-        return JobError(
-            name, _text(error)[:MESSAGE_LIMIT], text[-TRACEBACK_LIMIT:], attempt.now(), attempt.record.attempts
-        )
+            return outcomes.raised(attempt, error)
+        return outcomes.returned(attempt, value, self.operations.limits.result)
 
     # -- finish ------------------------------------------------------------------------------------
 
     def finish(self, attempt: Attempt, outcome: Outcome | None) -> None:
         """Record how an attempt ended whose code has stopped; where the store is away, again and again."""
-        rules, token, chance = self.operations.rules, attempt.token, random.random()
-
-        def decide(record: Record | None) -> Change | Refusal:
-            if outcome is None:
-                return lifecycle.interrupt(rules, record, token=token, stopped=True)
-            change = lifecycle.finish(rules, record, token=token, outcome=outcome, random=chance)
-            latest = attempt.job.latest_progress()
-            if isinstance(change, Refusal) or latest is None:
-                return change
-            return replace(change, set={**change.set, "progress": latest})
-
         if attempt.why is not Why.LOST or outcome is not None:
+            decide = self._end(attempt.token, outcome, attempt.job.latest_progress())
             settled = self._persist(lambda: self.operations.settle(attempt.record.id, decide, attempt.record), attempt)
             self._log(attempt, settled, outcome)
         self.heartbeat.remove(attempt)
@@ -330,20 +274,27 @@ class Runner:
 
     def finish_stuck(self, stuck: Mapping[str, Any]) -> None:
         """Record the end of an attempt whose code stopped with its process, as `describe_stuck` described it."""
-        rules, token, outcome = self.operations.rules, stuck["token"], None
-        if stuck["error"] is not None:
-            outcome = Failed(JobError.from_dict(stuck["error"]), ancestry(JobTimeout))
+        error = stuck["error"]
+        outcome = None if error is None else Failed(JobError.from_dict(error), ancestry(JobTimeout))
+        self.operations.settle(stuck["id"], self._end(stuck["token"], outcome, None))
+
+    def _end(self, token: str, outcome: Outcome | None, progress: Progress | None) -> Decide:
+        """The end of an attempt: its outcome, or None to give the job back."""
+        rules, chance = self.operations.rules, random.random()
 
         def decide(record: Record | None) -> Change | Refusal:
             if outcome is None:
                 return lifecycle.interrupt(rules, record, token=token, stopped=True)
-            return lifecycle.finish(rules, record, token=token, outcome=outcome, random=random.random())
+            change = lifecycle.finish(rules, record, token=token, outcome=outcome, random=chance)
+            if isinstance(change, Refusal) or progress is None:
+                return change
+            return replace(change, set={**change.set, "progress": progress})
 
-        self.operations.settle(stuck["id"], decide)
+        return decide
 
     def describe_stuck(self, attempt: Attempt) -> dict[str, Any]:
         """An attempt whose code cannot be stopped, for the process that comes after this one; plain JSON."""
-        error = self._timed_out(attempt, None).error.as_dict() if attempt.why is Why.TIMEOUT else None
+        error = outcomes.timed_out(attempt, None).error.as_dict() if attempt.why is Why.TIMEOUT else None
         return {"id": attempt.record.id, "token": attempt.token, "error": error}
 
     def leave_running(self, attempt: Attempt) -> None:
@@ -372,7 +323,7 @@ class Runner:
             )
         elif record.state is JobState.SUCCEEDED:
             logger.info("%s succeeded in %.3f s", about, attempt.seconds(), extra=names)
-        elif isinstance(outcome, Failed):
+        elif isinstance(outcome, Failed) and record.state is not JobState.CANCELLED:
             due = f", next attempt at {utc(record.wake_at)}" if record.state is JobState.RETRYING else ""
             error = outcome.error
             logger.warning("%s is %s: %s: %s%s", about, record.state, error.type, error.message, due, extra=names)
@@ -384,18 +335,3 @@ def _function(attempt: Attempt) -> Callable[..., Any]:
     if attempt.task.function is None:
         raise AssertionError("a registered task has code")
     return attempt.task.function
-
-
-def _own_frames(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the task's own code on."""
-    own = trace
-    while own is not None and own.tb_frame.f_code.co_filename == __file__:
-        own = own.tb_next
-    return own or trace
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001  # an error whose text raises is still an error to record
-        return f"<its message cannot be shown: {type(broken).__name__}>"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from queueport.lifecycle import Failed, Outcome, Rules, Succeeded
+from queueport.lifecycle import CANCELLED_FOR, Failed, Outcome, Rules, Succeeded
 from queueport.record import Record
 from queueport.retry import Retry
 from queueport.status import JobError, JobState
@@ -192,7 +192,7 @@ class Stage:
         self._rounds(lambda record: record is None or self._at_rest(record))
         copies = [(copy.id, copy.life) for copy in self.broker.dead_letters]
         self.ledger.at_rest(copies, faultless=self.faultless)
-        self.clock.now += self.rules.keep_dead
+        self.clock.now += max(self.rules.keep_dead, CANCELLED_FOR)
         self._rounds(lambda record: record is None)
         assert not self.faultless or not self.broker.dead_letters, "a copy is left of a job that is gone"
 

@@ -104,7 +104,7 @@ class Procedures(Operations):
             if verdict is not Refusal.NOTHING:
                 return None
         assert record is not None, "a begun job has a record"
-        process.attempts.append(attempt)
+        self.hold(process, attempt, record)
         return attempt, record
 
     def take(self, process: Process, known: Collection[str]) -> Steps[None]:
@@ -121,7 +121,7 @@ class Procedures(Operations):
             self.ledger.excused.add(attempt.token)  # what was taken cannot be asked for; its lease lapses
             return
         for record in taken:
-            process.attempts.append(attempt)
+            self.hold(process, attempt, record)
             yield from self.run(process, attempt, record)
         if not taken:
             for record in (yield from self.ask(actor, lambda: store.unknown([QUEUE], known, BATCH))):
@@ -134,10 +134,14 @@ class Procedures(Operations):
         self.ledger.holders[attempt.token] = process.name
         return attempt
 
+    def hold(self, process: Process, attempt: Attempt, record: Record) -> None:
+        """It is begun: from now on the heart beats for it."""
+        attempt.job_id = record.id
+        process.attempts.append(attempt)
+
     def run(self, process: Process, attempt: Attempt, record: Record) -> Steps[None]:
         """Run the task, and say how it ended."""
         actor = process.worker
-        attempt.job_id = record.id
         if not (yield from self.ready(process, attempt)):
             process.attempts.remove(attempt)
             return

@@ -1,0 +1,86 @@
+"""The quickstart's one task: measure a text file as `wc -l -w -c` and `sha256sum` do. Producer and worker import it."""
+
+import codecs
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from queueport import Retry, current_job, task
+
+BLOCK = 2**20
+"""Bytes read at once, so that a file of any size fits into memory."""
+WORD = re.compile(r"[^\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2060\u3000]+")
+"""What `wc -w` counts in a UTF-8 locale: the longest stretches without white space."""
+
+
+class NotTextError(Exception):
+    """The file is not UTF-8 text; to try again would not change that."""
+
+
+class BusyError(Exception):
+    """Somebody else is using the file; later it may be free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What there is to know about one file."""
+
+    size: int
+    sha256: str
+    lines: int
+    words: int
+
+
+@task(retry=Retry(max_attempts=3, initial=0.5, factor=2.0, abort_on=(NotTextError,)))
+def measure(uri: str, busy: bool = False) -> Measured:
+    """Measure the file at a `file://` URI, which is how a name that is not Unicode travels in JSON.
+
+    `busy` plays a file that another program has locked: the first attempt fails.
+    """
+    if busy and current_job().attempt == 1:
+        raise BusyError("in use by somebody else (the quickstart pretends so)")
+    path = os.fsdecode(unquote_to_bytes(urlsplit(uri).path))
+    sha256 = hashlib.sha256()
+    text = TextCount()
+    with open(path, "rb") as file:
+        total = os.fstat(file.fileno()).st_size
+        while block := file.read(BLOCK):
+            sha256.update(block)
+            text.add(block)
+            current_job().progress(file.tell(), total)
+        size = file.tell()
+    text.end()
+    return Measured(size, sha256.hexdigest(), text.lines, text.words)
+
+
+class TextCount:
+    """Counts lines and words of UTF-8 text that comes in blocks. Raises NotTextError."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.words = 0
+        self._in_word = False
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+
+    def add(self, block: bytes) -> None:
+        """Count one more block; a word, or a character, may go on in the next."""
+        text = self._decoded(block)
+        if text:
+            begun_before = self._in_word and WORD.match(text) is not None
+            self.lines += text.count("\n")
+            self.words += len(WORD.findall(text)) - int(begun_before)
+            self._in_word = WORD.match(text[-1]) is not None
+
+    def end(self) -> None:
+        """The text ends here, and must not end within a character."""
+        self._decoded(b"", final=True)
+
+    def _decoded(self, block: bytes, final: bool = False) -> str:
+        if b"\0" in block:
+            raise NotTextError("a binary file: it holds a NUL byte")
+        try:
+            return self._decode(block, final)
+        except UnicodeDecodeError as error:
+            raise NotTextError(f"not UTF-8 text: {error.reason}") from None

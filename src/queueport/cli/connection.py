@@ -1,0 +1,63 @@
+"""The options that commands share, and `with_queue`, which opens the queue that they name. For the commands."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Concatenate, ParamSpec
+
+import typer
+
+from queueport.connect import get_queue
+from queueport.errors import ConfigurationError
+from queueport.queue import JobQueue
+
+__all__ = ["Filters", "Json", "Limit", "Url", "opened", "with_queue"]
+
+P = ParamSpec("P")
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar="QUEUEPORT_URL", show_default=False, help="The queue's URL, like sqlite:///jobs.db."),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        "--store", envvar="QUEUEPORT_STORE", show_default=False, help="The job store's URL, if the URL has none."
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", envvar="QUEUEPORT_NAMESPACE", show_default=False, help="Keeps apps on one server apart."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+OfQueue = Annotated[str | None, typer.Option("--queue", help="Only jobs of this queue.")]
+OfTask = Annotated[str | None, typer.Option("--task", help="Only jobs of the task with this name.")]
+WithError = Annotated[str | None, typer.Option("--error", help="Only jobs with this error, like ValueError.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="So many at most.")]
+After = Annotated[str | None, typer.Option("--after", metavar="ID", help="The next page: older than this job.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
+
+
+def opened(url: str | None, store: str | None = None, namespace: str | None = None) -> JobQueue:
+    """The queue that the options name. Raises ConfigurationError."""
+    if url is None:
+        raise ConfigurationError("no queue is named: give --url sqlite:///jobs.db, or set QUEUEPORT_URL")
+    return get_queue(url, store=store, namespace=namespace)
+
+
+def with_queue(command: Callable[Concatenate[JobQueue, P], None]) -> Callable[..., None]:
+    """A command with `--url`, `--store` and `--namespace` besides its own options; they make its first argument."""
+
+    def run(url: Url = None, store: Store = None, namespace: Namespace = None, **own: Any) -> None:
+        with opened(url, store, namespace) as queue:
+            command(queue, **own)  # type: ignore[call-arg]  # P is what typer has read from the signature below
+
+    shared = [parameter for parameter in inspect.signature(run).parameters.values() if parameter.name != "own"]
+    own = list(inspect.signature(command).parameters.values())[1:]
+    functools.update_wrapper(run, command)
+    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

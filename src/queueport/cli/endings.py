@@ -1,0 +1,90 @@
+"""How a command ends: its exit code, and the one sentence on standard error where it failed. For the command line."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from queueport.errors import ConfigurationError, DuplicateJob, InvalidJob, QueueportError, Unsupported
+from queueport.url import hidden
+
+__all__ = ["CLOSED_PIPE", "FAILED", "INTERRUPTED", "WRONG", "CommandLine", "one_line", "say"]
+
+FAILED = 1
+"""The queue said no: not found, wrong state, not reachable, not healthy."""
+WRONG = 2
+"""The command, a setting, a task module or a job's arguments are wrong: the same command fails again."""
+INTERRUPTED = 130
+"""Ctrl-C."""
+CLOSED_PIPE = 141
+"""Whoever read the output has closed it."""
+
+WRONG_INPUT = (ConfigurationError, InvalidJob, Unsupported)
+USAGE_ERROR: Any = typer.BadParameter.__base__  # typer exports its subclass only
+
+
+class CommandLine(TyperGroup):
+    """The root command. However a command ends, this makes one exit code and at most one sentence of it."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command and exit. The name is always `queueport`, as `python -m queueport` is the same command."""
+        run = super().main
+        sys.exit(ending(lambda: run(args, "queueport", complete_var, standalone_mode=False, **extra)))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; whoever closed its output has seen enough, and that is no error."""
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise typer.Exit(_closed_pipe()) from None
+        return answer
+
+
+def ending(run: Callable[[], Any]) -> int:
+    """The exit code of a command."""
+    try:
+        code = run()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except USAGE_ERROR as error:
+        command = "queueport" if error.ctx is None else error.ctx.command_path
+        say(f"{error.format_message().rstrip('.')}; `{command} --help` tells more")
+        return WRONG
+    except QueueportError as error:
+        say(str(error))
+        return WRONG if isinstance(error, WRONG_INPUT) and not isinstance(error, DuplicateJob) else FAILED
+    except Exception:  # noqa: BLE001  # nobody expected this one: it is shown whole, without passwords
+        sys.stderr.write(hidden(traceback.format_exc()))
+        return FAILED
+
+
+def say(sentence: str) -> None:
+    """One line on standard error, without passwords."""
+    sys.stderr.write(f"error: {one_line(hidden(sentence))}\n")
+
+
+def one_line(text: str) -> str:
+    """The text with what is not printable, line ends among it, written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
+
+
+def _closed_pipe() -> int:
+    """Let the interpreter's last flush go nowhere, for it would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return CLOSED_PIPE

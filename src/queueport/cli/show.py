@@ -1,0 +1,97 @@
+"""What commands print on standard output: JSON for scripts, tables for people. For the commands.
+
+JSON is ASCII, one document a line, whatever the terminal. Text of an unknown origin never reaches the terminal as it
+is: markup means nothing in it, and control characters are shown instead of obeyed.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+__all__ = ["age", "ago", "console", "document", "line", "safe", "shortened", "show", "table", "terminal"]
+
+WIDE = 100_000
+"""Columns of an output that is no terminal: nothing in it is folded."""
+LONG = 2_000
+"""Characters of one value that people are shown; `--json` has all of it."""
+
+
+def document(value: object) -> None:
+    """One JSON document on a line of its own."""
+    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def line(text: str) -> None:
+    """One line of plain text."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def show(*parts: "RenderableType") -> None:
+    """Tables and texts, one below the other."""
+    console().print(*parts, sep="\n")
+
+
+def terminal() -> bool:
+    """Whether a person looks on."""
+    return sys.stdout.isatty()
+
+
+def console() -> "Console":
+    """Where tables go; as wide as they need where nobody looks on."""
+    from rich.console import Console
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Output(highlight=False, markup=False, emoji=False, width=None if terminal() else WIDE)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Table":
+    """A table; a column whose name begins with `>` is aligned to the right. Nothing in it is ever cut off."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD if terminal() else None, pad_edge=False)
+    for column in columns:
+        made.add_column(column.lstrip(">"), justify="right" if column[0] == ">" else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(safe("" if cell is None else str(cell)) for cell in row))
+    return made
+
+
+def safe(text: str) -> "Text":
+    """The text as it may be printed, its line ends kept."""
+    from rich.text import Text
+
+    kept = "\n\t"
+    return Text("".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text))
+
+
+def shortened(text: str, length: int = LONG) -> str:
+    """The text, or its beginning and how long it is."""
+    return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
+
+
+def ago(moment: datetime | None) -> str:
+    """How long ago, for tables."""
+    return "" if moment is None else age((datetime.now(UTC) - moment).total_seconds())
+
+
+def age(seconds: float | None) -> str:
+    """A duration in its largest unit."""
+    if seconds is None:
+        return ""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{max(seconds, 0):.0f} s"
