@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from queueport import Job, JobHandle, JobQueue, JobState, get_queue
-
+from queueport import JobHandle, JobQueue, JobState, get_queue
 from quickstart import report, worker
 from quickstart.files import find, printable
 from quickstart.report import say, step
@@ -19,47 +18,86 @@ from quickstart.tasks import Measured, measure
 
 REPOSITORY = Path(__file__).parents[2]
 BUSY_EVERY = 10
-POLL = 0.1
+"""One file in so many plays one that is in use when it is first tried."""
+
+Jobs = dict[Path, JobHandle[Measured]]
+
+
+def quickstart(folder: Path, place: Path) -> None:
+    """Every step; the database and the quickstart's own files are in `place`."""
+    found = find(folder)
+    url = f"sqlite:///{quote(str(place / 'jobs.db'))}"
+    with get_queue(url) as queue:
+        step(1, f"Enqueue one job a file, on {url}")
+        report.found(found)
+        jobs = enqueue(queue, found.files)
+        damaged, absent = place / "damaged.txt", place / "absent.txt"
+        damaged.write_bytes(b"half a line, and then\0\0\0\0")
+        own = enqueue(queue, [absent, damaged], busy_every=None)
+        say("   and 2 of the quickstart's own: damaged.txt is binary, absent.txt does not exist")
+        names = {handle.id: str(path.relative_to(folder)) for path, handle in jobs.items()}
+        names |= {handle.id: path.name for path, handle in own.items()}
+
+        step(2, f"Run them: {' '.join(worker.command(url))}")
+        with worker.running(url, place / "worker.log") as process:
+            wait(queue, process, len(names))
+            for path, handle in list(jobs.items())[:1]:
+                report.attempts(path.name, handle.status())
+
+            step(3, "Look at the dead letters: what is not text dies at once, other errors after 3 attempts")
+            report.dead_letters(queue.dead_letters.list(limit=report.ROWS), names, queue.dead_letters.count())
+
+            step(4, "Mend damaged.txt, and retry its job")
+            damaged.write_text("a line of five words\n")
+            queue.dead_letters.retry(own[damaged].id)
+            wait(queue, process, len(names))
+            report.attempts(damaged.name, own[damaged].status())
+
+            step(5, f"The result: what `wc -l -w -c` and `sha256sum` say of {printable(str(folder))}")
+            report.results(measured(jobs), folder)
+            report.stats(queue.stats())
+
+
+def enqueue(queue: JobQueue, paths: Sequence[Path], busy_every: int | None = BUSY_EVERY) -> Jobs:
+    """A job for each file, all in one call."""
+    busy = set(paths[::busy_every]) if busy_every is not None else set()
+    handles = queue.enqueue_many(measure.job(path.as_uri(), busy=path in busy) for path in paths)
+    return dict(zip(paths, handles, strict=True))
+
+
+def wait(queue: JobQueue, process: worker.WorkerProcess, jobs: int) -> None:
+    """Show the progress of so many jobs until each is succeeded or dead. Raises WorkerEndedError."""
+    with report.progress() as progress:
+        bar = progress.add_task("files", total=jobs, detail="")
+        while not progress.finished:
+            process.check()
+            stats, running = queue.stats(), queue.jobs(JobState.RUNNING, limit=1)
+            ended = stats.totals.succeeded + stats.totals.dead
+            progress.update(bar, completed=ended, detail=report.detail(stats.totals, running))
+            time.sleep(0.05)
+
+
+def measured(jobs: Jobs) -> dict[Path, Measured]:
+    """The results of those that succeeded."""
+    succeeded = {path: job for path, job in jobs.items() if job.status().state is JobState.SUCCEEDED}
+    return {path: job.result(timeout=0) for path, job in succeeded.items()}
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0, 1 where the worker could not work, or 2 for what is not a folder."""
-    if len(arguments) > 1:
-        return refuse("give one folder, or none for this repository's own files")
-    folder = Path(arguments[0]).absolute() if arguments else REPOSITORY
+    folder = Path(*arguments).absolute() if arguments else REPOSITORY
     try:
-        if not folder.is_dir():
-            return refuse(f"{printable(str(folder))} is not a folder")
         next(folder.iterdir(), None)
-    except OSError as error:
-        return refuse(f"{printable(str(folder))} cannot be read: {error.strerror}")
+    except (OSError, ValueError) as error:
+        print(f"{printable(str(folder))} is not a folder that can be read: {error}", file=sys.stderr)
+        return 2
     with TemporaryDirectory(prefix="queueport-") as place:
         try:
             quickstart(folder, Path(place))
         except worker.WorkerEndedError as error:
-            say(str(error), style="red")
+            print(error, file=sys.stderr)
             return 1
     return 0
-
-
-def quickstart(folder: Path, place: Path) -> None:
-    """All steps, with the database and the files of its own in `place`."""
-    say(f"queueport quickstart over {printable(str(folder))}", style="bold")
-    found = find(folder)
-    report.found(found)
-    url = f"sqlite:///{quote(str(place / 'jobs.db'))}"
-    with get_queue(url) as queue:
-        step(1, f"Enqueue one job a file, into {url}")
-        handles = enqueue(queue, found.files)
-        absent, damaged = own_files(place)
-        extra = queue.enqueue_many([job(absent), job(damaged)])
-        paths = dict(zip([handle.id for handle in (*handles, *extra)], [*found.files, absent, damaged], strict=True))
-        names = {id: printable(str(path.relative_to(place if path.parent == place else folder))) for id, path in paths.items()}
-
-        step(2, "Run a worker process: " + " ".join(worker.command(url)))
-        with worker.running(url, place / "worker.log") as process:
-            wait(queue, process, len(paths))
-            ...
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from queueport import Retry, current_job, task
@@ -41,10 +42,10 @@ def measure(uri: str, busy: bool = False) -> Measured:
     """
     if busy and current_job().attempt == 1:
         raise BusyError("in use by somebody else (the quickstart pretends so)")
-    path = os.fsdecode(unquote_to_bytes(urlsplit(uri).path))
+    path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
     sha256 = hashlib.sha256()
     text = TextCount()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         total = os.fstat(file.fileno()).st_size
         while block := file.read(BLOCK):
             sha256.update(block)

@@ -299,6 +299,11 @@ def dispatch(rules: Rules, record: Record, *, now: float, known: Callable[[Recor
     return Change(delete=True, then=frozenset({Then.UNBURY}) if record.buried else frozenset())
 
 
+def spare(rules: Rules) -> Change:
+    """A lease that lapsed while the store was out of reach: its holder beats first, if it lives."""
+    return Change(stamp={"wake_at": rules.lease / 3})
+
+
 def lost(rules: Rules, record: Record, *, frontier: float) -> Change | Refusal:
     """Its message should have arrived by now: publish it again, twice as patient each time."""
     if record.state is not JobState.QUEUED or not record.sent or record.sent_at is None:

@@ -239,13 +239,17 @@ class Operations:
             return self._dispatch(limit, leases)
 
     def _dispatch(self, limit: int, leases: bool) -> int:
+        called_at = time.monotonic()
         claimed = self.store.claim_due(limit, self.rules.claim, new_id(), leases=leases)
         if not claimed:
             return 0
+        slow = time.monotonic() - called_at > self.rules.lease / 3  # then their holders' heartbeats had to wait too
         known = self._known()
         pairs: list[tuple[Record, Change]] = []
         for record in claimed:
             change = lifecycle.dispatch(self.rules, record, now=self._claimed_at(record), known=known)
+            if slow and record.state is JobState.RUNNING:
+                change = lifecycle.spare(self.rules)
             if isinstance(change, Change):
                 pairs.append((record, change))
         self.apply(pairs)

@@ -87,20 +87,18 @@ class Pool:
     # -- taking jobs -------------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        pause = 0.05
-        idle = 0
-        while not self._work.stop.is_set() and not self._retired():
+        pause, idle = 0.0, 0
+        while not self._work.stop.wait(pause) and not self._retired() and idle < 2:
             try:
                 busy = self._feed_once()
-                pause = 0.05
+                idle = idle + 1 if self._work.burst and not busy and self._nothing_due() else 0
+                pause = 0.0  # and once more when idle: another thread may just have queued something
             except BackendUnavailable as error:
                 logger.warning("the worker waits: %s", error)
-                self._work.stop.wait(pause)
-                pause = min(pause * 2, 2.0)
-                continue
-            idle = idle + 1 if self._work.burst and not busy and self._nothing_due() else 0
-            if idle == 2:  # the first time another thread may just have queued something
-                return
+                pause = _longer(pause)
+            except Exception:
+                logger.exception("the worker met an error it does not know, and goes on")
+                pause = _longer(pause)
 
     def _feed_once(self) -> bool:
         """Fill free slots, once; False when nothing runs and nothing came."""
@@ -180,25 +178,40 @@ class Pool:
     def _drain(self) -> None:
         """Let running jobs end; past the grace period give back those that can be stopped, and leave the others."""
         heartbeat = self._runner.heartbeat
-        retired = self._retired() and not self._work.stop.is_set()
-        self._wait_until_idle(None if retired else time.monotonic() + self._work.grace)
-        if not retired:
-            for attempt in heartbeat.running():
-                attempt.interrupt(Why.STOP)
-            self._wait_until_idle(time.monotonic() + STUCK_AFTER)
+        self._wait_until_idle()
         for attempt in heartbeat.running():
-            if attempt.why is Why.STOP:
-                logger.warning("job %s cannot be interrupted; its lease ends with this process", attempt.record.id)
-                self._runner.leave_running(attempt)
-            elif attempt.why is not None:
-                self._work.stuck.append(self._runner.describe_stuck(attempt))
+            attempt.interrupt(Why.STOP)
+        self._wait_until_idle(STUCK_AFTER)
+        for attempt in heartbeat.running():
+            try:
+                self._leave(attempt)
+            except BackendUnavailable as error:
+                logger.warning("job %s is left to its lease: %s", attempt.record.id, error)
 
-    def _wait_until_idle(self, deadline: float | None) -> None:
-        """Until nothing runs but what is stuck, or the deadline."""
-        with self._free:
-            while len(self._runner.heartbeat.running()) > len(self._runner.heartbeat.stuck()):
-                if deadline is not None and time.monotonic() > deadline:
-                    return
-                if deadline is None and self._work.stop.is_set():
-                    deadline = time.monotonic() + self._work.grace
-                self._free.wait(0.1)
+    def _wait_until_idle(self, seconds: float | None = None) -> None:
+        """Until nothing runs but what is stuck; so many seconds at most, or the grace period once this is stopped."""
+        heartbeat = self._runner.heartbeat
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while len(heartbeat.running()) > len(stuck := heartbeat.stuck()):
+            if deadline is None and self._work.stop.is_set():
+                deadline = time.monotonic() + self._work.grace
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            if any(attempt.task.is_async for attempt in stuck):  # it holds up the loop, and all coroutines with it
+                for attempt in heartbeat.running():
+                    if attempt.task.is_async:
+                        attempt.interrupt(Why.STOP)
+            self._wait_for_room()
+
+    def _leave(self, attempt: Attempt) -> None:
+        """Its code ends with this process. Its end is for others to record: they must not begin it before."""
+        if attempt.why is Why.STOP:
+            logger.warning("job %s cannot be interrupted; its lease ends with this process", attempt.record.id)
+            self._runner.leave_running(attempt)
+        else:
+            self._work.stuck.append(self._runner.describe_stuck(attempt))
+            self._runner.heartbeat.beat([attempt])
+
+
+def _longer(pause: float) -> float:
+    return min(max(pause * 2, 0.05), 2.0)

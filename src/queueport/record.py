@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from operator import attrgetter
 from typing import Any, Self
 
 from queueport.errors import QueueportError
@@ -131,7 +132,11 @@ class Record:
 
     def flat(self) -> dict[str, Flat]:
         """Every field as a value that any store can keep; `Record.from_flat` reads it back."""
-        return flat({name: getattr(self, name) for name in _KINDS})
+        return flat(self.values())
+
+    def values(self) -> dict[str, Any]:
+        """Every field by its name."""
+        return dict(zip(_KINDS, _VALUES(self), strict=True))
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:
@@ -185,7 +190,7 @@ class Change:
     def applied(self, record: Record, rev: str, now: float) -> Record:
         """The record after this change, at the store's time `now`."""
         stamps = {name: now + seconds for name, seconds in self.stamp.items()}
-        return dataclasses.replace(record, **{**self.set, **stamps, "rev": rev})
+        return Record(**{**record.values(), **self.set, **stamps, "rev": rev})
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Flat]:
@@ -242,4 +247,5 @@ _KINDS = {name: kind.removesuffix(" | None").partition("[")[0] for name, kind in
 _WRITERS: dict[str, Callable[[Any], Flat]] = {
     name: _WRITE.get(kind, lambda value: value) for name, kind in _KINDS.items()
 }
+_VALUES = attrgetter(*_KINDS)
 _READERS = {name: _READ[kind] for name, kind in _KINDS.items()}

@@ -17,6 +17,7 @@ from typing import IO
 
 from queueport.driver import Work
 from queueport.errors import BackendUnavailable, ConfigurationError
+from queueport.heartbeat import STUCK_AFTER
 from queueport.runner import Runner
 
 __all__ = ["CANNOT_START", "run"]
@@ -27,7 +28,7 @@ CANNOT_START = 3
 """A child's exit code when its configuration is wrong: it is not started again."""
 LIVED = 5.0
 """Seconds that a child must have lived to be replaced at once when it ends."""
-LAST_WORD = 5.0
+LAST_WORD = STUCK_AFTER + 10.0
 """Seconds beyond the grace period that a stopping child has before it is killed."""
 
 
@@ -81,6 +82,7 @@ def _start(work: Work) -> Child:
         )
     finally:
         os.close(writing)
+    os.set_blocking(reading, False)  # read once the child has ended; what it started itself may hold the other end
     child = Child(process, os.fdopen(reading, "rb"))
     child.say(json.dumps(work.child))
     return child
@@ -103,7 +105,7 @@ def _stop(runner: Runner, work: Work, children: list[Child]) -> None:
 def _account(runner: Runner, child: Child) -> None:
     """A child has ended: so has the code of the attempts that it could not stop, and their end is recorded now."""
     with child.report:
-        lines = child.report.read().splitlines()
+        lines = (child.report.read() or b"").splitlines()
     if child.process.stdin is not None:
         child.process.stdin.close()
     for line in lines:

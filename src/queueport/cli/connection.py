@@ -11,7 +11,20 @@ from queueport.connect import get_queue
 from queueport.errors import ConfigurationError
 from queueport.queue import JobQueue
 
-__all__ = ["Filters", "Json", "Limit", "Url", "opened", "with_queue"]
+__all__ = [
+    "After",
+    "JobId",
+    "Json",
+    "Limit",
+    "Namespace",
+    "OfQueue",
+    "OfTask",
+    "Store",
+    "Url",
+    "WithError",
+    "opened",
+    "with_queue",
+]
 
 P = ParamSpec("P")
 
@@ -21,15 +34,10 @@ Url = Annotated[
 ]
 Store = Annotated[
     str | None,
-    typer.Option(
-        "--store", envvar="QUEUEPORT_STORE", show_default=False, help="The job store's URL, if the URL has none."
-    ),
+    typer.Option("--store", show_default=False, help="The job store's URL, where the backend keeps none itself."),
 ]
 Namespace = Annotated[
-    str | None,
-    typer.Option(
-        "--namespace", envvar="QUEUEPORT_NAMESPACE", show_default=False, help="Keeps apps on one server apart."
-    ),
+    str | None, typer.Option("--namespace", show_default=False, help="Keeps apps on one server apart.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 OfQueue = Annotated[str | None, typer.Option("--queue", help="Only jobs of this queue.")]

@@ -23,6 +23,8 @@ from queueport.stores.sqlite_schema import named, prepare
 
 __all__ = ["Database", "Tables"]
 
+CHECKPOINT = 10_000
+"""Pages in the write-ahead log before it is copied into the database: that costs two waits for the disk."""
 LOG_LIMIT = 64 * 2**20
 """The write-ahead log is cut to this size, in bytes, once it has been copied into the database."""
 CACHE = 16 * 2**10
@@ -136,6 +138,7 @@ class Database:
             tables.namespace = self._namespace
             _use_log(tables, time.monotonic() + patience)
             tables.execute(f"PRAGMA synchronous = {self._synchronous}")
+            tables.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
             tables.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
             tables.execute(f"PRAGMA cache_size = -{CACHE}")
             prepare(tables, self._namespace, self.path)

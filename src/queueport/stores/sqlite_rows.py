@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from queueport.record import RECORD_VERSION, CorruptRecord, Flat, Record, flat
 from queueport.stores.sqlite_connection import Tables
 from queueport.stores.sqlite_schema import FIELDS
 
-__all__ = ["aside", "columns", "record", "records", "row_of"]
+__all__ = ["aside", "columns", "new_columns", "record", "records", "row_of"]
+
+_DEFAULTS = {
+    field.name: {} if field.default_factory is dict else field.default
+    for field in dataclasses.fields(Record)
+}
+_DEFAULTS["v"] = None  # always written
+_values = attrgetter(*_DEFAULTS)
 
 log = logging.getLogger(__name__)
+
+
+def new_columns(new: Record) -> dict[str, Flat]:
+    """A new record's values by column, without those that the table itself would put there."""
+    values = zip(_DEFAULTS.items(), _values(new), strict=True)
+    return columns({name: value for (name, default), value in values if value != default})
 
 
 def columns(values: Mapping[str, Any]) -> dict[str, Flat]:

@@ -15,7 +15,7 @@ from typing import Any
 from queueport.record import Change, CorruptRecord, Record
 from queueport.store import Beat, Begin, Insert, Outcome, Swap, Written
 from queueport.stores.sqlite_connection import Tables
-from queueport.stores.sqlite_rows import aside, columns, record, row_of
+from queueport.stores.sqlite_rows import aside, columns, new_columns, record, row_of
 
 __all__ = ["Writing"]
 
@@ -35,7 +35,7 @@ class Writing:
     def insert(self, insert: Insert) -> Written:
         """Add a record whose id is absent and whose key is free."""
         new = insert.change.applied(insert.record, insert.rev, self.now)
-        values = columns({name: getattr(new, name) for name in Record.__dataclass_fields__})
+        values = new_columns(new)
         try:
             self.tables.rows(_insert(tuple(values)), tuple(values.values()))
         except sqlite3.IntegrityError:

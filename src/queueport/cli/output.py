@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["age", "ago", "console", "document", "line", "safe", "shortened", "show", "table", "terminal"]
+__all__ = ["age", "ago", "console", "document", "line", "parts", "safe", "shortened", "table", "terminal"]
 
 WIDE = 100_000
 """Columns of an output that is no terminal: nothing in it is folded."""
@@ -35,9 +35,9 @@ def line(text: str) -> None:
     sys.stdout.flush()
 
 
-def show(*parts: "RenderableType") -> None:
+def parts(*given: "RenderableType") -> None:
     """Tables and texts, one below the other."""
-    console().print(*parts, sep="\n")
+    console().print(*given, sep="\n")
 
 
 def terminal() -> bool:

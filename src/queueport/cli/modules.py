@@ -1,0 +1,76 @@
+"""Task modules, imported by their names, and what is wrong with one that cannot be. For worker, enqueue and setup."""
+
+import importlib
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import queueport
+from queueport.errors import ConfigurationError
+
+__all__ = ["VARIABLE", "Modules", "environment", "load"]
+
+VARIABLE = "QUEUEPORT_TASKS"
+"""Names modules, comma-separated, where the command line names none."""
+NOT_MINE = [sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(queueport.__file__).parent)]
+"""Where libraries are: an error raised in one of them is shown at the line of the module that called it."""
+
+Modules = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODULE]...", help=f"Modules that declare tasks.  \\[default: ${VARIABLE}]"),
+]
+
+
+def environment() -> list[str]:
+    """The modules that the environment names."""
+    return [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+
+
+def load(names: Sequence[str]) -> None:
+    """Import these modules, found from the working directory too. Raises ConfigurationError, naming module and reason."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigurationError(f"{name!r} is no module: write its name as in `import`, such as {_guess(name)}")
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:  # whatever a module raises while it is imported is its own
+            raise ConfigurationError(_reason(name, error)) from error
+
+
+def _guess(name: str) -> str:
+    """What somebody may have meant who wrote a path, or a module and what is in it."""
+    words = name.partition(":")[0].removesuffix(".py").strip("./").replace("/", ".").split(".")
+    meant = ".".join(words)
+    return meant if all(part.isidentifier() for part in words) else "app.tasks"
+
+
+def _reason(name: str, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        parent = "" if error.name == name else f" (there is no {error.name})"
+        return f"there is no module {name!r}{parent}: name one that can be imported from {Path.cwd()}, or set PYTHONPATH"
+    kind = "it ended the process" if isinstance(error, SystemExit) else f"{type(error).__name__}: {_message(error)}"
+    return f"module {name!r} cannot be imported: {kind} ({_place(error)})"
+
+
+def _message(error: BaseException) -> str:
+    return error.msg if isinstance(error, SyntaxError) else str(error)
+
+
+def _place(error: BaseException) -> str:
+    """The line of the user's own code that failed."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    frames = [f for f in frames if not f.filename.startswith(str(Path(__file__).parent))]
+    own = [f for f in frames if not any(f.filename.startswith(place) for place in NOT_MINE)]
+    last = (own or frames)[-1:]
+    return ", ".join(f"{frame.filename}:{frame.lineno}" for frame in last) or "no line is known"

@@ -1,0 +1,135 @@
+"""`queueport stats`, `check` and `setup`: the system as a whole. For operators and their probes."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from queueport.cli import modules, output
+from queueport.cli.connection import Json
+from queueport.cli.endings import FAILED, one_line
+from queueport.errors import BackendUnavailable
+from queueport.job import DEFAULT_QUEUE
+from queueport.queue import JobQueue
+from queueport.stats import Health, Stats
+from queueport.status import JobState
+from queueport.tasks import registry
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+__all__ = ["check", "setup", "stats"]
+
+
+def stats(
+    queue: JobQueue,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks of --watch.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Show how many jobs are in each queue and state, and which workers live."""
+    if watch and not as_json and output.terminal():
+        from rich.live import Live
+
+        with Live(_tables(queue.stats()), console=output.console(), auto_refresh=False) as live:
+            for _ in _ticks(interval):
+                live.update(_tables(queue.stats()), refresh=True)
+        return
+    for _ in _ticks(interval if watch else None):
+        seen = queue.stats()
+        if as_json:
+            output.document(seen.as_dict())
+        else:
+            output.parts(_tables(seen))
+
+
+def _ticks(interval: float | None) -> Iterator[None]:
+    """Once now, and then for ever, or, without an interval, never again."""
+    yield
+    while interval is not None:
+        time.sleep(interval)
+        yield
+
+
+def _tables(seen: Stats) -> "Group":
+    from rich.console import Group
+
+    states = [state.value for state in JobState]
+    lines = [
+        (name, *(getattr(line, state) for state in states), output.age(line.oldest_queued_age), line.depth)
+        for name, line in seen.queues.items()
+    ]
+    lines.append(("total", *(getattr(seen.totals, state) for state in states), "", ""))
+    queues = output.table(("queue", *(f">{state}" for state in states), ">oldest queued", ">depth"), lines)
+    rows = [(w.name, ", ".join(w.queues), len(w.tasks), output.ago(w.heartbeat_at)) for w in seen.workers]
+    workers = output.table(("worker", "queues", ">tasks", ">heard of"), rows)
+    counters = f"{seen.processed} jobs ended, {seen.failed} attempts failed, {len(rows)} workers live"
+    return Group(queues, "", *((workers, "") if rows else ()), counters)
+
+
+def check(
+    queue: JobQueue,
+    max_depth: Annotated[
+        int | None, typer.Option("--max-depth", min=0, help="Unhealthy if more jobs are queued in any queue.")
+    ] = None,
+    max_age: Annotated[
+        float | None, typer.Option("--max-age", min=0, help="Unhealthy if a job has been queued for more seconds.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Reach backend and store. For probes: the exit code is 0 where all is well, else 1."""
+    health = queue.check()
+    if health.ok and (max_depth is not None or max_age is not None):
+        problems = _over(queue, max_depth, max_age)
+        health = replace(health, ok=not problems, problems=problems)
+    if as_json:
+        output.document(health.as_dict())
+    else:
+        _print_health(queue.url, health)
+    if not health.ok:
+        raise typer.Exit(FAILED)
+
+
+def _over(queue: JobQueue, max_depth: int | None, max_age: float | None) -> list[str]:
+    """One sentence for each queue that is over a limit."""
+    try:
+        queues = queue.stats().queues
+    except BackendUnavailable as error:
+        return [str(error)]
+    problems = []
+    for name, line in queues.items():
+        if max_depth is not None and line.queued > max_depth:
+            problems.append(f"queue {name} has {line.queued} queued jobs, more than {max_depth}")
+        if max_age is not None and line.oldest_queued_age is not None and line.oldest_queued_age > max_age:
+            problems.append(f"the oldest job of queue {name} has waited {line.oldest_queued_age:.0f} s, over {max_age:g} s")
+    return problems
+
+
+def _print_health(url: str, health: Health) -> None:
+    output.line(f"{url} is {'healthy' if health.ok else 'not healthy'}")
+    for part, seconds in (("backend", health.backend_seconds), ("store", health.store_seconds)):
+        output.line(f"{part}: {'no answer' if seconds is None else f'{seconds * 1000:.1f} ms'}")
+    for kind, sentences in (("problem", health.problems), ("warning", health.warnings)):
+        for sentence in sentences:
+            output.line(f"{kind}: {one_line(sentence)}")
+
+
+def setup(
+    queue: JobQueue,
+    names: modules.Modules = None,
+    queues: Annotated[list[str] | None, typer.Option("--queue", help="A queue to make; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make what backend and store need before use: tables, queues. Running it again is fine.
+
+    Without --queue it makes those of the tasks in the modules, and without modules `default`.
+    """
+    modules.load(names or modules.environment())
+    wanted = queues or sorted({task.queue for task in registry.tasks()}) or [DEFAULT_QUEUE]
+    queue.setup(*wanted)
+    if as_json:
+        output.document({"queues": wanted})
+    else:
+        output.line(f"{queue.url} is set up for {', '.join(wanted)}")
