@@ -5,6 +5,7 @@
 
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +35,7 @@ def quickstart(folder: Path, place: Path) -> None:
         damaged, absent = place / "damaged.txt", place / "absent.txt"
         damaged.write_bytes(b"half a line, and then\0\0\0\0")
         own = enqueue(queue, [absent, damaged], busy_every=None)
+        say(f"   every {BUSY_EVERY}th plays one that somebody else uses at first, and is tried again after 0.5 s")
         say("   and 2 of the quickstart's own: damaged.txt is binary, absent.txt does not exist")
         names = {handle.id: str(path.relative_to(folder)) for path, handle in jobs.items()}
         names |= {handle.id: path.name for path, handle in own.items()}
@@ -83,13 +85,15 @@ def measured(jobs: Jobs) -> dict[Path, Measured]:
     return {path: job.result(timeout=0) for path, job in succeeded.items()}
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """The exit code: 0, 1 where the worker could not work, or 2 for what is not a folder."""
-    folder = Path(*arguments).absolute() if arguments else REPOSITORY
+    parser = ArgumentParser("python -m quickstart", description="Measure every file of a folder by jobs.")
+    parser.add_argument("folder", nargs="?", type=Path, default=REPOSITORY, help="this repository's own files if none")
+    folder: Path = parser.parse_args().folder.absolute()
     try:
         next(folder.iterdir(), None)
     except (OSError, ValueError) as error:
-        print(f"{printable(str(folder))} is not a folder that can be read: {error}", file=sys.stderr)
+        print(f"{printable(str(folder))} is not a folder that can be read ({error})", file=sys.stderr)
         return 2
     with TemporaryDirectory(prefix="queueport-") as place:
         try:
@@ -101,4 +105,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -95,7 +95,7 @@ class AsyncJobQueue:
     @overload
     async def enqueue(self, name: str, /, *args: Any, **kwargs: Any) -> AsyncJobHandle[Any]: ...
     async def enqueue(
-        self, what: Task[..., Any, Any] | Job[Any] | str, /, *args: Any, **kwargs: Any
+        self, what: Task[Any, Any, Any] | Job[Any] | str, /, *args: Any, **kwargs: Any
     ) -> AsyncJobHandle[Any]:
         """See `JobQueue.enqueue`."""
         return (await self.enqueue_many([made(what, args, kwargs)]))[0]
@@ -105,7 +105,7 @@ class AsyncJobQueue:
         return [self._mine(handle) for handle in await asyncio.to_thread(self.sync.enqueue_many, jobs)]
 
     @overload
-    def handle(self, job_id: str, task: Task[P, R, Any]) -> AsyncJobHandle[R]: ...
+    def handle(self, job_id: str, task: Task[..., R, Any]) -> AsyncJobHandle[R]: ...
     @overload
     def handle(self, job_id: str, task: None = None) -> AsyncJobHandle[Any]: ...
     def handle(self, job_id: str, task: Task[..., Any, Any] | None = None) -> AsyncJobHandle[Any]:

@@ -42,6 +42,7 @@ class Attempt:
 
     __slots__ = (
         "_coroutine",
+        "_left",
         "_lock",
         "_thread",
         "deadline",
@@ -80,6 +81,7 @@ class Attempt:
         self.interrupted_at: float | None = None
         self.written_progress: object = None
         self._lock = threading.Lock()
+        self._left = False
         self._thread: int | None = None
         self._coroutine: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self.on_acknowledge: Callable[[], None] | None = None
@@ -122,11 +124,16 @@ class Attempt:
             try:
                 with self._lock:
                     thread, self._thread, self._coroutine = self._thread, None, None
+                    self._left = True
                 if thread is not None:  # one thrown a moment ago may not have surfaced yet
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
                 return
             except Interrupted:
                 continue
+
+    def stuck(self, seconds: float) -> bool:
+        """Whether its code goes on, so many seconds after it was interrupted."""
+        return self.interrupted_at is not None and not self._left and time.monotonic() - self.interrupted_at > seconds
 
     def interrupt(self, why: Why) -> None:
         """End the task's code, as far as Python lets anybody: threads are reached between two steps of Python code."""

@@ -78,10 +78,10 @@ class Driver(ABC):
     so within `call_timeout`. Opening must do no I/O.
     """
 
-    name: ClassVar[str]
+    name: str
     """What messages to users call it."""
-    capabilities: ClassVar[frozenset[Capability]] = frozenset()
-    limits: ClassVar[Limits] = Limits()
+    capabilities: frozenset[Capability] = frozenset()
+    limits: Limits = Limits()
     settings: ClassVar[type[Any] | None] = None
     """The pydantic model of its URL options, for `queueport backends` and the docs."""
     carries: ClassVar[bool] = True

@@ -69,8 +69,7 @@ class Heartbeat:
 
     def stuck(self) -> list[Attempt]:
         """Those that were interrupted and go on regardless."""
-        late = time.monotonic() - STUCK_AFTER
-        return [a for a in self.running() if a.interrupted_at is not None and a.interrupted_at < late]
+        return [attempt for attempt in self.running() if attempt.stuck(STUCK_AFTER)]
 
     def refresh(self) -> None:
         """Beat now if the last beat is overdue, as after a pause of the whole process: before leases are judged."""

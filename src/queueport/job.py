@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobOptions", "Options", "TaskOptions"]
 
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 DEFAULT_QUEUE = "default"
 

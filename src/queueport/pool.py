@@ -205,7 +205,7 @@ class Pool:
 
     def _leave(self, attempt: Attempt) -> None:
         """Its code ends with this process. Its end is for others to record: they must not begin it before."""
-        if attempt.why is Why.STOP:
+        if attempt.why is Why.STOP or not self._work.owns_process:
             logger.warning("job %s cannot be interrupted; its lease ends with this process", attempt.record.id)
             self._runner.leave_running(attempt)
         else:

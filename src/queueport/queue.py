@@ -144,7 +144,7 @@ class JobQueue:
     def enqueue(self, job: Job[R], /) -> JobHandle[R]: ...
     @overload
     def enqueue(self, name: str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]: ...
-    def enqueue(self, what: Task[..., Any, Any] | Job[Any] | str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+    def enqueue(self, what: Task[Any, Any, Any] | Job[Any] | str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
         """Enqueue a task with arguments, a job made before, or a task by its name.
 
             queue.enqueue(send_email, 42, "welcome")
@@ -182,7 +182,7 @@ class JobQueue:
     # -- one job -----------------------------------------------------------------------------------
 
     @overload
-    def handle(self, job_id: str, task: Task[P, R, Any]) -> JobHandle[R]: ...
+    def handle(self, job_id: str, task: Task[..., R, Any]) -> JobHandle[R]: ...
     @overload
     def handle(self, job_id: str, task: None = None) -> JobHandle[Any]: ...
     def handle(self, job_id: str, task: Task[..., Any, Any] | None = None) -> JobHandle[Any]:

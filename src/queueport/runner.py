@@ -102,29 +102,26 @@ class Runner:
             return Verdict.ACKNOWLEDGE
         return found
 
-    def begin(self, bodies: Sequence[bytes]) -> list[Attempt | Verdict]:
+    def begin(self, bodies: Sequence[bytes], stop: threading.Event | None = None) -> list[Attempt | Verdict]:
         """Begin what was delivered, in one call to the store: an attempt to run, or what to do with the message.
 
-        Raises BackendUnavailable: acknowledge nothing and call again with the same bodies.
+        No answer is not a refusal: the call is repeated until the store answers. Once `stop` is set it raises
+        BackendUnavailable instead: acknowledge nothing, the messages come again.
         """
-        found: list[Attempt | Verdict] = [self._screen(body) for body in bodies]
-        messages = {i: Message.parse(bodies[i]) for i, verdict in enumerate(found) if verdict is Verdict.ACKNOWLEDGE}
+        screened = [self._screen(body) for body in bodies]
         token, called_at = new_id(), time.monotonic()
-        begins: dict[int, Begin] = {}
-        for i, message in messages.items():
-            place = (message.queue, message.priority)
-            self.received[place] = max(self.received.get(place, 0.0), message.sent_at)
-            if message.buried:
-                found[i] = self._redriven(message)
-            elif message.task not in self.tasks:
-                found[i] = self._unknown(message.id)
-            else:
-                begins[i] = Begin(message.id, self._begin(message.task, token), new_id())
-        if begins:
-            answers = self.operations.store.begin(list(begins.values()))
-            for i, answer in zip(begins, answers, strict=True):
-                found[i] = self._begun(messages[i], answer, token, called_at)
-        return found
+        begins = {
+            i: Begin(message.id, self._begin(message.task, token), new_id())
+            for i, message in enumerate(screened)
+            if isinstance(message, Message) and not message.buried and message.task in self.tasks
+        }
+
+        def ask() -> list[Attempt | Verdict]:  # as often as need be: by my own token I know what is mine already
+            answered = self.operations.store.begin(list(begins.values())) if begins else []
+            answers = dict(zip(begins, answered, strict=True))
+            return [self._found(found, answers.get(i), token, called_at) for i, found in enumerate(screened)]
+
+        return self._insist(ask, f"{len(bodies)} messages", self._give_up if stop is None else stop)
 
     def take(self, tasks: Sequence[str], limit: int) -> list[Attempt]:
         """Begin the next queued jobs of these tasks, straight from a store that is the queue itself."""
@@ -149,13 +146,24 @@ class Runner:
     def _begin(self, task: str, token: str) -> Change:
         return lifecycle.begin(self.operations.rules, token=token, worker=self.name, defaults=self._defaults[task])
 
-    def _screen(self, body: bytes) -> Verdict:
+    def _screen(self, body: bytes) -> Message | Verdict:
         try:
-            Message.parse(body)
+            message = Message.parse(body)
         except NotAMessage as error:
             logger.warning("put aside a message that is %s: %.200r", error, body)
             return Verdict.PUT_ASIDE
-        return Verdict.ACKNOWLEDGE
+        place = (message.queue, message.priority)
+        self.received[place] = max(self.received.get(place, 0.0), message.sent_at)
+        return message
+
+    def _found(
+        self, message: Message | Verdict, answer: Written | None, token: str, called_at: float
+    ) -> Attempt | Verdict:
+        if isinstance(message, Verdict):
+            return message
+        if answer is not None:
+            return self._begun(message, answer, token, called_at)
+        return self._redriven(message) if message.buried else self._unknown(message.id)
 
     def _redriven(self, message: Message) -> Verdict:
         decide = lambda record: lifecycle.redrive(self.operations.rules, record, life=message.life)  # noqa: E731
@@ -241,8 +249,9 @@ class Runner:
         """Whether the task may start: after a long way here its lease may have lapsed, and the store is asked first."""
         if time.monotonic() > attempt.until:
             self._persist(lambda: self.heartbeat.beat([attempt]), attempt)
-        if attempt.why is Why.LOST:
+        if attempt.why is Why.LOST or time.monotonic() > attempt.until:
             self.heartbeat.remove(attempt)
+            attempt.acknowledge()
             return False
         return True
 
@@ -303,14 +312,21 @@ class Runner:
         self.operations.settle(attempt.record.id, decide, attempt.record)
 
     def _persist(self, call: Callable[[], T], attempt: Attempt) -> T | None:
+        try:
+            return self._insist(call, f"job {attempt.record.id}", self._give_up)
+        except BackendUnavailable:
+            return None
+
+    def _insist(self, call: Callable[[], T], what: str, stop: threading.Event) -> T:
+        """Call until the store answers. Raises BackendUnavailable once `stop` is set."""
         pause = 0.05
         while True:
             try:
                 return call()
             except BackendUnavailable as error:
-                logger.warning("job %s: its worker keeps trying to reach the store: %s", attempt.record.id, error)
-                if self._give_up.wait(pause):
-                    return None
+                logger.warning("%s: the worker keeps trying to reach the store: %s", what, error)
+                if stop.wait(pause):
+                    raise
                 pause = min(pause * 2, 2.0)
 
     def _log(self, attempt: Attempt, settled: Settled | None, outcome: Outcome | None) -> None:

@@ -146,6 +146,8 @@ class JobStore(ABC):
     """
 
     limits: ClassVar[Limits] = Limits()
+    settings: ClassVar[type[Any] | None] = None
+    """The pydantic model of its URL options, for `queueport backends` and the docs."""
     shared: ClassVar[bool] = True
     """Other processes see the same records. False for memory."""
     poll: ClassVar[float] = 0.25

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -32,9 +32,9 @@ class TransportDriver(Driver):
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self.name = transport.name  # type: ignore[misc]  # a driver class has one name, this one its transport's
-        self.capabilities = transport.capabilities | {Capability.THREADS}  # type: ignore[misc]
-        self.limits = transport.limits  # type: ignore[misc]
+        self.name = transport.name
+        self.capabilities = transport.capabilities | {Capability.THREADS}
+        self.limits = transport.limits
 
     @classmethod
     def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
@@ -53,7 +53,7 @@ class TransportDriver(Driver):
 
     def work(self, runner: Runner, work: Work) -> None:
         """Receive for free slots, begin, run."""
-        pool.run(_Deliveries(self.transport, runner), runner, work)
+        pool.run(_Deliveries(self.transport, runner, work.stop), runner, work)
 
     def depth(self, queue: str) -> Depth | None:
         """The broker's own count."""
@@ -94,15 +94,16 @@ class _Deliveries(pool.Intake):
 
     filters = False
 
-    def __init__(self, transport: Transport, runner: Runner) -> None:
+    def __init__(self, transport: Transport, runner: Runner, stop: threading.Event) -> None:
         self._transport = transport
         self._runner = runner
+        self._stop = stop
 
     def next(self, tasks: Sequence[str], limit: int, wait: float) -> Sequence[Attempt]:
         deliveries = self._transport.receive(self._runner.queues, limit, wait)
         if not deliveries:
             return []
-        found = self._begin(deliveries)
+        found = self._runner.begin([delivery.body for delivery in deliveries], self._stop)
         done: list[Delivery] = []
         attempts: list[Attempt] = []
         for delivery, answer in zip(deliveries, found, strict=True):
@@ -118,15 +119,6 @@ class _Deliveries(pool.Intake):
                 done.append(delivery)
         self._acknowledge(done)
         return attempts
-
-    def _begin(self, deliveries: Sequence[Delivery]) -> Sequence[Attempt | Verdict]:
-        """No answer is not a refusal: nothing is acknowledged before the store has answered."""
-        while True:
-            try:
-                return self._runner.begin([delivery.body for delivery in deliveries])
-            except BackendUnavailable as error:
-                logger.warning("%d messages wait for the store: %s", len(deliveries), error)
-                time.sleep(0.2)
 
     def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         try:

@@ -69,6 +69,7 @@ class Worker:
         self._work = Work(self.queues, threads, processes, burst, grace, child=None)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._stopped = False
         known = {name: task for task in self._tasks for name in (task.name, *task.aliases)}
         enter = partial(connect.worker_queue.set, queue)
         self._runner = Runner(queue.operations, known, self.queues, enter)
@@ -77,6 +78,16 @@ class Worker:
     def name(self) -> str:
         """What the job's status calls this worker; with several processes each has a name of its own."""
         return self._runner.name
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody has stopped it; a burst, or code that cannot be interrupted, ends `run` without."""
+        return self._stopped
+
+    @property
+    def idle(self) -> bool:
+        """Whether no task's code runs here; False after `run` where some cannot be interrupted."""
+        return not self._runner.heartbeat.running()
 
     def run(self, *, owns_process: bool = False) -> list[dict[str, Any]]:
         """Run jobs; blocks until stopped, or, in a burst, until nothing is due. SIGTERM and SIGINT stop it.
@@ -102,6 +113,7 @@ class Worker:
 
         `wait`: return only when a started worker has ended. Raises what ended it before its time.
         """
+        self._stopped = True
         self._work.stop.set()
         if wait and self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -185,7 +197,7 @@ class Worker:
         def listen() -> None:
             while number := seen.get():
                 logger.info("%s: the worker stops when its jobs have ended", signal.Signals(number).name)
-                self._work.stop.set()
+                self.stop(wait=False)
 
         before = {number: signal.signal(number, lambda got, _: seen.put(got)) for number in numbers}
         threading.Thread(target=listen, name="queueport-signals", daemon=True).start()

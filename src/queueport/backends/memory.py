@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from queueport.backends.stored import StoreDriver
 
 __all__ = ["MemoryDriver"]
@@ -12,4 +10,4 @@ __all__ = ["MemoryDriver"]
 class MemoryDriver(StoreDriver):
     """Jobs end with the process; workers run beside the caller."""
 
-    name: ClassVar[str] = "memory"
+    name = "memory"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from queueport.backends.stored import StoreDriver
 from queueport.capability import Capability
 
@@ -13,5 +11,5 @@ __all__ = ["SqliteDriver"]
 class SqliteDriver(StoreDriver):
     """Jobs survive the process, and any process on this machine may run them."""
 
-    name: ClassVar[str] = "sqlite"
+    name = "sqlite"
     capabilities = StoreDriver.capabilities | {Capability.PERSISTENT}

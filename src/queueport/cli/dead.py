@@ -14,6 +14,7 @@ __all__ = ["discard", "listing", "purge", "retry", "retry_all", "show"]
 
 def listing(
     queue: JobQueue,
+    *,
     of_queue: OfQueue = None,
     task: OfTask = None,
     error: WithError = None,
@@ -25,7 +26,7 @@ def listing(
     jobs.print_jobs(queue.dead_letters.list(of_queue, task, error, limit, after), limit, as_json=as_json)
 
 
-def show(queue: JobQueue, job_id: JobId, as_json: Json = False) -> None:
+def show(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
     """Show one dead job: arguments, errors, traceback."""
     found = queue.dead_letters.get(job_id)
     if as_json:
@@ -34,7 +35,7 @@ def show(queue: JobQueue, job_id: JobId, as_json: Json = False) -> None:
         output.parts(*details(found))
 
 
-def retry(queue: JobQueue, job_id: JobId, as_json: Json = False) -> None:
+def retry(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
     """Run one dead job again."""
     queue.dead_letters.retry(job_id)
     jobs.print_retried(job_id, as_json=as_json)
@@ -47,7 +48,7 @@ def retry_all(
     jobs.print_count(queue.dead_letters.retry_all(of_queue, task, error), "run again", as_json=as_json)
 
 
-def discard(queue: JobQueue, job_id: JobId, as_json: Json = False) -> None:
+def discard(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
     """Throw one dead job away."""
     queue.dead_letters.discard(job_id)
     if as_json:
@@ -58,6 +59,7 @@ def discard(queue: JobQueue, job_id: JobId, as_json: Json = False) -> None:
 
 def purge(
     queue: JobQueue,
+    *,
     of_queue: OfQueue = None,
     older_than: Annotated[
         float | None, typer.Option("--older-than", min=0, help="Only jobs that died so many seconds ago, or longer.")

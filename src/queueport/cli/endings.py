@@ -61,8 +61,9 @@ def ending(run: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except USAGE_ERROR as error:
-        command = "queueport" if error.ctx is None else error.ctx.command_path
-        say(f"{error.format_message().rstrip('.')}; `{command} --help` tells more")
+        if error.format_message():  # else there were no words at all, and typer has printed the help
+            command = "queueport" if error.ctx is None else error.ctx.command_path
+            say(f"{error.format_message().rstrip('.')}; `{command} --help` tells more")
         return WRONG
     except QueueportError as error:
         say(str(error))

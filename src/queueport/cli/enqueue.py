@@ -18,6 +18,7 @@ __all__ = ["enqueue"]
 
 def enqueue(
     queue: JobQueue,
+    *,
     name: Annotated[str, typer.Argument(metavar="TASK", help="The task's name.", show_default=False)],
     arguments: Annotated[
         list[str] | None,
@@ -35,7 +36,7 @@ def enqueue(
     job_id: Annotated[str | None, typer.Option("--id", help="The job's id.")] = None,
     module: Annotated[
         list[str] | None,
-        typer.Option("--module", help=f"Import this first, so that the task is checked.  \\[default: ${modules.VARIABLE}]"),
+        typer.Option("--module", help=f"Import this first: the task's options hold.  \\[default: ${modules.VARIABLE}]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -82,7 +83,8 @@ def _value(word: str) -> Any:
     except ValueError as error:
         if word.lstrip().startswith(("{", "[", '"')):
             raise ConfigurationError(
-                f"the argument {output.shortened(word, 60)!r} is no JSON ({error}): quote it for the shell, or as JSON text: '\"...\"'"
+                f"the argument {output.shortened(word, 60)!r} is no JSON ({error}): quote it for the shell, or write "
+                "text as JSON, '\"...\"'"
             ) from None
         return word
 

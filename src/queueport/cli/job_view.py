@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from queueport.cli import output
+from queueport.cli.endings import one_line
 from queueport.errors import ResultTimeout
 from queueport.queue import JobQueue
 from queueport.status import JobError, JobStatus
@@ -26,17 +27,25 @@ NOTE = 100
 def job_table(jobs: Iterable[JobStatus]) -> "Table":
     """One row a job."""
     rows = [
-        (job.id, job.task, job.queue, job.state, f"{job.failures}/{job.max_attempts}", output.ago(job.enqueued_at), note(job))
-        for job in jobs
+        (
+            j.id,
+            j.task,
+            j.queue,
+            j.state,
+            f"{j.failures}/{j.max_attempts}",
+            output.ago(j.enqueued_at),
+            output.one_row(note(j)),
+        )
+        for j in jobs
     ]
-    return output.table(("id", "task", "queue", "state", ">failed", ">enqueued", "note"), rows)
+    return output.table(("id", "task", "queue", "state", ">failed", ">age", "note"), rows)
 
 
 def note(job: JobStatus) -> str:
     """What is worth knowing of a job beside its state, in one line."""
     if job.reason is not None:
         return job.reason
-    if job.error is not None and not job.finished or job.error is not None and job.state == "dead":
+    if job.error is not None:
         return output.shortened(f"{job.error.type}: {job.error.message}".partition("\n")[0], NOTE)
     return "" if job.progress is None or job.finished else progress(job)
 
@@ -98,20 +107,22 @@ def _failure(error: JobError) -> str:
 
 def follow(queue: JobQueue, job_id: str, *, as_json: bool) -> JobStatus:
     """Show a job until it ends, each change of it; its last status. Raises JobNotFound."""
-    job = queue.status(job_id)
+    last = queue.status(job_id)
     if as_json or not output.terminal():
-        for job in _changes(queue, job):
+        for job in _changes(queue, last):
+            last = job
             if as_json:
                 output.document(job.as_dict())
             else:
-                output.line(f"{_text(job.enqueued_at)} {job.id} {job.state} {progress(job)}".rstrip())
-        return job
+                output.line(one_line(f"{job.id} {job.state} {note(job)}"))
+        return last
     from rich.live import Live
 
-    with Live(_moving(job), console=output.console(), refresh_per_second=4) as live:
-        for job in _changes(queue, job):
+    with Live(_moving(last), console=output.console()) as live:
+        for job in _changes(queue, last):
+            last = job
             live.update(_moving(job))
-    return job
+    return last
 
 
 def _changes(queue: JobQueue, job: JobStatus) -> Iterator[JobStatus]:
@@ -135,8 +146,7 @@ def _moving(job: JobStatus) -> "RenderableType":
 
     grid = Table.grid(padding=(0, 2))
     cells: list[RenderableType] = [output.safe(job.id), output.safe(job.task), job.state.value]
-    if job.progress is not None and job.progress.total is not None:
+    if job.progress is not None and job.progress.total is not None and not job.finished:
         cells.append(ProgressBar(job.progress.total, job.progress.current, width=30))
-    text = note(job) or progress(job)
-    grid.add_row(*cells, output.safe(text))
+    grid.add_row(*cells, output.safe(note(job)))
     return grid

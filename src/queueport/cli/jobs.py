@@ -16,11 +16,15 @@ __all__ = ["cancel", "listing", "print_jobs", "purge", "retry", "status"]
 
 def status(
     queue: JobQueue,
+    *,
     job_id: JobId,
     watch: Annotated[bool, typer.Option("--follow", help="Show its progress until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show one job. With --follow the exit code is 1 where it ends dead or cancelled."""
+    """Show one job.
+
+    With --follow the exit code is 1 where it ends dead or cancelled.
+    """
     if watch:
         last = follow(queue, job_id, as_json=as_json)
         if last.state is not JobState.SUCCEEDED:
@@ -33,6 +37,7 @@ def status(
 
 def listing(
     queue: JobQueue,
+    *,
     state: Annotated[JobState | None, typer.Option("--state", help="Only jobs in this state.")] = None,
     of_queue: OfQueue = None,
     task: OfTask = None,
@@ -54,7 +59,7 @@ def print_jobs(found: list[JobStatus], limit: int, *, as_json: bool) -> None:
         typer.echo(f"there may be more: --after {found[-1].id}", err=True)
 
 
-def retry(queue: JobQueue, job_id: JobId, as_json: Json = False) -> None:
+def retry(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
     """Run a dead or cancelled job again, or a scheduled or retrying one now."""
     queue.retry(job_id)
     print_retried(job_id, as_json=as_json)
@@ -70,11 +75,17 @@ def print_retried(job_id: str, *, as_json: bool) -> None:
 
 def cancel(
     queue: JobQueue,
+    *,
     job_id: JobId,
-    interrupt: Annotated[bool, typer.Option("--interrupt/--no-interrupt", help="Interrupt the code of a running job.")] = True,
+    interrupt: Annotated[
+        bool, typer.Option("--interrupt/--no-interrupt", help="Interrupt the code of a running job.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Cancel a waiting job, or ask a running one to stop. The exit code is 1 where it had ended already."""
+    """Cancel a waiting job, or ask a running one to stop.
+
+    The exit code is 1 where it had ended already.
+    """
     outcome = queue.cancel(job_id, interrupt)
     if as_json:
         output.document({"id": job_id, "outcome": outcome.value})
@@ -90,6 +101,7 @@ OUTCOMES = {CancelOutcome.CANCELLED: "is cancelled", CancelOutcome.REQUESTED: "r
 
 def purge(
     queue: JobQueue,
+    *,
     name: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue to empty.", show_default=False)],
     as_json: Json = False,
 ) -> None:

@@ -33,12 +33,13 @@ def environment() -> list[str]:
 
 
 def load(names: Sequence[str]) -> None:
-    """Import these modules, found from the working directory too. Raises ConfigurationError, naming module and reason."""
+    """Import these modules, from the working directory too. Raises ConfigurationError, naming module and reason."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     for name in names:
-        if not all(part.isidentifier() for part in name.split(".")):
+        words = name.split(".")
+        if not all(word.isidentifier() for word in words) or words[-1] == "py":
             raise ConfigurationError(f"{name!r} is no module: write its name as in `import`, such as {_guess(name)}")
         try:
             importlib.import_module(name)
@@ -49,14 +50,13 @@ def load(names: Sequence[str]) -> None:
 def _guess(name: str) -> str:
     """What somebody may have meant who wrote a path, or a module and what is in it."""
     words = name.partition(":")[0].removesuffix(".py").strip("./").replace("/", ".").split(".")
-    meant = ".".join(words)
-    return meant if all(part.isidentifier() for part in words) else "app.tasks"
+    return ".".join(words) if all(word.isidentifier() for word in words) else "app.tasks"
 
 
 def _reason(name: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-        parent = "" if error.name == name else f" (there is no {error.name})"
-        return f"there is no module {name!r}{parent}: name one that can be imported from {Path.cwd()}, or set PYTHONPATH"
+        parent = "" if error.name == name else f", for there is no {error.name!r}"
+        return f"there is no module {name!r}{parent}: go to the folder it is in, or add that to PYTHONPATH"
     kind = "it ended the process" if isinstance(error, SystemExit) else f"{type(error).__name__}: {_message(error)}"
     return f"module {name!r} cannot be imported: {kind} ({_place(error)})"
 

@@ -8,14 +8,14 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["age", "ago", "console", "document", "line", "parts", "safe", "shortened", "table", "terminal"]
+__all__ = ["age", "ago", "console", "document", "line", "one_row", "parts", "safe", "shortened", "table", "terminal"]
 
 WIDE = 100_000
 """Columns of an output that is no terminal: nothing in it is folded."""
@@ -56,16 +56,17 @@ def console() -> "Console":
     return Output(highlight=False, markup=False, emoji=False, width=None if terminal() else WIDE)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Table":
-    """A table; a column whose name begins with `>` is aligned to the right. Nothing in it is ever cut off."""
-    from rich import box
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], gap: int = 2) -> "Table":
+    """A table; a column whose name begins with `>` is aligned to the right. Only the last column may be folded."""
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD if terminal() else None, pad_edge=False)
-    for column in columns:
-        made.add_column(column.lstrip(">"), justify="right" if column[0] == ">" else "left", overflow="fold")
+    made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
+    for place, column in enumerate(columns, 1):
+        side: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        made.add_column(column.lstrip(">"), justify=side, overflow="fold", no_wrap=place < len(columns))
     for row in rows:
-        made.add_row(*(safe("" if cell is None else str(cell)) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else safe("" if cell is None else str(cell)) for cell in row))
     return made
 
 
@@ -75,6 +76,13 @@ def safe(text: str) -> "Text":
 
     kept = "\n\t"
     return Text("".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text))
+
+
+def one_row(text: str) -> "Text":
+    """The text for a table's last column, cut off at the edge of a terminal."""
+    made = safe(text)
+    made.no_wrap, made.overflow = True, "ellipsis"
+    return made
 
 
 def shortened(text: str, length: int = LONG) -> str:

@@ -25,6 +25,7 @@ __all__ = ["check", "setup", "stats"]
 
 def stats(
     queue: JobQueue,
+    *,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks of --watch.")] = 1.0,
     as_json: Json = False,
@@ -56,21 +57,28 @@ def _ticks(interval: float | None) -> Iterator[None]:
 def _tables(seen: Stats) -> "Group":
     from rich.console import Group
 
+    carried = any(line.depth != line.queued for line in seen.queues.values())  # else depth says nothing new
     states = [state.value for state in JobState]
-    lines = [
-        (name, *(getattr(line, state) for state in states), output.age(line.oldest_queued_age), line.depth)
+    columns = ["queue", *(f">{state}" for state in states), ">oldest", *([">depth"] if carried else ())]
+    rows = [
+        [name, *(getattr(line, state) for state in states), output.age(line.oldest_queued_age), _depth(line.depth)]
         for name, line in seen.queues.items()
     ]
-    lines.append(("total", *(getattr(seen.totals, state) for state in states), "", ""))
-    queues = output.table(("queue", *(f">{state}" for state in states), ">oldest queued", ">depth"), lines)
-    rows = [(w.name, ", ".join(w.queues), len(w.tasks), output.ago(w.heartbeat_at)) for w in seen.workers]
-    workers = output.table(("worker", "queues", ">tasks", ">heard of"), rows)
-    counters = f"{seen.processed} jobs ended, {seen.failed} attempts failed, {len(rows)} workers live"
-    return Group(queues, "", *((workers, "") if rows else ()), counters)
+    rows.append(["total", *(getattr(seen.totals, state) for state in states), "", ""])
+    queues = output.table(columns, [row[: len(columns)] for row in rows], gap=1)
+    live = [(w.name, ", ".join(w.queues), len(w.tasks), output.ago(w.heartbeat_at)) for w in seen.workers]
+    workers = output.table(("worker", "queues", ">tasks", ">heard of"), live)
+    counters = f"{seen.processed} jobs ended, {seen.failed} attempts failed, {len(live)} workers live"
+    return Group(queues, "", *((workers, "") if live else ()), counters)
+
+
+def _depth(depth: int | None) -> str:
+    return "unknown" if depth is None else str(depth)
 
 
 def check(
     queue: JobQueue,
+    *,
     max_depth: Annotated[
         int | None, typer.Option("--max-depth", min=0, help="Unhealthy if more jobs are queued in any queue.")
     ] = None,
@@ -79,7 +87,10 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Reach backend and store. For probes: the exit code is 0 where all is well, else 1."""
+    """Reach backend and store, for probes.
+
+    The exit code is 0 where both answer and no limit is passed, else 1.
+    """
     health = queue.check()
     if health.ok and (max_depth is not None or max_age is not None):
         problems = _over(queue, max_depth, max_age)
@@ -103,7 +114,9 @@ def _over(queue: JobQueue, max_depth: int | None, max_age: float | None) -> list
         if max_depth is not None and line.queued > max_depth:
             problems.append(f"queue {name} has {line.queued} queued jobs, more than {max_depth}")
         if max_age is not None and line.oldest_queued_age is not None and line.oldest_queued_age > max_age:
-            problems.append(f"the oldest job of queue {name} has waited {line.oldest_queued_age:.0f} s, over {max_age:g} s")
+            problems.append(
+                f"the oldest job of queue {name} has waited {line.oldest_queued_age:.0f} s, over {max_age:g} s"
+            )
     return problems
 
 
@@ -118,13 +131,15 @@ def _print_health(url: str, health: Health) -> None:
 
 def setup(
     queue: JobQueue,
+    *,
     names: modules.Modules = None,
     queues: Annotated[list[str] | None, typer.Option("--queue", help="A queue to make; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make what backend and store need before use: tables, queues. Running it again is fine.
+    """Make what backend and store need before use.
 
-    Without --queue it makes those of the tasks in the modules, and without modules `default`.
+    Tables, and the queues named by --queue; without it those of the modules' tasks, and without modules `default`.
+    What is there already stays as it is.
     """
     modules.load(names or modules.environment())
     wanted = queues or sorted({task.queue for task in registry.tasks()}) or [DEFAULT_QUEUE]

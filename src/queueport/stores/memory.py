@@ -43,6 +43,7 @@ class MemoryStore(ClaimingStore):
     """Records in the memory of this process; a child after a fork goes on with a copy of its own."""
 
     limits = LIMITS
+    settings = MemoryOptions
     shared = False
     poll = 0.05
 

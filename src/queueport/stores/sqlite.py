@@ -56,6 +56,7 @@ class SqliteStore(ClaimingStore):
     """Records in one SQLite file, in tables whose names begin with the namespace."""
 
     limits = LIMITS
+    settings = SqliteOptions
     poll = 0.1
 
     def __init__(

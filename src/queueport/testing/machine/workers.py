@@ -69,7 +69,7 @@ class Procedures(Operations):
             return
         actor = process.worker
         process.received = max(process.received, message.sent_at)
-        acknowledge = Call(lambda: self.broker.acknowledge(process.name, message))
+        acknowledge = Call(lambda: self.broker.acknowledge(process.name, message), sure=True)  # else: redelivered
         if message.buried:
             actor.redriven = message.life
             redrive = partial(lifecycle.redrive, self.rules, life=message.life)
@@ -147,11 +147,11 @@ class Procedures(Operations):
             return
         attempt.running = True
         self.ledger.started(attempt)
-        yield Call(lambda: None)  # the task's own code
+        yield Call(lambda: None, sure=True)  # the task's own code
         if process.stopping == "hangs" and attempt.running:
             hung = partial(lifecycle.interrupt, self.rules, token=attempt.token, stopped=False)
             yield from self.settle(actor, record.id, hung)
-            yield Call(lambda: self.leave(process))
+            yield Call(lambda: self.leave(process), sure=True)
             return
         attempt.running = False
         decide = partial(lifecycle.interrupt, self.rules, token=attempt.token, stopped=True)

@@ -31,10 +31,15 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One step of an actor: a call to store or broker. `refused`: what a callee answers that certainly did nothing."""
+    """One step of an actor: a call to store or broker.
+
+    `refused`: what a callee answers that certainly did nothing. `sure`: it cannot be lost, being no call at all, or one
+    whose loss another rule stands for.
+    """
 
     do: Callable[[], Any]
     refused: Any = None
+    sure: bool = False
 
 
 Steps = Generator[Call, Any, T]
@@ -78,6 +83,7 @@ class Actor:
         call, steps = self._call, self._steps
         if call is None or steps is None:
             return
+        fault = None if call.sure else fault
         if fault is Fault.REFUSED and call.refused is not None:
             self._advance(lambda: steps.send(call.refused))
             return

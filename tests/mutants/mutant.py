@@ -1,0 +1,56 @@
+"""A mutant: a backend with one verb broken, which the contract suite must notice. For those who write one.
+
+    @breaks("store.insert", "E7", on=STORED)
+    def a_key_is_held_by_nobody(insert, inserts):
+        return insert([replace(i, record=replace(i.record, key=None)) for i in inserts])
+
+The function stands in for the verb and is given the sound one first. Mutants are made and found by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+__all__ = ["CARRYING", "MUTANTS", "STORED", "Mutant", "Verb", "breaks"]
+
+Verb = Callable[..., Any]
+
+STORED = ("memory", "sqlite")
+"""Backends whose store is the queue."""
+CARRYING = ("wire", "spool")
+"""Backends with messages: in this process over a memory store, and files over SQLite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """What is broken, on which backends it is tried, and the lines of the contract of which one at least must fail."""
+
+    name: str
+    verb: str
+    lines: tuple[str, ...]
+    on: tuple[str, ...]
+    broken: Verb
+
+    def infect(self, **parts: Any) -> None:
+        """Break the verb, if it is one of these parts'."""
+        part, verb = self.verb.split(".")
+        if part in parts:
+            sound = getattr(parts[part], verb)
+            setattr(parts[part], verb, partial(self.broken, sound))
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def breaks(verb: str, *lines: str, on: Sequence[str]) -> Callable[[Verb], Verb]:
+    """Register a function as the broken verb ("store.swap") of a mutant of the function's name."""
+
+    def register(broken: Verb) -> Verb:
+        name: str = broken.__name__
+        MUTANTS[name] = Mutant(name, verb, lines, tuple(on), broken)
+        return broken
+
+    return register
