@@ -4,8 +4,10 @@ before a worker runs: queued, args [2, 3], attempts 0
 its result: 5
 of many jobs, in the order given: [0, 2, 4, 6, 8]
 later: scheduled, and then 42
-refused: queueport.examples.add: argument 'a' ...
+refused: task 'tasks.add': argument 'a': Input should be a valid integer, unable to parse string as an integer
 """
+
+import json
 
 from queueport import get_queue
 from queueport.errors import InvalidJob
@@ -25,7 +27,8 @@ with get_queue("memory://") as queue:
         later = queue.enqueue(add.using(delay=0.5).job(40, 2))
         print(f"later: {later.status().state}, and then {later.result(timeout=10)}")
 
+    untyped = json.loads('"two"')  # a type checker refuses add("two", 3), but cannot see what came from outside
     try:
-        queue.enqueue(add, "two", 3)  # type: ignore[call-overload]  # mypy sees it, and the queue too
+        queue.enqueue(add, untyped, 3)
     except InvalidJob as error:
         print("refused:", error)

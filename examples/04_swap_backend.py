@@ -8,7 +8,7 @@ later        scheduled          0  None
 unwanted     cancelled          0  cancelled
 hopeless     dead               3  FileNotFoundError
 scheduled 1, queued 0, running 0, retrying 0, succeeded 3, dead 1, cancelled 1
-5 jobs ended, 8 attempts failed
+6 jobs ended, 8 attempts failed
 """
 
 import secrets

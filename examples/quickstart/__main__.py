@@ -35,7 +35,7 @@ def quickstart(folder: Path, place: Path) -> None:
         damaged, absent = place / "damaged.txt", place / "absent.txt"
         damaged.write_bytes(b"half a line, and then\0\0\0\0")
         own = enqueue(queue, [absent, damaged], busy_every=None)
-        say(f"   every {BUSY_EVERY}th plays one that somebody else uses at first, and is tried again after 0.5 s")
+        say(f"   every {BUSY_EVERY}th plays a file in use: its first attempt fails, and the next one comes 0.5 s later")
         say("   and 2 of the quickstart's own: damaged.txt is binary, absent.txt does not exist")
         names = {handle.id: str(path.relative_to(folder)) for path, handle in jobs.items()}
         names |= {handle.id: path.name for path, handle in own.items()}
@@ -43,7 +43,7 @@ def quickstart(folder: Path, place: Path) -> None:
         step(2, f"Run them: {' '.join(worker.command(url))}")
         with worker.running(url, place / "worker.log") as process:
             wait(queue, process, len(names))
-            for path, handle in list(jobs.items())[:1]:
+            for path, handle in list(jobs.items())[:1]:  # the first of the busy ones, if there are files at all
                 report.attempts(path.name, handle.status())
 
             step(3, "Look at the dead letters: what is not text dies at once, other errors after 3 attempts")
@@ -86,7 +86,7 @@ def measured(jobs: Jobs) -> dict[Path, Measured]:
 
 
 def main() -> int:
-    """The exit code: 0, 1 where the worker could not work, or 2 for what is not a folder."""
+    """The exit code: 0, 1 where the worker could not work, 2 for what is not a folder, 130 after Ctrl-C."""
     parser = ArgumentParser("python -m quickstart", description="Measure every file of a folder by jobs.")
     parser.add_argument("folder", nargs="?", type=Path, default=REPOSITORY, help="this repository's own files if none")
     folder: Path = parser.parse_args().folder.absolute()
@@ -101,6 +101,8 @@ def main() -> int:
         except worker.WorkerEndedError as error:
             print(error, file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            return 130
     return 0
 
 

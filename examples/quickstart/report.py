@@ -60,7 +60,8 @@ def attempts(name: str, status: JobStatus) -> None:
 
 def dead_letters(dead: Sequence[JobStatus], names: Mapping[str, str], total: int) -> None:
     """The jobs that were given up, newest first."""
-    table = Table("file", "attempts", "error", "message", box=SIMPLE)
+    table = Table("file", "attempts", "error", "message", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.columns[3].overflow = "fold"
     for status in dead:
         if status.error is not None:
             about = (_last(status.error.type), printable(status.error.message))
@@ -71,7 +72,7 @@ def dead_letters(dead: Sequence[JobStatus], names: Mapping[str, str], total: int
 
 def results(measured: Mapping[Path, Measured], folder: Path) -> None:
     """The largest files one by one, and the sums over all."""
-    table = Table(box=SIMPLE, show_footer=True)
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_footer=True)
     for name in ("lines", "words", "size"):
         total = sum(getattr(one, name) for one in measured.values())
         table.add_column("bytes" if name == "size" else name, str(total), justify="right")
@@ -87,7 +88,7 @@ def results(measured: Mapping[Path, Measured], folder: Path) -> None:
 def stats(stats: Stats) -> None:
     """The counts that the store keeps."""
     states = ("scheduled", "queued", "running", "retrying", "succeeded", "dead", "cancelled")
-    table = Table("queue", *states, box=SIMPLE)
+    table = Table("queue", *states, box=SIMPLE, padding=(0, 1, 0, 0))
     for name, counts in stats.queues.items():
         table.add_row(name, *(str(getattr(counts, state)) for state in states))
     console.print(table)

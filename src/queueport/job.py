@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobOptions", "Options", "TaskOptions"]
 
-R = TypeVar("R", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_QUEUE = "default"
 
@@ -114,7 +114,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job(Generic[R]):
+class Job(Generic[R_co]):
     """One request to run a task, not yet enqueued. Made by `Task.job`; change it with `dataclasses.replace`.
 
     Raises InvalidJob for an id, a queue, headers or a time to live that cannot be.
@@ -131,7 +131,7 @@ class Job(Generic[R]):
     headers: Mapping[str, str] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     """What else the producer gave. `queue`, `expires`, `job_id` and `headers` are not given here: the fields above."""
-    task_ref: Task[..., R, Any] | None = field(default=None, compare=False, repr=False)
+    task_ref: Task[..., R_co, Any] | None = field(default=None, compare=False, repr=False)
     """The task itself, which types the result; None for a job that was read from elsewhere."""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-__all__ = ["CARRYING", "MUTANTS", "STORED", "Mutant", "Verb", "breaks"]
+__all__ = ["CARRYING", "MUTANTS", "NONE", "STORED", "Mutant", "Verb", "breaks"]
 
 Verb = Callable[..., Any]
 
@@ -41,6 +41,13 @@ class Mutant:
             sound = getattr(parts[part], verb)
             setattr(parts[part], verb, partial(self.broken, sound))
 
+    def namespace(self, name: str) -> str:
+        """The namespace that is used where this one is asked for."""
+        return str(self.broken(name)) if self.verb == "settings.namespace" else name
+
+
+NONE = Mutant("none", "nothing.at_all", (), (), lambda sound: sound)
+"""Breaks nothing: on it every line must hold."""
 
 MUTANTS: dict[str, Mutant] = {}
 

@@ -3,12 +3,16 @@
 For those who change an index or a statement. Each line is the median and the slowest of the calls.
 """
 
+# ruff: noqa: T201  # a script prints
+
 import itertools
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -71,11 +75,20 @@ def timed(name: str, call: Callable[[], Any], times: int = 20) -> None:
     print(f"{name:42} {median(took):9.3f} ms  {max(took):9.3f} ms")
 
 
+def searched(store: SqliteStore, query: Query) -> None:
+    """Print how long it takes to find the newest hundred, and to count all."""
+    filters = ", ".join(f.name for f in fields(query) if getattr(query, f.name) != f.default)
+    timed(f"find 100 by {filters}", partial(store.find, query))
+    timed(f"count by {filters}", partial(store.count, query))
+
+
 def finish(store: SqliteStore) -> None:
     """Take eight jobs and end them."""
     begin = lifecycle.begin(RULES, token="t", worker="w", defaults={})
     jobs = store.take(QUEUES, dict.fromkeys(TASKS, begin), 8, "r1")
-    done = [(job, lifecycle.finish(RULES, job, token="t", outcome=lifecycle.Succeeded(b"1"), random=0.5)) for job in jobs]
+    done = [
+        (job, lifecycle.finish(RULES, job, token="t", outcome=lifecycle.Succeeded(b"1"), random=0.5)) for job in jobs
+    ]
     store.swap([Swap(job.id, "r1", ended, "r2") for job, ended in done if isinstance(ended, Change)])
 
 
@@ -92,26 +105,24 @@ def main(total: int, path: Path) -> None:
     timed("claim_due, idle", lambda: store.claim_due(100, 10, "r"))
     timed("take of a task that has none", lambda: store.take(QUEUES, {"none": Change()}, 8, "r"))
     timed("take 8 and finish 8", lambda: finish(store), 200)
-    timed("insert 100", lambda: store.insert([Insert(record("queued"), change("queued", 0), "r") for _ in range(100)]), 50)
-    for name, value in (("state", JobState.SUCCEEDED), ("queue", "bulk"), ("task", TASKS[3]), ("error", "ValueError")):
-        query = Query(**{name: value})
-        timed(f"find 100 by {name}", lambda query=query: store.find(query))
-        timed(f"count by {name}", lambda query=query: store.count(query))
+    timed(
+        "insert 100", lambda: store.insert([Insert(record("queued"), change("queued", 0), "r") for _ in range(100)]), 50
+    )
+    for query in (Query(JobState.SUCCEEDED), Query(queue="bulk"), Query(task=TASKS[3]), Query(error="ValueError")):
+        searched(store, query)
     timed("find 100, all", lambda: store.find(Query()))
     timed("find 100 dead", lambda: store.find(dead))
     timed("find 100 dead after the middle one", lambda: store.find(Query(JobState.DEAD, after=middle)))
-    for filters in (
-        {"queue": "bulk"},
-        {"queue": "bulk", "task": TASKS[3]},
-        {"error": "app.errors.Rejected"},
-        {"error": "never.Seen"},
-        {"queue": "bulk", "error": "Rejected"},
-        {"finished_before": cutoff},
-        {"queue": "bulk", "finished_before": 0.0},
+    for query in (
+        Query(JobState.DEAD, "bulk"),
+        Query(JobState.DEAD, "bulk", TASKS[3]),
+        Query(JobState.DEAD, error="app.errors.Rejected"),
+        Query(JobState.DEAD, error="never.Seen"),
+        Query(JobState.DEAD, "bulk", error="Rejected"),
+        Query(JobState.DEAD, finished_before=cutoff),
+        Query(JobState.DEAD, "bulk", finished_before=0.0),
     ):
-        query = Query(JobState.DEAD, **filters)
-        timed(f"find 100 dead by {', '.join(filters)}", lambda query=query: store.find(query))
-        timed(f"count dead by {', '.join(filters)}", lambda query=query: store.count(query))
+        searched(store, query)
     timed("overflow beyond 1000", lambda: store.overflow(JobState.SUCCEEDED, 1000, 100))
     timed("unreceived", lambda: store.unreceived("bulk", 0, store.now(), 100))
     timed("unknown", lambda: store.unknown(QUEUES, TASKS, 100))

@@ -19,6 +19,8 @@ __all__ = ["age", "ago", "console", "document", "line", "one_row", "parts", "saf
 
 WIDE = 100_000
 """Columns of an output that is no terminal: nothing in it is folded."""
+NARROW = 30
+"""Columns that the last one of a table has at least; a narrow terminal then breaks the line."""
 LONG = 2_000
 """Characters of one value that people are shown; `--json` has all of it."""
 
@@ -37,7 +39,7 @@ def line(text: str) -> None:
 
 def parts(*given: "RenderableType") -> None:
     """Tables and texts, one below the other."""
-    console().print(*given, sep="\n")
+    console().print(*given, sep="\n", crop=False)
 
 
 def terminal() -> bool:
@@ -57,16 +59,23 @@ def console() -> "Console":
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], gap: int = 2) -> "Table":
-    """A table; a column whose name begins with `>` is aligned to the right. Only the last column may be folded."""
+    """A table; a column whose name begins with `>` is aligned to the right. Only the last column is ever folded."""
     from rich.table import Table
     from rich.text import Text
 
+    cells = [
+        [cell if isinstance(cell, Text) else safe("" if cell is None else str(cell)) for cell in row] for row in rows
+    ]
     made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
-    for place, column in enumerate(columns, 1):
+    for place, column in enumerate(columns):
+        name, last = column.lstrip(">"), place == len(columns) - 1
         side: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-        made.add_column(column.lstrip(">"), justify=side, overflow="fold", no_wrap=place < len(columns))
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else safe("" if cell is None else str(cell)) for cell in row))
+        width = max([len(name), *(row[place].cell_len for row in cells)])
+        made.add_column(
+            name, justify=side, overflow="fold", no_wrap=not last, min_width=min(width, NARROW) if last else width
+        )
+    for row in cells:
+        made.add_row(*row)
     return made
 
 
@@ -101,5 +110,5 @@ def age(seconds: float | None) -> str:
         return ""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
+            return f"{seconds / size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"

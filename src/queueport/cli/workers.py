@@ -51,6 +51,7 @@ def worker(
     modules.load(names)
     if not registry.tasks():
         raise ConfigurationError(f"no task is declared in {', '.join(names)}: decorate a function with @task")
+    logger.info("%d tasks declared in %s", len(registry.tasks()), ", ".join(names))
     made = queue.worker(*queues or (), threads=threads, processes=processes, burst=burst, grace=grace)
     _record(made, legacy)
     if not legacy.stopping:

@@ -101,9 +101,9 @@ class Records:
         if record.wake_at is not None:
             yield self.due, (record.wake_at, number)
         if record.state is JobState.QUEUED:
-            since = record.queued_at or 0.0
-            yield self.queued[record.queue, record.task], (-record.priority, since, number)
-            yield self.oldest[record.queue], (since, number)
+            yield self.queued[record.queue, record.task], (-record.priority, record.queued_at or 0.0, number)
+            if record.queued_at is not None:
+                yield self.oldest[record.queue], (record.queued_at, number)
             if record.sent and record.sent_at is not None:
                 yield self.sent[record.queue, record.priority], (record.sent_at, number)
 

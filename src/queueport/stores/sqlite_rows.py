@@ -15,9 +15,8 @@ from queueport.stores.sqlite_schema import FIELDS
 
 __all__ = ["aside", "columns", "new_columns", "record", "records", "row_of"]
 
-_DEFAULTS = {
-    field.name: {} if field.default_factory is dict else field.default
-    for field in dataclasses.fields(Record)
+_DEFAULTS: dict[str, Any] = {
+    field.name: {} if field.default_factory is dict else field.default for field in dataclasses.fields(Record)
 }
 _DEFAULTS["v"] = None  # always written
 _values = attrgetter(*_DEFAULTS)

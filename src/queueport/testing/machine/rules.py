@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from queueport import lifecycle
 from queueport.store import JobStore
-from queueport.testing.machine.stage import RULES, Stage
+from queueport.testing.machine.stage import MANY, RULES, Stage
 from queueport.testing.machine.workers import Procedures
-from queueport.testing.machine.world import Actor, Fault
+from queueport.testing.machine.world import Fault
 
 JOBS = 4
 """Jobs an example has at most: more would only blur what is going on."""
@@ -21,7 +21,9 @@ JOBS = 4
 either = st.integers(0, 1)
 which = st.integers(0, 7)
 calls = st.integers(1, 8)
-tasks = st.sampled_from([("task", "other"), ("task",)])
+seconds = st.sampled_from([0.5, 1.0, 2.0, 3.5, 5.0, 20.0])
+plans = st.sampled_from(["succeeds", "succeeds", "succeeds", "fails", "fails", "aborts", "comes later", "is dead"])
+tasks = st.sampled_from([("task", "other"), ("task", "other"), ("task",)])
 
 
 class LifecycleMachine(RuleBasedStateMachine):
@@ -41,11 +43,17 @@ class LifecycleMachine(RuleBasedStateMachine):
         """An empty store on that clock; closed at the end of the example."""
         raise NotImplementedError
 
-    @initialize(early=st.booleans(), first=tasks, second=tasks)
-    def start(self, early: bool, first: tuple[str, ...], second: tuple[str, ...]) -> None:
-        """Two worker processes that may not know every task. `early`: acknowledging once begin has answered."""
+    @initialize(early=st.booleans(), first=tasks, second=tasks, plan=plans, begun=st.booleans())
+    def start(self, early: bool, first: tuple[str, ...], *, second: tuple[str, ...], plan: str, begun: bool) -> None:
+        """Two worker processes that may not know every task, and a job that may run already.
+
+        `early`: workers acknowledge once begin has answered.
+        """
         rules = replace(RULES, carries=self.carries, buries=self.carries and self.buries)
         self.stage = Stage(self.make_store, rules, self.procedures, early=early, tasks=(first, second))
+        self.enqueue(plan, "task", None, when=(None, None), calls=MANY)
+        if begun:
+            self.start_task(0)
 
     def teardown(self) -> None:
         """The faults stop; every promise must be kept in the end."""
@@ -62,81 +70,92 @@ class LifecycleMachine(RuleBasedStateMachine):
         assert self.stage is not None, "rules run after start"
         return self.stage
 
-    # -- producers --------------------------------------------------------------------------------------------------------
+    # -- producers ----------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.on.plans) < JOBS)
     @rule(
-        plan=st.sampled_from(["succeeds", "succeeds", "fails", "aborts", "comes later"]),
-        task=st.sampled_from(["task", "task", "other"]),
+        plan=plans,
+        task=st.sampled_from(["task", "task", "task", "other"]),
         key=st.sampled_from([None, None, "k"]),
-        delay=st.sampled_from([None, None, 5.0]),
-        expires=st.sampled_from([None, None, 4.0]),
-        calls=st.integers(0, 5),
+        when=st.sampled_from([(None, None), (None, None), (None, None), (5.0, None), (None, 4.0), (5.0, 6.0)]),
+        calls=st.sampled_from([MANY, MANY, 0, 1, 2, 3]),
     )
     def enqueue(
-        self, plan: str, task: str, key: str | None, delay: float | None, expires: float | None, calls: int
+        self, plan: str, task: str, key: str | None, *, when: tuple[float | None, float | None], calls: int
     ) -> None:
-        """A producer enqueues a job, and comes so far."""
-        record = self.on.job(plan, task, key)
-        change = lifecycle.new(self.on.rules, delay=delay, expires=expires)
-        self.on.produce(lambda actor: self.on.do.enqueue(actor, record, change), calls)
+        """A producer enqueues a job, or puts it into the dead letters, and comes so far.
 
-    @precondition(lambda self: len(self.on.plans) < JOBS)
-    @rule(calls=calls)
-    def add_dead(self, calls: int) -> None:
-        """An operator puts a job into the dead letters."""
-        record, error = self.on.job("succeeds", "task", None), self.on.error("by hand", 0)
-        self.on.produce(lambda actor: self.on.do.add_dead(actor, record, error), calls)
+        `when`: its delay, and after how long it expires.
+        """
+        record, error = self.on.job(plan, task, key), self.on.error("by hand", 0)
+        change = lifecycle.new(self.on.rules, delay=when[0], expires=when[1])
+        do = self.on.do
+        if plan == "is dead":
+            self.on.produce(lambda actor: do.add_dead(actor, record, error), calls)
+        else:
+            self.on.produce(lambda actor: do.enqueue(actor, record, change), calls)
 
     @precondition(lambda self: self.on.plans)
-    @rule(verb=st.sampled_from(["cancel", "retry", "discard"]), job=which, calls=calls)
+    @rule(verb=st.sampled_from(["cancel", "cancel", "retry", "retry", "discard", "purge"]), job=which, calls=calls)
     def ask(self, verb: str, job: int, calls: int) -> None:
-        """Somebody wants something of a job, and comes so far."""
+        """Somebody wants something of a job, or of them all, and comes so far."""
         job_id = list(self.on.plans)[job % len(self.on.plans)]
-        verbs = {"cancel": self.on.do.cancel, "retry": self.on.do.retry, "discard": self.on.do.discard}
+        do = self.on.do
+        verbs = {"cancel": do.cancel, "retry": do.retry, "discard": do.discard, "purge": lambda actor, _: do.purge(actor)}
         if job_id not in self.on.ledger.rejected:
             self.on.produce(lambda actor: verbs[verb](actor, job_id), calls)
 
-    @rule(calls=calls)
-    def purge(self, calls: int) -> None:
-        """Somebody purges the queue, and comes so far."""
-        self.on.produce(self.on.do.purge, calls)
+    @precondition(lambda self: self.on.busy(self.on.producers))
+    @rule(producer=which, calls=calls)
+    def produce(self, producer: int, calls: int) -> None:
+        """A producer comes further."""
+        busy = self.on.busy(self.on.producers)
+        self.on.run(busy[producer % len(busy)], calls)
 
-    # -- everybody --------------------------------------------------------------------------------------------------------
+    # -- workers and dispatchers --------------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.on.has_work())
     @rule(process=either, calls=calls)
     def work(self, process: int, calls: int) -> None:
         """A worker comes further."""
         self.on.work(self.on.processes[process], calls)
+
+    @precondition(lambda self: self.on.has_work())
+    @rule(process=either)
+    def start_task(self, process: int) -> None:
+        """A worker comes so far that a task's code runs, if it finds one."""
+        self.on.work_until_running(self.on.processes[process])
 
     @rule(process=either, calls=calls)
     def dispatch(self, process: int, calls: int) -> None:
         """A dispatcher comes further."""
         self.on.dispatch(self.on.processes[process], calls)
 
-    @precondition(lambda self: self.on.producers)
-    @rule(producer=which, calls=calls)
-    def produce(self, producer: int, calls: int) -> None:
-        """A producer comes further."""
-        self.on.run(self.on.producers[producer % len(self.on.producers)], calls)
-
-    @rule()
-    def go_on(self) -> None:
-        """Everybody does what there is to do now."""
+    @rule(seconds=seconds)
+    def go_on(self, seconds: float) -> None:
+        """Time passes, and then everybody does what there is to do."""
+        self.on.wait(seconds)
         self.on.round()
 
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.on.busy())
     @rule(actor=which, fault=st.sampled_from(Fault))
     def lose(self, actor: int, fault: Fault) -> None:
         """A call, or its answer, is lost."""
+        busy = self.on.busy()
         self.on.faultless = False
-        self.on.step(self._somebody(actor, moving=True), fault)
+        self.on.step(busy[actor % len(busy)], fault)
 
+    @precondition(lambda self: self.on.busy())
     @rule(actor=which, applied=st.booleans())
     def crash(self, actor: int, applied: bool) -> None:
         """Somebody is killed. The call may still arrive."""
+        busy = self.on.busy()
         self.on.faultless = False
-        self.on.crash(self._somebody(actor), applied=applied)
+        self.on.crash(busy[actor % len(busy)], applied=applied)
 
+    @precondition(lambda self: any(process.attempts for process in self.on.processes))
     @rule(process=either)
     def freeze(self, process: int) -> None:
         """SIGSTOP."""
@@ -144,26 +163,22 @@ class LifecycleMachine(RuleBasedStateMachine):
         self.on.processes[process].frozen = True
         self.on.ledger.excuse(self.on.processes[process].name)
 
+    @precondition(lambda self: any(process.frozen for process in self.on.processes))
     @rule(process=either)
     def thaw(self, process: int) -> None:
         """SIGCONT."""
         self.on.processes[process].frozen = False
 
+    @precondition(lambda self: any(process.attempts for process in self.on.processes))
     @rule(process=either, how=st.sampled_from(["stops", "hangs"]))
     def interrupt(self, process: int, how: str) -> None:
         """SIGTERM, and the grace period is over: the task stops, or it does not."""
         if self.on.processes[process].attempts:
             self.on.processes[process].stopping = how
 
-    def _somebody(self, number: int, *, moving: bool = False) -> Actor:
-        processes = [process for process in self.on.processes if not (moving and process.frozen)]
-        actors = [actor for process in processes for actor in (process.worker, process.dispatcher)]
-        actors += self.on.producers
-        return actors[number % len(actors)] if actors else Actor("nobody")
+    # -- time and broker ----------------------------------------------------------------------------------------------
 
-    # -- time and broker --------------------------------------------------------------------------------------------------
-
-    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 3.0, 5.0, 20.0]), deaf=st.sampled_from([None, None, None, 0, 1]))
+    @rule(seconds=seconds, deaf=st.sampled_from([None, None, None, 0, 1]))
     def wait(self, seconds: float, deaf: int | None) -> None:
         """Time passes. A process may be cut off from the store meanwhile."""
         cut_off = None if deaf is None else self.on.processes[deaf]

@@ -124,6 +124,26 @@ class Stage:
                 process.worker.begin(self.do.work(process) if self.rules.carries else self.do.take(process, known))
             self.step(process.worker)
 
+    def work_until_running(self, process: Process) -> None:
+        """Its worker goes on until a task's code runs, or until it has looked in vain."""
+        for _ in range(10):
+            if not any(attempt.running for attempt in process.attempts):
+                self.work(process, 1)
+
+    def has_work(self) -> bool:
+        """There is something that a worker may do."""
+        queued = (r is not None and r.state is JobState.QUEUED for r in self.ledger.records.values())
+        workers = [process.worker for process in self.processes]
+        return bool(self.busy(workers) or self.broker.queue) or (not self.rules.carries and any(queued))
+
+    def busy(self, actors: Sequence[Actor] | None = None) -> list[Actor]:
+        """Those of these, or of all, who are in the middle of something and not frozen."""
+        if actors is None:
+            actors = [actor for process in self.processes for actor in (process.worker, process.dispatcher)]
+            actors += self.producers
+        frozen = [actor for process in self.processes if process.frozen for actor in (process.worker, process.dispatcher)]
+        return [actor for actor in actors if not actor.idle and actor not in frozen]
+
     def dispatch(self, process: Process, calls: int) -> None:
         """Its dispatcher goes on for so many calls, at most to the end of a round."""
         if not process.frozen:
@@ -139,23 +159,21 @@ class Stage:
         for process in self.processes:
             self.dispatch(process, MANY)
         for process in self.processes:
-            if not process.frozen:
-                self.run(process.worker, MANY)
-                while self._may_work():
-                    self.work(process, 1)
-                    self.run(process.worker, MANY)
+            self.work_off(process)
 
-    def _may_work(self) -> bool:
-        if self.rules.carries:
-            return bool(self.broker.queue)
-        tasks = self.processes[0].tasks
-        return any(
-            record is not None
-            and record.state is JobState.QUEUED
-            and (record.expires_at is None or record.expires_at > self.clock.now)
-            and record.task in tasks
-            for record in self.ledger.records.values()
-        )
+    def work_off(self, process: Process) -> None:
+        """Its worker does all that it can get."""
+        if process.frozen:
+            return
+        self.run(process.worker, MANY)
+        ended = None
+        while ended != self.ledger.begins.total():  # until a look brings nothing to begin
+            ended = self.ledger.begins.total()
+            self.work(process, 1)
+            self.run(process.worker, MANY)
+            while self.broker.queue:
+                self.work(process, 1)
+                self.run(process.worker, MANY)
 
     # -- time -------------------------------------------------------------------------------------------------------------
 

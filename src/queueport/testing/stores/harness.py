@@ -6,6 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -15,9 +16,23 @@ from queueport.record import Change, Record
 from queueport.status import JobError, JobState, utc
 from queueport.store import Begin, Insert, JobStore, Outcome, Swap
 
-__all__ = ["RULES", "Clock", "StoreHarness", "Tests", "bare", "dead", "error", "put", "retrying", "run", "succeeded", "swap"]
+__all__ = [
+    "RULES",
+    "Clock",
+    "StoreHarness",
+    "Tests",
+    "bare",
+    "dead",
+    "error",
+    "put",
+    "retrying",
+    "run",
+    "succeeded",
+    "swap",
+]
 
 START = 1_700_000_000.0
+TOKEN = "token-1"  # noqa: S105  # of an attempt, no password
 RULES = Rules(carries=False)
 CARRIED = Rules()
 """Where a backend carries messages: a queued job is claimed by its publisher at first."""
@@ -41,7 +56,7 @@ class Clock:
 
 
 class StoreHarness(ABC):
-    """The store under test. For a store that is shared it must pickle, since other processes open it too."""
+    """The store under test. For SharedSuite it must pickle, since other processes open the store too."""
 
     @abstractmethod
     def open(self, namespace: str = "suite", clock: Callable[[], float] | None = None) -> JobStore:
@@ -50,13 +65,8 @@ class StoreHarness(ABC):
         """
 
     def damage(self, namespace: str, job_id: str, field: str, value: Any) -> None:
-        """Write a flat value into the record behind the store's back. Not for a store that keeps objects."""
+        """Write a flat value into the record behind the store's back. For SharedSuite."""
         raise NotImplementedError
-
-    @property
-    def keeps_objects(self) -> bool:
-        """Records are kept as they are, so that none can be damaged."""
-        return False
 
 
 class Tests:
@@ -105,18 +115,20 @@ def swap(store: JobStore, record: Record, **values: Any) -> Record:
     return applied(store.swap([Swap(record.id, record.rev, Change(values), rev())]))
 
 
-def run(store: JobStore, record: Record, token: str = "token") -> Record:
+def run(store: JobStore, record: Record, token: str = TOKEN) -> Record:
     """Begin it."""
     change = lifecycle.begin(RULES, token=token, worker="worker", defaults={})
     return applied(store.begin([Begin(record.id, change, rev())]))
 
 
-def succeeded(store: JobStore, record: Record | None = None, **fields: Any) -> Record:
-    """A job that has run well: this one, or a new one."""
+def succeeded(store: JobStore, record: Record | str | None = None, **fields: Any) -> Record:
+    """A job that has run well: this one, or a new one (of this id)."""
     return _ended(store, record, Succeeded(b"1"), fields)
 
 
-def dead(store: JobStore, record: Record | None = None, kind: str = "builtins.ValueError", **fields: Any) -> Record:
+def dead(
+    store: JobStore, record: Record | str | None = None, kind: str = "builtins.ValueError", **fields: Any
+) -> Record:
     """A job that has failed for good."""
     return _ended(store, record, Failed(error(kind), fatal=True), fields)
 
@@ -134,8 +146,8 @@ def error(kind: str = "builtins.ValueError") -> JobError:
 
 
 def rev() -> str:
-    """A rev that nobody has used."""
-    return f"rev-{next(_numbers)}"
+    """A rev that nobody has used, in no process."""
+    return uuid4().hex
 
 
 def applied(answers: Sequence[Any]) -> Record:
@@ -146,10 +158,8 @@ def applied(answers: Sequence[Any]) -> Record:
     return answer.record
 
 
-def _ended(store: JobStore, record: Record | None, outcome: lifecycle.Outcome, fields: dict[str, Any]) -> Record:
-    record = run(store, put(store, **fields) if record is None else record)
-    change = lifecycle.finish(RULES, record, token="token", outcome=outcome, random=0.5)
+def _ended(store: JobStore, record: Record | str | None, outcome: lifecycle.Outcome, fields: dict[str, Any]) -> Record:
+    record = run(store, record if isinstance(record, Record) else put(store, record, **fields))
+    change = lifecycle.finish(RULES, record, token=TOKEN, outcome=outcome, random=0.5)
     assert isinstance(change, Change)
     return applied(store.swap([Swap(record.id, record.rev, change, rev())]))
-
-

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from queueport import lifecycle
-from queueport.record import RECORD_VERSION, Change, Record
+from queueport.record import RECORD_VERSION, Change
 from queueport.status import JobState, Progress
 from queueport.store import Beat, Begin, Insert, JobStore, Outcome, Swap
 from queueport.testing.stores.harness import (
     CARRIED,
     RULES,
+    TOKEN,
     Clock,
     Tests,
     applied,
@@ -77,13 +78,14 @@ class Writes(Tests):
         assert written.expires_at == clock.now + 60.0
         assert store.get(["a"]) == [written]
 
-    def test_every_field_comes_back_equal(self, store: JobStore) -> None:
-        fields = {field for field, value in vars_of(bare("a")).items() if value == vars_of(bare("a", **WHOLE))[field]}
-        assert fields == {"id", "task", "queue", "state", "rev", "v"}
-        for state in JobState:
-            written = applied(store.insert([Insert(bare(state.value, **WHOLE, task=state.value), Change({"state": state}), "r")]))
-            assert written == bare(state.value, **{**WHOLE, "task": state.value, "state": state, "rev": "r"})
-            assert store.get([state.value]) == [written]
+    @pytest.mark.parametrize("state", list(JobState))
+    def test_every_field_comes_back_equal(self, store: JobStore, state: JobState) -> None:
+        plain, whole = bare("a").values(), bare("a", **WHOLE)
+        same = {name for name, value in whole.values().items() if value == plain[name]}
+        assert same == {"id", "task", "queue", "state", "rev", "v"}, "WHOLE is to have every field that has a default"
+        written = applied(store.insert([Insert(whole, Change({"state": state}), "r")]))
+        assert written == replace(whole, state=state, rev="r")
+        assert store.get(["a"]) == [written]
 
     def test_a_payload_of_a_mebibyte_comes_back(self, store: JobStore) -> None:
         payload = bytes(range(256)) * 4096
@@ -138,18 +140,22 @@ class Writes(Tests):
 
     def test_a_deleted_record_is_gone_and_its_id_free(self, store: JobStore) -> None:
         record = put(store, "a", key="k")
-        stale, gone = store.swap([Swap("a", "no", Change(delete=True), "r"), Swap("a", record.rev, Change(delete=True), "r")])
+        stale, gone = store.swap(
+            [Swap("a", "no", Change(delete=True), "r"), Swap("a", record.rev, Change(delete=True), "r")]
+        )
         assert (stale.outcome, stale.record) == (Outcome.REFUSED, record)
         assert (gone.outcome, gone.record) == (Outcome.APPLIED, None)
         assert store.get(["a"]) == [None]
         assert put(store, "a", key="k").attempts == 0
 
     @pytest.mark.parametrize("sent", [True, False])
-    def test_begin_starts_what_is_queued_whether_sent_or_not(self, store: JobStore, clock: Clock, *, sent: bool) -> None:
+    def test_begin_starts_what_is_queued_whether_sent_or_not(
+        self, store: JobStore, clock: Clock, *, sent: bool
+    ) -> None:
         record = swap(store, put(store, "a"), sent=sent)
         clock.advance(1)
         begun = run(store, record)
-        assert (begun.state, begun.token, begun.attempts) == (JobState.RUNNING, "token", 1)
+        assert (begun.state, begun.token, begun.attempts) == (JobState.RUNNING, TOKEN, 1)
         assert (begun.started_at, begun.wake_at) == (clock.now, clock.now + RULES.lease)
         (again,) = store.begin([Begin("a", Change({"state": JobState.RUNNING}), "r")])
         assert (again.outcome, again.record) == (Outcome.REFUSED, begun)
@@ -158,7 +164,9 @@ class Writes(Tests):
         others = [put(store, delay=9.0), run(store, put(store)), retrying(store), succeeded(store), dead(store)]
         others.append(swap(store, put(store), state=JobState.CANCELLED))
         answers = store.begin([Begin(record.id, Change({"attempts": 99}), rev()) for record in others])
-        assert [(answer.outcome, answer.record) for answer in answers] == [(Outcome.REFUSED, record) for record in others]
+        assert [(answer.outcome, answer.record) for answer in answers] == [
+            (Outcome.REFUSED, record) for record in others
+        ]
         (absent,) = store.begin([Begin("absent", Change({}), rev())])
         assert (absent.outcome, absent.record) == (Outcome.REFUSED, None)
 
@@ -175,18 +183,24 @@ class Writes(Tests):
         (answer,) = store.begin([Begin(newer.id, Change({}), rev())])
         assert (answer.outcome, answer.record) == (Outcome.REFUSED, newer)
 
-    def test_a_heartbeat_prolongs_the_lease_of_its_own_attempt_lapsed_or_not(self, store: JobStore, clock: Clock) -> None:
+    def test_a_heartbeat_prolongs_the_lease_of_its_own_attempt_lapsed_or_not(
+        self, store: JobStore, clock: Clock
+    ) -> None:
         record = run(store, put(store))
         clock.advance(RULES.lease + 100)
-        beat = Beat(record.id, "token", 30.0, "r2", {"progress": Progress(1, 2, "half")})
+        beat = Beat(record.id, TOKEN, 30.0, "r2", {"progress": Progress(1, 2, "half")})
         assert applied(store.heartbeat([beat])) == replace(
             record, rev="r2", wake_at=clock.now + 30.0, progress=Progress(1, 2, "half")
         )
 
     def test_a_heartbeat_of_another_attempt_or_of_no_running_job_is_refused(self, store: JobStore) -> None:
-        running, queued, ended = run(store, put(store)), put(store, token="token"), succeeded(store)
-        beats = [Beat(running.id, "stale", 9.0, "r"), Beat(queued.id, "token", 9.0, "r"), Beat(ended.id, "token", 9.0, "r")]
-        answers = store.heartbeat([*beats, Beat("absent", "token", 9.0, "r")])
+        running, queued, ended = run(store, put(store)), put(store, token=TOKEN), succeeded(store)
+        beats = [
+            Beat(running.id, "stale", 9.0, "r"),
+            Beat(queued.id, TOKEN, 9.0, "r"),
+            Beat(ended.id, TOKEN, 9.0, "r"),
+        ]
+        answers = store.heartbeat([*beats, Beat("absent", TOKEN, 9.0, "r")])
         assert [answer.record for answer in answers] == [running, queued, ended, None]
         assert {answer.outcome for answer in answers} == {Outcome.REFUSED}
         assert store.get([running.id, queued.id, ended.id]) == [running, queued, ended]
@@ -209,7 +223,9 @@ class Keys(Tests):
             assert (answer.outcome, answer.record) == (Outcome.KEY_HELD, record)
 
     @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.DEAD, JobState.CANCELLED])
-    def test_a_final_state_releases_the_key_and_its_next_holder_keeps_it(self, store: JobStore, state: JobState) -> None:
+    def test_a_final_state_releases_the_key_and_its_next_holder_keeps_it(
+        self, store: JobStore, state: JobState
+    ) -> None:
         first = swap(store, put(store, key="k"), state=state)
         second = put(store, key="k")
         assert swap(store, first, reason="later").state is state
@@ -236,8 +252,3 @@ class Keys(Tests):
         answers = store.insert([Insert(bare(name, key="k"), new, name) for name in "abc"])
         assert [answer.outcome.name for answer in answers] == ["APPLIED", "KEY_HELD", "KEY_HELD"]
         assert {answer.record.id for answer in answers if answer.record} == {"a"}
-
-
-def vars_of(record: Record) -> dict[str, object]:
-    """Every field by name."""
-    return record.values()

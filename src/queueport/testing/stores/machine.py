@@ -1,0 +1,202 @@
+"""The part of the store suite that does the same at random to the store and to the memory store, and compares them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import Any, ClassVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from queueport.record import RECORD_VERSION, Change, Record
+from queueport.stats import WorkerStats
+from queueport.status import JobState, Progress, utc
+from queueport.store import Beat, Begin, ClaimingStore, Insert, Query, Swap
+from queueport.stores.memory import MemoryStore
+from queueport.testing.stores.harness import START, Clock, StoreHarness, Tests, error
+
+__all__ = ["Machine", "StoreMachine"]
+
+IDS = [f"j{n}" for n in range(8)]
+QUEUES = ["q1", "q2"]
+TASKS = ["app.one", "app.two"]
+TOKENS = ["t1", "t2"]
+
+_numbers = itertools.count()
+
+moments = st.one_of(st.none(), st.integers(-5, 15).map(lambda seconds: START + seconds))
+ids = st.sampled_from(IDS)
+errors = st.lists(st.sampled_from(["a.X", "b.X", "Y"]), max_size=2).map(
+    lambda kinds: tuple(error(kind) for kind in kinds)
+)
+values = st.fixed_dictionaries(
+    {"state": st.sampled_from(JobState)},
+    optional={
+        "queue": st.sampled_from(QUEUES),
+        "priority": st.integers(-1, 1),
+        "sent": st.booleans(),
+        "sent_at": moments,
+        "wake_at": moments,
+        "queued_at": moments,
+        "expires_at": moments,
+        "finished_at": moments,
+        "unknown_since": moments,
+        "token": st.sampled_from([None, *TOKENS]),
+        "errors": errors,
+        "progress": st.sampled_from([None, Progress(1, 2.5, "half")]),
+        "result": st.sampled_from([None, b"", b"1"]),
+    },
+)
+stamps = st.dictionaries(
+    st.sampled_from(["wake_at", "sent_at", "queued_at", "finished_at"]), st.integers(0, 9), max_size=2
+)
+counted = st.integers(0, 2)
+changes = st.builds(Change, values, stamps, counted, counted)
+records = st.builds(
+    Record,
+    id=ids,
+    task=st.sampled_from(TASKS),
+    queue=st.sampled_from(QUEUES),
+    payload=st.binary(max_size=3),
+    state=st.just(JobState.QUEUED),
+    priority=st.integers(-1, 1),
+    key=st.sampled_from([None, None, "k1", "k2"]),
+    v=st.sampled_from([RECORD_VERSION] * 4 + [RECORD_VERSION + 1]),
+)
+queries = st.builds(
+    Query,
+    state=st.none() | st.sampled_from(JobState),
+    queue=st.none() | st.sampled_from(QUEUES),
+    task=st.none() | st.sampled_from(TASKS),
+    error=st.none() | st.sampled_from(["X", "a.X", "Y", "Z"]),
+    finished_before=moments,
+    after=st.none() | ids,
+    limit=st.integers(1, 4),
+)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The store under test and its model, on one clock."""
+
+    harness: ClassVar[StoreHarness]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.model = MemoryStore(clock=self.clock)
+        self.store = self.harness.open(f"machine{next(_numbers)}", self.clock)
+
+    def teardown(self) -> None:
+        self.store.close()
+
+    def both(self, verb: str, *arguments: Any, **options: Any) -> list[Any]:
+        """Ask both and compare."""
+        expected = list(getattr(self.model, verb)(*arguments, **options))
+        assert list(getattr(self.store, verb)(*arguments, **options)) == expected
+        return expected
+
+    def rev(self) -> str:
+        """A rev of this step."""
+        return f"rev{next(_numbers)}"
+
+    @rule(seconds=st.integers(1, 6))
+    def time_passes(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    @rule(new=st.lists(st.tuples(records, changes), min_size=1, max_size=4))
+    def insert(self, new: list[tuple[Record, Change]]) -> None:
+        self.both("insert", [Insert(record, change, self.rev()) for record, change in new])
+
+    @rule(
+        wanted=st.lists(st.tuples(ids, st.booleans(), st.just(Change(delete=True)) | changes), min_size=1, max_size=4)
+    )
+    def swap(self, wanted: list[tuple[str, bool, Change]]) -> None:
+        swaps = []
+        for job_id, stale, change in wanted:
+            (found,) = self.model.get([job_id])
+            swaps.append(Swap(job_id, "stale" if stale or found is None else found.rev, change, self.rev()))
+        self.both("swap", swaps)
+
+    @rule(wanted=st.lists(st.tuples(ids, changes), min_size=1, max_size=3))
+    def begin(self, wanted: list[tuple[str, Change]]) -> None:
+        self.both("begin", [Begin(job_id, change, self.rev()) for job_id, change in wanted])
+
+    @rule(wanted=st.lists(st.tuples(ids, st.sampled_from(TOKENS)), min_size=1, max_size=3))
+    def heartbeat(self, wanted: list[tuple[str, str]]) -> None:
+        progress = {"progress": Progress(3)}
+        self.both("heartbeat", [Beat(job_id, token, 4.0, self.rev(), progress) for job_id, token in wanted])
+
+    @rule(limit=st.integers(1, 4), leases=st.booleans())
+    def claim_due(self, limit: int, leases: bool) -> None:
+        self.both("claim_due", limit, 3.0, self.rev(), leases=leases)
+
+    @rule(
+        queue=st.sampled_from(QUEUES), priority=st.integers(-1, 1), before=st.integers(-5, 20), limit=st.integers(1, 3)
+    )
+    def unreceived(self, queue: str, priority: int, before: int, limit: int) -> None:
+        self.both("unreceived", queue, priority, START + before, limit)
+
+    @rule(state=st.sampled_from(JobState), keep=st.integers(0, 3), limit=st.integers(1, 3))
+    def overflow(self, state: JobState, keep: int, limit: int) -> None:
+        self.both("overflow", state, keep, limit)
+
+    @rule(query=queries)
+    def find(self, query: Query) -> None:
+        self.both("find", query)
+        assert self.store.count(query) == self.model.count(query)
+
+    @rule(wanted=st.sets(ids))
+    def wait(self, wanted: set[str]) -> None:
+        found = {record.id: record for record in self.store.wait(wanted, 0.0)}
+        assert found == {record.id: record for record in self.model.wait(wanted, 0.0)}
+
+    @rule(name=st.sampled_from("ab"), ttl=st.integers(0, 5))
+    def announce(self, name: str, ttl: int) -> None:
+        never = utc(0.0)
+        assert never is not None
+        for store in (self.model, self.store):
+            store.announce(WorkerStats(name, tuple(QUEUES), (), never), ttl)
+        self.both("workers")
+
+    @rule(
+        queues=st.lists(st.sampled_from(QUEUES), min_size=1, max_size=2),
+        changes=st.dictionaries(st.sampled_from(TASKS), changes),
+        limit=st.integers(1, 4),
+    )
+    def take(self, queues: list[str], changes: dict[str, Change], limit: int) -> None:
+        if isinstance(self.store, ClaimingStore):
+            self.both("take", queues, changes, limit, self.rev())
+
+    @rule(queues=st.lists(st.sampled_from(QUEUES), min_size=1, max_size=2), tasks=st.sets(st.sampled_from(TASKS)))
+    def unknown(self, queues: list[str], tasks: set[str]) -> None:
+        if isinstance(self.store, ClaimingStore):
+            found = {record.id: record for record in self.store.unknown(queues, tasks, 100)}
+            assert found == {record.id: record for record in self.model.unknown(queues, tasks, 100)}
+
+    @invariant()
+    def every_record_is_the_same_and_every_count_is_a_recount(self) -> None:
+        known = self.both("find", Query(limit=100))
+        self.both("get", IDS)
+        stats = self.store.stats()
+        assert stats == self.model.stats()
+        recount = Counter((record.queue, record.state) for record in known)
+        kept = {(queue, state): n for queue, counts in stats.queues.items() for state, n in counts.states.items()}
+        assert {kind: n for kind, n in kept.items() if n} == recount
+
+
+class Machine(Tests):
+    examples: ClassVar[int] = 60
+    """How many stories; raise it where the store is quick, or when you hunt."""
+
+    def test_whatever_is_done_to_it_the_store_answers_as_its_model_does(self, harness: StoreHarness) -> None:
+        machine = type("Machine", (StoreMachine,), {"harness": harness})
+        checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+        rules = settings(
+            max_examples=self.examples,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=checks,
+        )
+        run_state_machine_as_test(machine, settings=rules)

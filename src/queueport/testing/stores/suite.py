@@ -1,0 +1,32 @@
+"""The suites: all parts that every store passes in one class, and one more for stores that processes share."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from queueport.store import ClaimingStore, JobStore
+from queueport.testing.stores.counting import Counts, Workers
+from queueport.testing.stores.dispatching import Dispatches
+from queueport.testing.stores.machine import Machine
+from queueport.testing.stores.reading import Finds, Waits
+from queueport.testing.stores.sharing import Damage, Processes, Threads
+from queueport.testing.stores.writing import Keys, Writes
+
+__all__ = ["SharedSuite", "StoreSuite"]
+
+
+class StoreSuite(Writes, Keys, Finds, Waits, Dispatches, Counts, Workers, Threads, Machine):
+    """What every store must do. A subclass has a fixture `harness`."""
+
+    shared: ClassVar[bool] = False
+    claims: ClassVar[bool] = False
+
+    def test_the_suites_are_those_that_the_store_needs(self, store: JobStore) -> None:
+        assert self.shared == store.shared, "a store that processes share is tested by SharedSuite"
+        assert self.claims == isinstance(store, ClaimingStore), "a ClaimingStore is tested by ClaimingSuite"
+
+
+class SharedSuite(StoreSuite, Processes, Damage):
+    """What a store must do whose records other processes see, and which therefore writes them down."""
+
+    shared = True

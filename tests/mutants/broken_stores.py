@@ -1,0 +1,280 @@
+"""Mutants of stores: each one verb that does not keep its word, and the line of the contract that must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from queueport.record import Change, Record
+from queueport.stats import WorkerStats
+from queueport.status import JobError, JobState
+from queueport.store import Beat, Insert, Outcome, Query, StoreStats, Swap, Written
+from tests.mutants.mutant import STORED, Verb, breaks
+
+PROCESSES = ("sqlite",)
+"""For mutants that show only when a worker process dies."""
+
+
+def without(change: Change, *names: str) -> Change:
+    """The change, these fields aside."""
+    kept = {name: value for name, value in change.set.items() if name not in names}
+    stamp = {name: value for name, value in change.stamp.items() if name not in names}
+    return replace(change, set=kept, stamp=stamp)
+
+
+def changed(insert: Insert, **values: Any) -> Insert:
+    """The insert with other values in its record."""
+    return replace(insert, record=replace(insert.record, **values))
+
+
+# -- enqueue -------------------------------------------------------------------------------------------
+
+
+@breaks("store.insert", "E2", on=STORED)
+def a_nul_is_lost(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return insert([changed(i, payload=i.record.payload.replace(b"\\u0000", b"")) for i in inserts])
+
+
+@breaks("store.insert", "E3", on=STORED)
+def the_last_of_a_batch_is_dropped(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    if len(inserts) == 1:
+        return insert(inserts)
+    return [*insert(inserts[:-1]), Written(Outcome.APPLIED, inserts[-1].record)]
+
+
+@breaks("store.insert", "E7", on=STORED)
+def a_key_is_held_by_nobody(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return insert([changed(i, key=None) for i in inserts])
+
+
+@breaks("store.insert", "E8", on=STORED)
+def an_id_may_be_taken_twice(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return [Written(Outcome.APPLIED, written.record) for written in insert(inserts)]
+
+
+@breaks("store.insert", "E12", on=STORED)
+def low_priority_goes_first(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return insert([changed(i, priority=-i.record.priority) for i in inserts])
+
+
+# -- time ----------------------------------------------------------------------------------------------
+
+
+@breaks("store.insert", "S1", on=STORED)
+def a_delay_is_ignored(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    def now(change: Change) -> Change:
+        if change.set["state"] is not JobState.SCHEDULED:
+            return change
+        queued = {"state": JobState.QUEUED, "sent": True}
+        return replace(without(change, "wake_at"), set=queued, stamp={**change.stamp, "wake_at": 0.0, "queued_at": 0.0})
+
+    return insert([replace(i, change=now(i.change)) for i in inserts])
+
+
+@breaks("store.insert", "S4", on=STORED)
+def an_expired_job_is_started(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return insert([replace(i, change=without(i.change, "expires_at", "wake_at")) for i in inserts])
+
+
+# -- status and result ---------------------------------------------------------------------------------
+
+
+@breaks("store.heartbeat", "T4", on=STORED)
+def progress_is_dropped(heartbeat: Verb, beats: Sequence[Beat]) -> Any:
+    return heartbeat([replace(beat, values={}) for beat in beats])
+
+
+@breaks("store.find", "T5", on=STORED)
+def a_filter_is_ignored(find: Verb, query: Query) -> Any:
+    return find(replace(query, queue=None))
+
+
+@breaks("store.swap", "T7", on=STORED)
+def retention_is_over_at_once(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    def short(change: Change) -> Change:
+        final = change.set.get("state") in (JobState.SUCCEEDED, JobState.DEAD)
+        return replace(change, stamp={**change.stamp, "wake_at": 0.0}) if final else change
+
+    return swap([replace(s, change=short(s.change)) for s in swaps])
+
+
+@breaks("store.overflow", "T7", on=STORED)
+def retention_takes_the_living(overflow: Verb, state: JobState, keep: int, limit: int) -> Any:
+    return [*overflow(JobState.QUEUED, 0, limit), *overflow(JobState.SCHEDULED, 0, limit)][:limit]
+
+
+# -- retry ---------------------------------------------------------------------------------------------
+
+
+@breaks("store.swap", "R1", on=STORED)
+def failures_are_forgotten(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(s, change=without(s.change, "failures")) for s in swaps])
+
+
+@breaks("store.swap", "R2", on=STORED)
+def a_backoff_is_ignored(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    def soon(change: Change) -> Change:
+        waits = change.set.get("state") is JobState.RETRYING
+        return replace(change, stamp={**change.stamp, "wake_at": 0.0}) if waits else change
+
+    return swap([replace(s, change=soon(s.change)) for s in swaps])
+
+
+@breaks("store.swap", "R5", on=STORED)
+def a_retry_keeps_the_old_budgets(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    def kept(change: Change) -> Change:
+        return without(change, "failures", "crashes") if "life" in change.set else change
+
+    return swap([replace(s, change=kept(s.change)) for s in swaps])
+
+
+# -- dead letters --------------------------------------------------------------------------------------
+
+
+@breaks("store.swap", "D1", on=STORED)
+def a_dead_letter_is_dropped(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    def gone(change: Change) -> Change:
+        return Change(delete=True) if change.set.get("state") is JobState.DEAD else change
+
+    return swap([replace(s, change=gone(s.change)) for s in swaps])
+
+
+@breaks("store.swap", "D1", on=STORED)
+def an_error_loses_its_type(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    def blank(error: JobError) -> JobError:
+        return replace(error, type="Exception")
+
+    def shortened(change: Change) -> Change:
+        errors = change.set.get("errors")
+        return change if errors is None else replace(change, set={**change.set, "errors": tuple(map(blank, errors))})
+
+    return swap([replace(s, change=shortened(s.change)) for s in swaps])
+
+
+@breaks("store.find", "D3", on=STORED)
+def a_purge_takes_the_young_too(find: Verb, query: Query) -> Any:
+    return find(replace(query, finished_before=None))
+
+
+@breaks("store.count", "D2", on=STORED)
+def a_count_ignores_the_task(count: Verb, query: Query) -> Any:
+    return count(replace(query, task=None))
+
+
+# -- cancel --------------------------------------------------------------------------------------------
+
+
+@breaks("store.swap", "C1", on=STORED)
+def a_cancel_is_only_said(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    def said(one: Swap) -> Any:
+        if one.change.set.get("reason") != "cancelled":
+            return next(iter(swap([one])))
+        (record,) = swap.__self__.get([one.id])  # type: ignore[attr-defined]  # a bound method
+        return Written(Outcome.APPLIED, one.change.applied(record, one.rev, 0.0))
+
+    return [said(one) for one in swaps]
+
+
+@breaks("store.swap", "C2", on=STORED)
+def a_cancel_request_is_forgotten(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(s, change=without(s.change, "cancel_requested")) for s in swaps])
+
+
+# -- stats ---------------------------------------------------------------------------------------------
+
+
+@breaks("store.stats", "M1", on=STORED)
+def a_count_is_off_by_one(stats: Verb) -> Any:
+    read: StoreStats = stats()
+    more = {JobState.SUCCEEDED: 1}
+    queues = {
+        name: replace(counts, states={state: n + more.get(state, 0) for state, n in counts.states.items()})
+        for name, counts in read.queues.items()
+    }
+    return replace(read, queues=queues)
+
+
+@breaks("store.stats", "M2", on=STORED)
+def the_oldest_is_not_known(stats: Verb) -> Any:
+    read: StoreStats = stats()
+    return replace(read, queues={n: replace(counts, oldest_queued_at=None) for n, counts in read.queues.items()})
+
+
+@breaks("store.announce", "M3", on=STORED)
+def a_worker_is_never_forgotten(announce: Verb, worker: WorkerStats, ttl: float) -> Any:
+    return announce(worker, 3600.0)
+
+
+@breaks("store.swap", "M4", on=STORED)
+def an_end_is_counted_twice(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(s, change=replace(s.change, processed=2 * s.change.processed)) for s in swaps])
+
+
+# -- worker --------------------------------------------------------------------------------------------
+
+
+@breaks("store.take", "W1", on=STORED)
+def queues_are_not_kept_apart(
+    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str
+) -> Any:
+    everything = list(take.__self__.stats().queues)  # type: ignore[attr-defined]  # a bound method
+    return take(everything, changes, limit, rev)
+
+
+@breaks("store.take", "W3", on=STORED)
+def a_claim_is_not_exclusive(
+    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str
+) -> Any:
+    """Who finds nothing gets what others run."""
+    store = take.__self__  # type: ignore[attr-defined]  # a bound method
+    taken: Sequence[Record] = take(queues, changes, limit, rev)
+    running = store.find(Query(state=JobState.RUNNING, limit=limit))
+    theirs = [record for record in running if record.queue in queues and record.task in changes]
+    swaps = [Swap(record.id, record.rev, changes[record.task], rev) for record in theirs]
+    return taken or [written.record for written in store.swap(swaps) if written.applied]
+
+
+# -- crash ---------------------------------------------------------------------------------------------
+
+
+@breaks("store.claim_due", "X1", on=PROCESSES)
+def a_lease_never_lapses(claim_due: Verb, limit: int, claim: float, rev: str, *, leases: bool = True) -> Any:
+    return claim_due(limit, claim, rev, leases=False)
+
+
+@breaks("store.swap", "X2", on=PROCESSES)
+def crashes_are_not_counted(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(s, change=without(s.change, "crashes")) for s in swaps])
+
+
+@breaks("store.swap", "X9", on=PROCESSES)
+def a_swap_ignores_the_fence(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    records = swap.__self__.get([one.id for one in swaps])  # type: ignore[attr-defined]  # a bound method
+    found = {record.id: record.rev for record in records if record is not None}
+    return swap([replace(one, expected=found.get(one.id, one.expected)) for one in swaps])
+
+
+@breaks("store.heartbeat", "X9", on=PROCESSES)
+def a_heartbeat_ignores_the_fence(heartbeat: Verb, beats: Sequence[Beat]) -> Any:
+    """Every heart is told that all is well."""
+    records = heartbeat.__self__.get([beat.id for beat in beats])  # type: ignore[attr-defined]  # a bound method
+    return [
+        Written(Outcome.APPLIED, replace(record, state=JobState.RUNNING, token=beat.token))
+        if record is not None and record.token != beat.token
+        else next(iter(heartbeat([beat])))
+        for beat, record in zip(beats, records, strict=True)
+    ]
+
+
+# -- hygiene -------------------------------------------------------------------------------------------
+
+
+@breaks("settings.namespace", "H2", on=STORED)
+def namespaces_are_one(namespace: str) -> str:
+    return "shared"
+
+
+@breaks("store.unknown", "D5", on=STORED)
+def what_nobody_knows_is_not_noticed(unknown: Verb, queues: Sequence[str], tasks: Collection[str], limit: int) -> Any:
+    return []

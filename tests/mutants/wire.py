@@ -1,0 +1,109 @@
+"""A broker in this process's memory, for mutants: the whole of a transport on one page.
+
+A message stays in its queue until it is acknowledged, and is handed out once: who holds it lives as long as the broker.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Self
+
+from queueport import Capability
+from queueport.driver import Depth, SendOutcome, Sent
+from queueport.message import Message
+from queueport.settings import Settings
+from queueport.transport import Delivery, Transport
+from queueport.url import BackendURL
+
+__all__ = ["Broker", "WireTransport"]
+
+Entry = tuple[int, int, bytes]
+"""In the order of delivery: by priority, then by number."""
+
+
+@dataclass
+class Broker:
+    """What all transports of one URL and namespace share; whoever uses it holds the lock of `changed`."""
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    waiting: defaultdict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    held: defaultdict[str, dict[int, Entry]] = field(default_factory=lambda: defaultdict(dict))
+    dead: dict[str, Message] = field(default_factory=dict)
+    aside: list[Delivery] = field(default_factory=list)
+    numbers: count[int] = field(default_factory=count)
+
+    def put(self, queue: str, body: bytes, priority: int = 0) -> None:
+        """A message into a queue."""
+        with self.changed:
+            insort(self.waiting[queue], (-priority, next(self.numbers), body))
+            self.changed.notify_all()
+
+
+class WireTransport(Transport):
+    """`wire://NAME`."""
+
+    name = "wire"
+    capabilities = frozenset({Capability.PRIORITY, Capability.DEPTH, Capability.NATIVE_DEAD_LETTERS})
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+
+    @classmethod
+    def open(cls, url: BackendURL, settings: Settings) -> Self:
+        return cls(_brokers[url.text, settings.namespace])
+
+    @classmethod
+    def default_store(cls, url: BackendURL) -> str | None:
+        return url.text.replace("wire", "memory", 1)
+
+    def send(self, queue: str, messages: Sequence[Message]) -> Sequence[Sent]:
+        for message in messages:
+            self.broker.put(queue, message.body, message.priority)
+        return [Sent(SendOutcome.SENT)] * len(messages)
+
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        broker = self.broker
+        with broker.changed:
+            broker.changed.wait_for(lambda: any(broker.waiting[queue] for queue in queues), wait)
+            ready = [queue for queue in queues for _ in broker.waiting[queue]]
+            return [self._held(queue) for queue in ready[:limit]]
+
+    def _held(self, queue: str) -> Delivery:
+        entry = self.broker.waiting[queue].pop(0)
+        self.broker.held[queue][entry[1]] = entry
+        return Delivery(entry[2], queue, entry[1])
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        with self.broker.changed:
+            for delivery in deliveries:
+                self.broker.held[delivery.queue].pop(delivery.receipt, None)
+
+    def put_aside(self, delivery: Delivery) -> None:
+        self.ack([delivery])
+        self.broker.aside.append(delivery)
+
+    def depth(self, queue: str) -> Depth | None:
+        with self.broker.changed:
+            return Depth(len(self.broker.waiting[queue]) + len(self.broker.held[queue]))
+
+    def bury(self, messages: Sequence[Message]) -> None:
+        self.broker.dead.update((message.id, message) for message in messages)
+
+    def unbury(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self.broker.dead.pop(message.id, None)
+
+    def purge(self, queue: str) -> None:
+        with self.broker.changed:
+            self.broker.waiting[queue].clear()
+
+    def check(self) -> Sequence[str]:
+        return ()
+
+
+_brokers: defaultdict[tuple[str, str], Broker] = defaultdict(Broker)

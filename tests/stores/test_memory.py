@@ -1,0 +1,84 @@
+"""The memory store: the suite of all stores, and what is its own."""
+
+import os
+import threading
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+
+from queueport.errors import ConfigurationError
+from queueport.store import Query
+from queueport.stores.memory import MemoryStore
+from queueport.testing.stores import ClaimingSuite, StoreHarness
+from queueport.testing.stores.harness import put
+from queueport.url import BackendURL
+
+
+class Harness(StoreHarness):
+    def __init__(self) -> None:
+        self.name = uuid4().hex
+
+    def open(self, namespace: str = "suite", clock: Callable[[], float] | None = None) -> MemoryStore:
+        named = opened(f"memory://{self.name}", namespace)
+        return named if clock is None else MemoryStore(named.records, clock=clock)
+
+
+class TestMemoryStore(ClaimingSuite):
+    @pytest.fixture
+    def harness(self) -> StoreHarness:
+        return Harness()
+
+
+def opened(url: str, namespace: str = "queueport") -> MemoryStore:
+    return MemoryStore.open(BackendURL.parse(url), namespace=namespace, call_timeout=5.0)
+
+
+def test_a_name_is_one_set_of_records_for_the_whole_process() -> None:
+    name = uuid4().hex
+    put(opened(f"memory://{name}"), "a")
+    assert [record.id for record in opened(f"memory://{name}").find(Query())] == ["a"]
+    assert list(opened(f"memory://{name}", "another").find(Query())) == []
+
+
+def test_without_a_name_each_store_is_its_own() -> None:
+    put(opened("memory://"), "a")
+    assert list(opened("memory://").find(Query())) == []
+
+
+@pytest.mark.parametrize("url", ["memory:///path", "memory://a/b", "memory://user@host"])
+def test_a_url_that_names_more_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="write 'memory://' or 'memory://name'"):
+        opened(url)
+
+
+def test_an_option_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="has no option 'synchronous'"):
+        opened("memory://?synchronous=full")
+
+
+def test_a_child_goes_on_with_a_copy_although_a_thread_was_at_work() -> None:
+    store = MemoryStore()
+    put(store, "before")
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            put(store)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                try:
+                    put(store, "child")
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
+    assert store.get(["before", "child"])[1] is None
