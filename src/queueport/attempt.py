@@ -70,13 +70,13 @@ class Attempt:
         timeout: float | None,
         status: Callable[[], JobStatus],
     ) -> None:
-        self.record = record
-        self.task = task
-        self.token = token
-        self.until = called_at + lease
-        self.started = time.monotonic()
+        self.record: Record = record
+        self.task: Task[..., Any, Any] = task
+        self.token: str = token
+        self.until: float = called_at + lease
+        self.started: float = time.monotonic()
         self.deadline: float | None = None if timeout is None else self.started + timeout
-        self.store_offset = (record.started_at or 0.0) - self.started
+        self.store_offset: float = (record.started_at or 0.0) - self.started
         self.why: Why | None = None
         self.interrupted_at: float | None = None
         self.written_progress: object = None
@@ -85,7 +85,7 @@ class Attempt:
         self._thread: int | None = None
         self._coroutine: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self.on_acknowledge: Callable[[], None] | None = None
-        self.job = CurrentJob(
+        self.job: CurrentJob = CurrentJob(
             id=record.id,
             task=record.task,
             queue=record.queue,

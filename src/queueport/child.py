@@ -15,6 +15,7 @@ import sys
 import threading
 from typing import Any
 
+from queueport.cli.logs import set_up
 from queueport.connect import get_queue
 from queueport.errors import QueueportError
 from queueport.supervisor import CANNOT_START
@@ -27,7 +28,7 @@ def main() -> None:
     report = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
     spec: dict[str, Any] = json.loads(sys.stdin.readline())
     sys.path[:] = spec["path"]
-    logging.basicConfig(level=spec["log_level"], format=spec["log_format"])
+    set_up(spec["log_level"], spec["log_format"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, which says when to stop
     try:
         for module in spec["modules"]:

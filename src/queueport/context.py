@@ -20,7 +20,7 @@ class RetryLater(Exception):
         super().__init__(message or f"the task asked to be tried again in {delay:g} s")
         if not 0 <= delay < float("inf"):
             raise ValueError(f"delay={delay!r} must be a number of seconds, 0 or more")
-        self.delay = float(delay)
+        self.delay: float = float(delay)
         self.burns = burns
 
 

@@ -20,7 +20,7 @@ from queueport.url import KeepCount
 
 __all__ = ["Dispatcher"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 BATCH = 100
 """Records moved in one step."""

@@ -70,8 +70,8 @@ class DuplicateJob(InvalidJob):
 
     def __init__(self, message: str, *, accepted: Sequence[str] = (), rejected: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.accepted = tuple(accepted)
-        self.rejected = tuple(rejected)
+        self.accepted: tuple[str, ...] = tuple(accepted)
+        self.rejected: tuple[str, ...] = tuple(rejected)
 
 
 class Unsupported(QueueportError, NotImplementedError):
@@ -111,8 +111,8 @@ class BackendUnavailable(QueueportError):
 
     def __init__(self, message: str, *, accepted: Sequence[str] = (), rejected: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.accepted = tuple(accepted)
-        self.rejected = tuple(rejected)
+        self.accepted: tuple[str, ...] = tuple(accepted)
+        self.rejected: tuple[str, ...] = tuple(rejected)
 
 
 class UnknownTask(QueueportError):

@@ -16,7 +16,7 @@ from queueport.store import Beat
 
 __all__ = ["Heartbeat"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 TICK = 0.25
 """Seconds between two looks at timeouts and progress: progress is written at most so often."""
@@ -38,7 +38,7 @@ class Heartbeat:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._beat_at = self._asked_at = time.monotonic()
-        self.interval = operations.rules.lease / 3
+        self.interval: float = operations.rules.lease / 3
 
     def start(self) -> None:
         """Begin to beat."""

@@ -16,7 +16,7 @@ from queueport.tasks import registry
 
 __all__ = ["around_job", "before_enqueue", "on_dead"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 Around = TypeVar("Around", bound=Callable[[CurrentJob], Any])
 Before = TypeVar("Before", bound=Callable[[Job[Any]], Job[Any]])
@@ -85,6 +85,12 @@ def tell_death(status: JobStatus) -> None:
             logger.exception(
                 "job %s (%s): its on_dead hook raised; the job is dead all the same", status.id, status.task
             )
+
+
+def modules() -> list[str]:
+    """The modules that hooks come from, in their order, for a worker's other processes."""
+    dead = [hook for task in registry.tasks() for hook in task.dead_hooks]
+    return list(dict.fromkeys(hook.__module__ for hook in (*_around, *_before, *_deaths, *dead)))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from queueport.tasks import registry
 
 __all__ = ["Operations", "Settled"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 QUICK = 0.5
 """Seconds within which a call must have failed to be repeated at once: then only the connection was stale."""

@@ -23,7 +23,7 @@ from queueport.runner import Runner
 
 __all__ = ["Intake", "Pool", "run"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 COROUTINES = 100
 """`async def` tasks that run at once in a process."""

@@ -37,7 +37,7 @@ from queueport.tasks import Task
 
 __all__ = ["Runner", "Verdict"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 T = TypeVar("T")
 
 
@@ -67,9 +67,9 @@ class Runner:
         self.operations = operations
         self._enter = enter
         self.tasks = tasks
-        self.queues = tuple(queues)
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:4]}"
-        self.heartbeat = Heartbeat(operations, self._announce)
+        self.queues: tuple[str, ...] = tuple(queues)
+        self.name: str = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:4]}"
+        self.heartbeat: Heartbeat = Heartbeat(operations, self._announce)
         self.received: dict[tuple[str, int], float] = {}
         """Per queue and priority, the newest `sent_at` among the messages received here."""
         self._defaults = {name: frozen_options(task.options) for name, task in tasks.items()}

@@ -22,7 +22,7 @@ from queueport.runner import Runner
 
 __all__ = ["CANNOT_START", "run"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 CANNOT_START = 3
 """A child's exit code when its configuration is wrong: it is not started again."""

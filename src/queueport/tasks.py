@@ -72,7 +72,8 @@ class Task(Generic[P, R, C]):
     ) -> None:
         """For `task`, which checks all this; `like` is the task whose signature and hooks to share."""
         if function is None:
-            self.__name__, self.__qualname__ = name.rpartition(".")[2], name
+            self.__name__: str = name.rpartition(".")[2]
+            self.__qualname__: str = name
         else:
             functools.update_wrapper(self, function, updated=())  # for help(), and for those who inspect functions
         self.name = name

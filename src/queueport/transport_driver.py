@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from queueport import pool
 from queueport.attempt import Attempt
-from queueport.capability import Capability
+from queueport.capability import Capability, Limits
 from queueport.driver import Depth, Driver, SendOutcome, Sent, Work
 from queueport.errors import BackendUnavailable
 from queueport.message import Message
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TransportDriver"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 
 class TransportDriver(Driver):
@@ -32,9 +32,9 @@ class TransportDriver(Driver):
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self.name = transport.name
-        self.capabilities = transport.capabilities | {Capability.THREADS}
-        self.limits = transport.limits
+        self.name: str = transport.name
+        self.capabilities: frozenset[Capability] = transport.capabilities | {Capability.THREADS}
+        self.limits: Limits = transport.limits
 
     @classmethod
     def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from queueport import connect
+from queueport import connect, hooks
 from queueport.capability import Capability
 from queueport.dispatcher import Dispatcher
 from queueport.driver import Work
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 
 class Worker:
@@ -65,7 +65,9 @@ class Worker:
             )
         for task in self._tasks:
             task.signature.resolve()
-        self.queues = tuple(dict.fromkeys(queues)) or tuple(sorted({task.queue for task in self._tasks}))
+        self.queues: tuple[str, ...] = tuple(dict.fromkeys(queues)) or tuple(
+            sorted({task.queue for task in self._tasks})
+        )
         self._work = Work(self.queues, threads, processes, burst, grace, child=None)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -169,9 +171,11 @@ class Worker:
 
     def _child(self) -> dict[str, Any]:
         """What a process of this worker needs to know, as plain JSON."""
-        modules = sorted({importable(task.__module__) for task in self._tasks})
+        modules = list(dict.fromkeys(map(importable, (*hooks.modules(), *(task.__module__ for task in self._tasks)))))
         if "__main__" in modules:
-            raise ConfigurationError("tasks declared in a script cannot run in other processes: move them to a module")
+            raise ConfigurationError(
+                "tasks and hooks declared in a script cannot run in other processes: move them to a module"
+            )
         options = {"threads": self._work.threads, "burst": self._work.burst, "grace": self._work.grace}
         root = logging.getLogger()
         formatter = root.handlers[0].formatter if root.handlers else None

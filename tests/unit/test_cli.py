@@ -1,11 +1,14 @@
 """The commands that look at jobs and change them, in this process on SQLite. For those who change `queueport.cli`."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from queueport import Abort, JobQueue, JobState, get_queue, task
@@ -226,3 +229,24 @@ def test_every_command_has_help(run: Run, words: tuple[str, ...]) -> None:
 
 def test_help_tells_the_exit_codes(run: Run) -> None:
     assert "Exit codes: 0 done; 1 the queue said no" in " ".join(run("--help").split())
+
+
+def test_the_shell_can_complete_commands_and_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    def completed(words: str) -> set[str]:
+        monkeypatch.setenv("_QUEUEPORT_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        return set(CliRunner().invoke(app, []).stdout.split())
+
+    assert completed("queueport retr") == {"retry"}
+    assert completed("queueport jobs --state s") == {"scheduled", "succeeded"}
+
+
+def test_the_page_about_the_command_line_names_every_command() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
+    in_page = {re.sub(r" [^a-z].*", "", name) for name in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)}
+    root = typer.main.get_command(app)
+    assert isinstance(root, TyperGroup)
+    letters = root.commands["dead"]
+    assert isinstance(letters, TyperGroup)
+    assert in_page == {*root.commands} - {"dead"} | {f"dead {name}" for name in letters.commands}

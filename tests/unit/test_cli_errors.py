@@ -1,8 +1,10 @@
 """What the command line says to bad input: one sentence, the right exit code. For those who change `queueport.cli`."""
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,13 @@ def test_a_file_that_is_no_database_is_a_sentence_and_stays_as_it_is(folder: Pat
     assert (checked.exit_code, checked.stderr) == (1, "")
     assert "problem: the SQLite database" in checked.stdout
     assert (folder / "notes.txt").read_text().startswith("not a database")
+
+
+def test_a_damaged_row_is_a_sentence_where_it_is_asked_for_and_stays_out_of_lists(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "jobs.db")) as database:
+        database.execute("UPDATE queueport_jobs SET payload = x'ff' WHERE id = 'there'")
+        database.commit()
+    assert "job there" in refused("status", "there", code=1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -144,11 +144,18 @@ def test_a_stopped_worker_still_records_what_could_not_be_interrupted(queue: Job
     assert (stuck.status().state, stuck.status().failures, stuck.status().crashes) == (JobState.DEAD, 1, 0)
 
 
-def test_several_processes_log_and_stop_as_one_does(queue: JobQueue, start: Start) -> None:
+def test_several_processes_have_the_hooks_log_and_stop_as_one_does(
+    queue: JobQueue, start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "hooked.py").write_text(
+        "import logging, shop\nfrom queueport import around_job\n@around_job\ndef tell(job):\n"
+        "    logging.getLogger('hook').warning('rq://:secret@h\\n%s', job.id)\n    yield\n"
+    )
     job = queue.enqueue("shop.add", 1, 2)
-    worker = start("worker", "--processes", "2", "--threads", "1")
+    worker = start("worker", "hooked", "--processes", "2", "--threads", "1")
     assert job.result(timeout=20) == 3
     eventually(lambda: f"job {job.id} shop.add attempt 1 succeeded" in worker.log)
+    assert f"hook: rq://:***@h\\n{job.id}\n" in worker.log
     assert worker.stop() == 0
 
 

@@ -12,4 +12,4 @@ class SqliteDriver(StoreDriver):
     """Jobs survive the process, and any process on this machine may run them."""
 
     name = "sqlite"
-    capabilities = StoreDriver.capabilities | {Capability.PERSISTENT}
+    capabilities: frozenset[Capability] = StoreDriver.capabilities | {Capability.PERSISTENT}

@@ -30,7 +30,7 @@ class StoreDriver(Driver):
     """Takes jobs straight from its store. Subclasses name themselves and say what survives."""
 
     carries: ClassVar[bool] = False
-    capabilities = frozenset({Capability.PRIORITY, Capability.DEPTH, Capability.THREADS})
+    capabilities: frozenset[Capability] = frozenset({Capability.PRIORITY, Capability.DEPTH, Capability.THREADS})
 
     def __init__(self, store: ClaimingStore) -> None:
         self._store = store

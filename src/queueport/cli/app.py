@@ -11,7 +11,7 @@ from queueport.cli.endings import CommandLine
 
 __all__ = ["app"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=CommandLine,
     help="One job queue over the queues you already run: run workers, look at jobs, put things right.",
     epilog="Exit codes: 0 done; 1 the queue said no: not found, wrong state, not reachable, not healthy; "
@@ -46,7 +46,7 @@ app.command(rich_help_panel=JOBS)(with_queue(jobs.retry))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.cancel))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.purge))
 
-letters = typer.Typer(help="The dead letters: jobs that were given up.", no_args_is_help=True)
+letters: typer.Typer = typer.Typer(help="The dead letters: jobs that were given up.", no_args_is_help=True)
 letters.command("list")(with_queue(dead.listing))
 letters.command()(with_queue(dead.show))
 letters.command()(with_queue(dead.retry))

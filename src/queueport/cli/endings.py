@@ -9,10 +9,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from queueport.cli.logs import one_line
 from queueport.errors import ConfigurationError, DuplicateJob, InvalidJob, QueueportError, Unsupported
 from queueport.url import hidden
 
-__all__ = ["CLOSED_PIPE", "FAILED", "INTERRUPTED", "WRONG", "CommandLine", "one_line", "say"]
+__all__ = ["CLOSED_PIPE", "FAILED", "INTERRUPTED", "WRONG", "CommandLine", "say"]
 
 FAILED = 1
 """The queue said no: not found, wrong state, not reachable, not healthy."""
@@ -76,11 +77,6 @@ def ending(run: Callable[[], Any]) -> int:
 def say(sentence: str) -> None:
     """One line on standard error, without passwords."""
     sys.stderr.write(f"error: {one_line(hidden(sentence))}\n")
-
-
-def one_line(text: str) -> str:
-    """The text with what is not printable, line ends among it, written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
 
 
 def _closed_pipe() -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from queueport.cli import output
-from queueport.cli.endings import one_line
+from queueport.cli.logs import one_line
 from queueport.errors import ResultTimeout
 from queueport.queue import JobQueue
 from queueport.status import JobError, JobStatus

@@ -1,23 +1,12 @@
-"""What a worker says on standard error: one line an event. For `worker` and `dispatcher`."""
+"""What a worker says on standard error: one line an event. For `worker`, its other processes, and `dispatcher`."""
 
 import logging
-from enum import StrEnum
 
-from queueport.cli.endings import one_line
 from queueport.url import hidden
 
-__all__ = ["LogLevel", "set_up"]
+__all__ = ["FORMAT", "one_line", "set_up"]
 
 FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
-
-
-class LogLevel(StrEnum):
-    """How much is told."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class OneLine(logging.Formatter):
@@ -33,8 +22,13 @@ class OneLine(logging.Formatter):
         return hidden(super().format(record))
 
 
-def set_up(level: LogLevel) -> None:
+def one_line(text: str) -> str:
+    """The text with what is not printable, line ends among it, written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip())
+
+
+def set_up(level: int | str, form: str | None = FORMAT) -> None:
     """Write the log to standard error; a program that has set up logging itself keeps what it has."""
     handler = logging.StreamHandler()
-    handler.setFormatter(OneLine(FORMAT))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    handler.setFormatter(OneLine(form))
+    logging.basicConfig(level=level, handlers=[handler])

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 __all__ = ["Legacy", "inherit", "replace_process"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
 
 VARIABLE = "QUEUEPORT_SUCCESSOR"
 STARTED_IN = Path.cwd()

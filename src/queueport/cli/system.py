@@ -9,7 +9,8 @@ import typer
 
 from queueport.cli import modules, output
 from queueport.cli.connection import Json
-from queueport.cli.endings import FAILED, one_line
+from queueport.cli.endings import FAILED
+from queueport.cli.logs import one_line
 from queueport.errors import BackendUnavailable
 from queueport.job import DEFAULT_QUEUE
 from queueport.queue import JobQueue

@@ -3,13 +3,14 @@
 import logging
 import os
 import signal
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from queueport.cli import modules, successor
 from queueport.cli.connection import Namespace, Store, Url, opened
-from queueport.cli.logs import LogLevel, set_up
+from queueport.cli.logs import set_up
 from queueport.cli.successor import Legacy
 from queueport.errors import BackendUnavailable, ConfigurationError
 from queueport.queue import JobQueue
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["dispatcher", "worker"]
 
-logger = logging.getLogger("queueport")
+logger: logging.Logger = logging.getLogger("queueport")
+
+
+class LogLevel(StrEnum):
+    """How much is told."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
 
 Level = Annotated[LogLevel, typer.Option("--log-level", case_sensitive=False, help="How much is told on stderr.")]
 
@@ -44,7 +55,7 @@ def worker(
     SIGTERM and Ctrl-C stop it: the running jobs end, at most --grace seconds later, and the exit code is 0.
     """
     legacy = successor.inherit()
-    set_up(log_level)
+    set_up(log_level.upper())
     names = names or modules.environment()
     if not names:
         raise ConfigurationError(f"no module is named: write `queueport worker app.tasks`, or set {modules.VARIABLE}")
@@ -85,7 +96,7 @@ def dispatcher(
     from queueport.dispatcher import Dispatcher
     from queueport.url import KeepCount
 
-    set_up(log_level)
+    set_up(log_level.upper())
     with opened(name or url, store, namespace) as queue:
         keep = queue.settings.keep_succeeded
         made = Dispatcher(queue.operations, keep=keep if isinstance(keep, KeepCount) else None)

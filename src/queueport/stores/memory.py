@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import UTC, datetime
 from heapq import merge
 from itertools import islice
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -36,16 +36,16 @@ __all__ = ["MemoryOptions", "MemoryStore"]
 class MemoryOptions(BaseModel):
     """The memory store has no options of its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
 
 class MemoryStore(ClaimingStore):
     """Records in the memory of this process; a child after a fork goes on with a copy of its own."""
 
     limits = LIMITS
-    settings = MemoryOptions
+    settings: ClassVar[type[Any] | None] = MemoryOptions
     shared = False
-    poll = 0.05
+    poll: ClassVar[float] = 0.05
 
     def __init__(self, records: Records | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.records = Records() if records is None else records

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,7 +45,7 @@ GLANCE = 0.015
 class SqliteOptions(BaseModel):
     """The options of `sqlite:///` URLs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     synchronous: Literal["normal", "full"] = Field(
         "normal", description="full: what was accepted outlives a power cut too, at a quarter of the speed"
@@ -56,8 +56,8 @@ class SqliteStore(ClaimingStore):
     """Records in one SQLite file, in tables whose names begin with the namespace."""
 
     limits = LIMITS
-    settings = SqliteOptions
-    poll = 0.1
+    settings: ClassVar[type[Any] | None] = SqliteOptions
+    poll: ClassVar[float] = 0.1
 
     def __init__(
         self,

@@ -166,7 +166,8 @@ class Database:
             return self._not_opened()
         return {
             sqlite3.SQLITE_BUSY: f"was locked by another process {waited}end that process, or raise call_timeout",
-            sqlite3.SQLITE_READONLY: "cannot be written: give this user the right to write the file and its folder",
+            sqlite3.SQLITE_READONLY: "cannot be written: give this user the right to write it, what lies beside it as "
+            f"{Path(self.path).name}-wal and -shm, and the folder",
             sqlite3.SQLITE_FULL: "cannot grow, for the disk is full: free some space, then try again",
             sqlite3.SQLITE_NOTADB: "is not a database: name another file",
             sqlite3.SQLITE_CORRUPT: f"is damaged ({error}): put a copy in its place, or save what is left with "

@@ -130,7 +130,9 @@ class Ledger:
         for job_id, record in self.records.items():
             assert record is None or record.state.final, f"job {job_id} never ends: {record}"
             last = self.before.get(job_id) if record is None else record
-            assert job_id not in self.accepted or (last is not None and last.state.final), "an accepted job is forgotten"
+            assert job_id not in self.accepted or (last is not None and last.state.final), (
+                "an accepted job is forgotten"
+            )
         dead = {(r.id, r.life) for r in self.records.values() if r is not None and r.state is DEAD}
         assert not self.rules.buries or dead <= set(copies), "a dead job is not among the backend's dead letters"
         if faultless:
@@ -163,8 +165,10 @@ class Ledger:
         """What holds for every record at any time."""
         assert before is None or before.rev != after.rev, "a write without a new rev"
         assert after.failures <= self.rules.retry.max_attempts, "more failures than attempts allowed"
-        assert after.crashes <= self.rules.crash_limit, "more crashes than allowed"
-        assert after.attempts == self.begins[after.id] + (after.state is R and (before is None or before.state is not R))
+        assert after.crashes <= after.option("crash_limit", self.rules.crash_limit), "more crashes than allowed"
+        assert after.attempts == self.begins[after.id] + (
+            after.state is R and (before is None or before.state is not R)
+        )
         published = after.state is Q and after.sent
         assert published or after.state.final or after.wake_at is not None, f"nobody will look at this job: {after}"
         assert not (published and self.rules.carries) or after.wake_at is None, "a sent job is looked at in vain"

@@ -22,7 +22,7 @@ either = st.integers(0, 1)
 which = st.integers(0, 7)
 calls = st.integers(1, 8)
 seconds = st.sampled_from([0.5, 1.0, 2.0, 3.5, 5.0, 20.0])
-plans = st.sampled_from(["succeeds", "succeeds", "succeeds", "fails", "fails", "aborts", "comes later", "is dead"])
+plans = st.sampled_from(["succeeds", "succeeds", "runs once", "fails", "fails", "aborts", "comes later", "is dead"])
 tasks = st.sampled_from([("task", "other"), ("task", "other"), ("task",)])
 
 
@@ -101,7 +101,12 @@ class LifecycleMachine(RuleBasedStateMachine):
         """Somebody wants something of a job, or of them all, and comes so far."""
         job_id = list(self.on.plans)[job % len(self.on.plans)]
         do = self.on.do
-        verbs = {"cancel": do.cancel, "retry": do.retry, "discard": do.discard, "purge": lambda actor, _: do.purge(actor)}
+        verbs = {
+            "cancel": do.cancel,
+            "retry": do.retry,
+            "discard": do.discard,
+            "purge": lambda actor, _: do.purge(actor),
+        }
         if job_id not in self.on.ledger.rejected:
             self.on.produce(lambda actor: verbs[verb](actor, job_id), calls)
 

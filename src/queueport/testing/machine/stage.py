@@ -66,7 +66,8 @@ class Stage:
         job_id = f"job{len(self.plans)}"
         self.plans[job_id] = plan
         self.ledger.records[job_id] = None
-        return Record(job_id, task, QUEUE, b'{"args":[],"kwargs":{}}', JobState.QUEUED, key=key)
+        options = {"crash_limit": 1} if plan == "runs once" else {}
+        return Record(job_id, task, QUEUE, b'{"args":[],"kwargs":{}}', JobState.QUEUED, key=key, options=options)
 
     def error(self, message: str, attempt: int) -> JobError:
         """What went wrong, now."""
@@ -141,7 +142,9 @@ class Stage:
         if actors is None:
             actors = [actor for process in self.processes for actor in (process.worker, process.dispatcher)]
             actors += self.producers
-        frozen = [actor for process in self.processes if process.frozen for actor in (process.worker, process.dispatcher)]
+        frozen = [
+            actor for process in self.processes if process.frozen for actor in (process.worker, process.dispatcher)
+        ]
         return [actor for actor in actors if not actor.idle and actor not in frozen]
 
     def dispatch(self, process: Process, calls: int) -> None:

@@ -1,0 +1,97 @@
+"""Write the parts of README.md and docs/ that come from code and from runs of the contract. For contributors and CI.
+
+    python docs/generate.py             after a change of settings, or with new reports in docs/contract
+    python docs/generate.py --check     exit code 1 if a file is stale; changes nothing
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is one of PARTS.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from queueport import Capability, connect
+from queueport.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PART = re.compile(r"(?<=<!-- generated: )(\w+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def capabilities() -> str:
+    """What each backend can do, by the reports of its contract runs."""
+    reports = [json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "contract").glob("*.json"))]
+    header = ["backend", "contract", *(capability.value.replace("_", " ") for capability in Capability)]
+    return table(header, (_abilities(report) for report in reports))
+
+
+def _abilities(report: dict[str, Any]) -> list[str]:
+    outcomes = list(report["lines"].values())
+    passed = f"{outcomes.count('passed')} of {len(outcomes)} lines"
+    return [report["backend"], passed, *("yes" if c.value in report["capabilities"] else "–" for c in Capability)]
+
+
+def settings() -> str:
+    """The settings of every backend."""
+    rows = ([f"`{name}`", f"`QUEUEPORT_{name.upper()}`", *about] for name, *about in _fields(Settings))
+    return table(["setting", "variable", "default", "meaning"], rows)
+
+
+def options() -> str:
+    """The URL options of what is built in."""
+    found: dict[str, list[list[str]]] = {}
+    for scheme, entry in chain(connect.backends().items(), connect.stores().items()):
+        model = entry.load().settings
+        if entry.value.startswith("queueport.") and model is not None:
+            found[scheme] = [[f"`{scheme}://`", f"`{name}`", *about] for name, *about in _fields(model)]
+    return table(["URL", "option", "default", "meaning"], chain.from_iterable(found[name] for name in sorted(found)))
+
+
+def harness() -> str:
+    """The test file of the example adapter."""
+    return f"```python\n{(ROOT / 'tests' / 'contract' / 'test_spool.py').read_text()}```\n"
+
+
+def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        default = int(field.default) if isinstance(field.default, float) and field.default % 1 == 0 else field.default
+        yield name, "" if default is None else f"`{default}`", field.description or ""
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "capabilities": capabilities,
+    "harness": harness,
+    "options": options,
+    "settings": settings,
+}
+
+
+def generated(text: str) -> str:
+    """The text with its parts written anew."""
+    return PART.sub(lambda part: f"{part[1]} -->\n{PARTS[part[1]]()}", text)
+
+
+def main(check: bool) -> int:
+    """The exit code."""
+    old = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+    stale = {path: new for path, text in old.items() if (new := generated(text)) != text}
+    for path, text in stale.items():
+        print(f"{path.relative_to(ROOT)} is {'stale: run `python docs/generate.py`' if check else 'written'}")
+        if not check:
+            path.write_text(text)
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] == ["--check"]))
