@@ -90,7 +90,7 @@ def verify_types(session: nox.Session) -> None:
     public = [
         symbol for symbol in symbols if symbol["isExported"] and not symbol["name"].startswith("queueport.testing")
     ]
-    unknown = sorted(symbol["name"] for symbol in public if not symbol["isTypeKnown"] or symbol["isTypeAmbiguous"])
+    unknown = sorted(s["name"] for s in public if not s["isTypeKnown"] or s["isTypeAmbiguous"])
     if not public or unknown:
         session.error(f"the types of these public names are not known: {', '.join(unknown) or 'there are no names'}")
     session.log(f"the types of all {len(public)} public names are known")

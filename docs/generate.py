@@ -39,7 +39,7 @@ def capabilities() -> str:
 def _abilities(report: dict[str, Any]) -> list[str]:
     outcomes = list(report["lines"].values())
     passed = f"{outcomes.count('passed')} of {len(outcomes)} lines"
-    return [report["backend"], passed, *("yes" if c.value in report["capabilities"] else "–" for c in Capability)]
+    return [report["backend"], passed, *("yes" if c.value in report["capabilities"] else "no" for c in Capability)]
 
 
 def settings() -> str:
