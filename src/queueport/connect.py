@@ -31,13 +31,17 @@ INSTALLED_BY = {
     "amqps": "queueport-rabbitmq",
     "celery": "queueport-celery",
     "dramatiq": "queueport-dramatiq",
-    "dynamodb": "queueport-sqs",
-    "redis": "'queueport[redis]'",
-    "rediss": "'queueport[redis]'",
     "rq": "queueport-rq",
     "sqs": "queueport-sqs",
 }
-"""Which package brings a scheme (or what stands before its `+`), for the message when it is missing."""
+"""Which package brings a backend's scheme (or what stands before its `+`), for the message when it is missing."""
+
+STORES_INSTALLED_BY = {
+    "dynamodb": "queueport-sqs",
+    "redis": "'queueport[redis]'",
+    "rediss": "'queueport[redis]'",
+}
+"""The same for the schemes of job stores."""
 
 
 def get_queue(
@@ -73,7 +77,7 @@ def _open(url: str, given: Mapping[str, Any]) -> JobQueue:
     from queueport.settings import read  # which takes pydantic: not before it is needed
 
     parsed, settings = read(url, given)
-    backend = _load(backends(), parsed.scheme, "backend", (Driver, Transport))
+    backend = _load(parsed.scheme, (Driver, Transport))
     named = given.get("store") is not None or "store" in BackendURL.parse(url).options
     if issubclass(backend, Driver) and not backend.carries:
         if named:
@@ -100,7 +104,7 @@ def _open(url: str, given: Mapping[str, Any]) -> JobQueue:
 def open_store(url: str, settings: Settings) -> JobStore:
     """The job store at that URL. Raises ConfigurationError."""
     parsed = BackendURL.parse(url)
-    kind = _load(stores(), parsed.scheme, "job store", (JobStore,))
+    kind = _load(parsed.scheme, (JobStore,))
     opened: JobStore = kind.open(parsed, namespace=settings.namespace, call_timeout=settings.call_timeout)
     return opened
 
@@ -122,16 +126,21 @@ def _installed(group: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
-def _load(installed: Mapping[str, EntryPoint], scheme: str, what: str, kinds: tuple[type, ...]) -> Any:
+def _load(scheme: str, kinds: tuple[type, ...]) -> Any:
+    """The class that an entry point names for that scheme, one of these kinds."""
+    is_store = kinds == (JobStore,)
+    installed, packages = (stores(), STORES_INSTALLED_BY) if is_store else (backends(), INSTALLED_BY)
+    what, family = "job store" if is_store else "backend", scheme.partition("+")[0]
     entry = installed.get(scheme)
     if entry is None:
-        package = INSTALLED_BY.get(scheme.partition("+")[0])
-        hint = nearest(scheme, installed) if package is None else f": run `pip install {package}`"
+        if not is_store and scheme in (stores().keys() | STORES_INSTALLED_BY.keys()):
+            raise ConfigurationError(f"{scheme}:// is a job store and carries no jobs: name it as store= of a backend")
+        hint = f": run `pip install {packages[family]}`" if family in packages else nearest(scheme, installed)
         raise ConfigurationError(f"no {what} for {scheme}:// is installed{hint}")
     try:
         loaded = entry.load()
     except ImportError as error:
-        package = INSTALLED_BY.get(scheme.partition("+")[0], entry.value)
+        package = packages.get(family, entry.value)
         raise ConfigurationError(
             f"the {what} for {scheme}:// lacks a package ({error}): run `pip install {package}`"
         ) from error

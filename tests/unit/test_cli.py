@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from queueport import Abort, JobQueue, JobState, get_queue, task
+from queueport import Abort, JobQueue, JobState, connect, get_queue, task
 from queueport.cli.app import app
 
 Run = Callable[..., str]
@@ -214,6 +215,18 @@ def test_backends_are_listed_with_capabilities_and_options(run: Run) -> None:
     assert found["stores"]["sqlite"]["problem"] is None
     assert found["options"]["lease"]["default"] == 30
     assert "sqlite://" in run("backends")
+
+
+def test_a_broken_adapter_is_listed_with_its_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {name: EntryPoint(name, value, "queueport.backends") for name, value in BROKEN_ADAPTERS.items()}
+    monkeypatch.setattr(connect, "backends", lambda: entries)
+    found = answer(run("backends", "--json"))["backends"]
+    assert found["lacking"]["problem"] == "ModuleNotFoundError: No module named 'no_such_package'"
+    assert found["alien"]["problem"] == "TypeError: json:loads is no Driver or Transport"
+    assert "no_such_package" in run("backends")
+
+
+BROKEN_ADAPTERS = {"lacking": "no_such_package:Driver", "alien": "json:loads"}
 
 
 def test_the_url_option_wins_over_the_environment(run: Run, tmp_path: Path) -> None:

@@ -133,9 +133,9 @@ def dead(
     return _ended(store, record, Failed(error(kind), fatal=True), fields)
 
 
-def retrying(store: JobStore, **fields: Any) -> Record:
+def retrying(store: JobStore, job_id: str | None = None, **fields: Any) -> Record:
     """A job that has failed and is due again in 7 seconds."""
-    return _ended(store, None, Failed(error(), delay=7.0), fields)
+    return _ended(store, job_id, Failed(error(), delay=7.0), fields)
 
 
 def error(kind: str = "builtins.ValueError") -> JobError:

@@ -1,0 +1,38 @@
+"""Writes a sample database of the present version as SQL: `PYTHONPATH=src python -m tests.stores.sample`.
+
+For whoever raises the version of the SQLite tables: run it before, and keep its output in samples/.
+"""
+
+# ruff: noqa: T201  # a script prints
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from queueport.stats import WorkerStats
+from queueport.status import utc
+from queueport.stores.sqlite import SqliteStore
+from queueport.testing.stores.harness import START, Clock, dead, put, retrying, run, succeeded
+
+
+def main(path: Path) -> None:
+    """One job in each state that a worker leaves behind, and a worker."""
+    store = SqliteStore(path, clock=Clock())
+    put(store, "queued", headers={"trace": "ü"}, options={"timeout": 1.5}, payload=b"\0\xff", key="k")
+    put(store, "scheduled", delay=50.0)
+    run(store, put(store, "running"))
+    retrying(store, "retrying")
+    succeeded(store, "succeeded")
+    dead(store, "dead")
+    heard = utc(START)
+    assert heard is not None
+    store.announce(WorkerStats("worker", ("default",), ("app.send",), heard), 1000.0)
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        print("\n".join(db.iterdump()))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        main(Path(folder, "sample.db"))
