@@ -159,7 +159,7 @@ class Worker:
         with self._queue.as_default():
             if self._work.processes == 1:
                 self._runner.start()
-            if dispatches:
+            if dispatches or self._queue.driver.carries:  # for what was lost: each process knows what it received
                 dispatcher.start()
             try:
                 self._queue.driver.work(self._runner, self._work)

@@ -8,10 +8,10 @@ For whoever raises the version of the SQLite tables: run it before, and keep its
 import sqlite3
 import tempfile
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 from queueport.stats import WorkerStats
-from queueport.status import utc
 from queueport.stores.sqlite import SqliteStore
 from queueport.testing.stores.harness import START, Clock, dead, put, retrying, run, succeeded
 
@@ -25,8 +25,7 @@ def main(path: Path) -> None:
     retrying(store, "retrying")
     succeeded(store, "succeeded")
     dead(store, "dead")
-    heard = utc(START)
-    assert heard is not None
+    heard = datetime.fromtimestamp(START, UTC)
     store.announce(WorkerStats("worker", ("default",), ("app.send",), heard), 1000.0)
     store.close()
     with closing(sqlite3.connect(path)) as db:

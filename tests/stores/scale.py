@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,7 @@ from typing import Any
 from queueport import lifecycle
 from queueport.lifecycle import Rules
 from queueport.record import Change, Record
-from queueport.status import JobError, JobState, utc
+from queueport.status import JobError, JobState
 from queueport.store import Insert, Query, Swap
 from queueport.stores.sqlite import SqliteStore
 
@@ -47,8 +48,7 @@ def change(state: str, now: float) -> Change:
         return lifecycle.new(RULES, delay=random.uniform(3600, 86_400), expires=None)
     found = {"state": JobState(state), "started_at": now, "attempts": 1}
     if state in ("dead", "retrying"):
-        at = utc(now)
-        assert at is not None
+        at = datetime.fromtimestamp(now, UTC)
         found["errors"] = (JobError(random.choice(ERRORS), "it was refused", "Traceback ..." * 20, at, 1),)
     if JobState(state).final:
         found["finished_at"] = now - random.uniform(0, 86_400)

@@ -17,6 +17,7 @@ import pytest
 
 from queueport.errors import BackendUnavailable, ConfigurationError
 from queueport.record import Change
+from queueport.status import JobState
 from queueport.store import Insert, Query
 from queueport.stores import sqlite_connection, sqlite_health
 from queueport.stores.sqlite import SqliteStore
@@ -164,7 +165,7 @@ def test_a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room(stor
     assert [record.id for record in store.find(Query())] == ["before"]
     pragma(store, "max_page_count = 100000")
     assert all(answer.applied for answer in store.insert(batch))
-    assert store.stats().queues["default"].states["queued"] == 101  # type: ignore[index]  # equal to its name
+    assert store.stats().queues["default"].states[JobState.QUEUED] == 101
 
 
 def test_a_locked_file_is_told_in_time_to_every_thread_and_can_be_read_meanwhile(

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import MISSING, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from queueport.errors import BackendUnavailable
 from queueport.record import Change, Record
 from queueport.stats import WorkerStats
-from queueport.status import FINAL, JobState, utc
+from queueport.status import FINAL, JobState
 from queueport.store import Beat, Begin, Insert, Query, Swap
 from queueport.stores import sqlite_schema
 from queueport.stores.sqlite import SqliteStore
@@ -91,7 +92,7 @@ def everything(store: SqliteStore, clock: Clock) -> None:
     store.get([running.id])
     store.wait([running.id], 0.0)
     store.stats()
-    store.announce(WorkerStats("w", (), (), utc(START)), 1.0)  # type: ignore[arg-type]
+    store.announce(WorkerStats("w", (), (), datetime.fromtimestamp(0, UTC)), 1.0)
     store.workers()
 
 

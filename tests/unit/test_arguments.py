@@ -135,7 +135,7 @@ TYPED = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "value"), TYPED, ids=repr)
+@pytest.mark.parametrize(("annotation", "value"), TYPED)
 def test_an_argument_and_a_result_arrive_as_the_annotated_type(annotation: object, value: object) -> None:
     typed = signature(annotation, returns=annotation)
     for args, kwargs in ([value], {}), ([], {"value": value}):
@@ -226,7 +226,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "value"), REFUSED, ids=repr)
+@pytest.mark.parametrize(("annotation", "value"), REFUSED)
 def test_what_would_not_arrive_equal_is_refused_by_name(annotation: object, value: object) -> None:
     typed = signature(annotation, returns=annotation)
     with pytest.raises(InvalidJob, match=r"^task 'app\.task': argument 'value': "):

@@ -124,6 +124,14 @@ def test_passwords_are_never_printed(folder: Path, monkeypatch: pytest.MonkeyPat
     refused("worker", "--url", "dramatiq+amqp://user:secret@host", "t", code=2)
 
 
+def test_what_is_no_text_is_refused_and_what_a_terminal_lacks_is_escaped(folder: Path) -> None:
+    for words in (("status", "\udcff"), ("jobs", "--queue", "\udcff"), ("enqueue", "t", "\udcff")):
+        assert "the argument '\\udcff' is no text: write it in UTF-8" in refused(*words, code=2)
+    result = CliRunner(charset="ascii").invoke(app, ["enqueue", "t", "€", "--id", "euro"])
+    assert result.exit_code == 0
+    assert '["\\u20ac"]' in CliRunner(charset="ascii").invoke(app, ["status", "euro"]).stdout
+
+
 def test_a_file_that_is_no_database_is_a_sentence_and_stays_as_it_is(folder: Path) -> None:
     (folder / "notes.txt").write_text("not a database, but somebody's notes" * 100)
     for words in (("jobs",), ("stats",), ("enqueue", "t"), ("purge", "q"), ("setup",)):

@@ -157,7 +157,22 @@ def nested() -> Callable[[], None]:
         ("mail.send", r"a name is given as @task\(name="),
         (Mail.inner, "takes a function"),
     ],
-    ids=str,
+    ids=[
+        "lambda",
+        "nested",
+        "generator",
+        "async generator",
+        "method",
+        "bound method",
+        "class method",
+        "class method object",
+        "class",
+        "partial",
+        "wrapped partial",
+        "builtin",
+        "text",
+        "task",
+    ],
 )
 def test_what_cannot_be_a_task_is_refused(wrong: Any, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):

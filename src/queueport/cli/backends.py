@@ -35,10 +35,10 @@ def backends(as_json: Json = False) -> None:
         output.parts(_table(what, found[what]), "")
     options = [(name, option["default"], option["description"]) for name, option in found["options"].items()]
     output.parts(output.table(("option of every backend", "default", ""), options), "")
-    installed = found["backends"].keys() | found["stores"].keys()
+    installed = {scheme.partition("+")[0] for scheme in (*found["backends"], *found["stores"])}
     packages = connect.INSTALLED_BY | connect.STORES_INSTALLED_BY
-    missing = sorted({package for scheme, package in packages.items() if scheme not in installed})
-    output.line(f"more: pip install {', '.join(missing)}")
+    for package in sorted({package for scheme, package in packages.items() if scheme not in installed}):
+        output.line(f"not installed: pip install {package}")
 
 
 def _loaded(entry: "EntryPoint", *kinds: type) -> Any:

@@ -1,5 +1,6 @@
 """How a command ends: its exit code, and the one sentence on standard error where it failed. For the command line."""
 
+import io
 import os
 import sys
 import traceback
@@ -41,8 +42,10 @@ class CommandLine(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command and exit. The name is always `queueport`, as `python -m queueport` is the same command."""
-        run = super().main
-        sys.exit(ending(lambda: run(args, "queueport", complete_var, standalone_mode=False, **extra)))
+        run, given = super().main, sys.argv[1:] if args is None else args
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack characters that a job has
+        sys.exit(ending(lambda: run(_words(given), "queueport", complete_var, standalone_mode=False, **extra)))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; whoever closed its output has seen enough, and that is no error."""
@@ -77,6 +80,14 @@ def ending(run: Callable[[], Any]) -> int:
 def say(sentence: str) -> None:
     """One line on standard error, without passwords."""
     sys.stderr.write(f"error: {one_line(hidden(sentence))}\n")
+
+
+def _words(given: Sequence[str]) -> list[str]:
+    """The words of a command line, which must be text."""
+    for word in given:
+        if any("\ud800" <= c <= "\udfff" for c in word):
+            raise ConfigurationError(f"the argument '{one_line(word)}' is no text: write it in UTF-8")
+    return list(given)
 
 
 def _closed_pipe() -> int:

@@ -139,7 +139,7 @@ class Ledger:
             assert not self.rules.buries or dead == set(copies), "a job that is not dead is among the dead letters"
             assert self.told == self.deaths, "on_dead was not told of a death"
 
-    # -- one write --------------------------------------------------------------------------------------------------------
+    # -- one write ----------------------------------------------------------------------------------------------------
 
     def _written(self, actor: Actor, job_id: str, before: Record | None, after: Record | None) -> None:
         move = (None if before is None else before.state, None if after is None else after.state)
@@ -225,7 +225,7 @@ class Ledger:
         keep = self.rules.keep_dead if before.state is DEAD else self.rules.keep_succeeded or 0.0
         assert self.clock.now >= (before.finished_at or 0.0) + keep, "removed before its retention is over"
 
-    # -- the whole --------------------------------------------------------------------------------------------------------
+    # -- the whole ----------------------------------------------------------------------------------------------------
 
     def _counts(self) -> None:
         alive = [record for record in self.records.values() if record is not None]

@@ -46,7 +46,7 @@ class Operations:
     new: Names
     ledger: Ledger
 
-    # -- calls ------------------------------------------------------------------------------------------------------------
+    # -- calls --------------------------------------------------------------------------------------------------------
 
     def ask(self, actor: Actor, do: Callable[[], T]) -> Steps[T]:
         """One call to the store. Raises NoAnswer."""
@@ -98,7 +98,7 @@ class Operations:
         yield from self.follow(actor, settled)
         return settled
 
-    # -- publish, mark, bury, unbury --------------------------------------------------------------------------------------
+    # -- publish, mark, bury, unbury ----------------------------------------------------------------------------------
 
     def follow(self, actor: Actor, *all_settled: Settled) -> Steps[None]:
         """Do what applied swaps ask for; where nobody answers, the dispatcher comes by later."""
@@ -153,7 +153,7 @@ class Operations:
         """The copies of that life out of the dead letters."""
         yield Call(lambda: self.broker.unbury(job_id, life))
 
-    # -- producers --------------------------------------------------------------------------------------------------------
+    # -- producers ----------------------------------------------------------------------------------------------------
 
     def enqueue(self, actor: Actor, record: Record, change: Change) -> Steps[None]:
         """Insert, publish, mark. The ledger hears what the caller was told."""

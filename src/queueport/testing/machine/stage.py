@@ -31,9 +31,13 @@ ROUNDS = 100
 MANY = 1000
 """More calls than any procedure makes."""
 
+Reach = tuple[int, Fault | None]
+"""How far an actor comes: so many calls, and what then happens to the next one."""
+ALL: Reach = (MANY, None)
+
 
 class Stage:
-    """All of one example. `faultless`: nothing has been killed, frozen or lost so far."""
+    """All of one example. `calm`: there are no faults; `faultless`: there have been none so far."""
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Stage:
         procedures: type[Procedures],
         *,
         early: bool,
+        calm: bool,
         tasks: Sequence[Sequence[str]],
     ) -> None:
         self.rules = rules
@@ -55,11 +60,12 @@ class Stage:
         self.producers: list[Actor] = []
         self.plans: dict[str, str] = {}
         """What the task of each job does."""
+        self.calm = calm
         self.faultless = True
         self.broken = False
         """A promise was broken: there is no point in going on."""
 
-    # -- jobs -------------------------------------------------------------------------------------------------------------
+    # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def job(self, plan: str, task: str, key: str | None) -> Record:
         """A new job, before anybody has heard of it."""
@@ -83,7 +89,7 @@ class Stage:
             return Failed(error, delay=5.0, burns=False)
         return Succeeded(json.dumps(token).encode())
 
-    # -- motion -----------------------------------------------------------------------------------------------------------
+    # -- motion -------------------------------------------------------------------------------------------------------
 
     def step(self, actor: Actor, fault: Fault | None = None) -> None:
         """One call of that actor."""
@@ -91,45 +97,71 @@ class Stage:
         actor.step(fault)
         self.broken = False
 
-    def crash(self, actor: Actor, *, applied: bool) -> None:
-        """A producer or a dispatcher is gone, or with a worker its whole process."""
-        self.broken = True
-        actor.crash(applied=applied)
-        self.broken = False
-        for process in self.processes:
-            if actor is process.worker:
-                process.dispatcher.crash(applied=False)
-                self.ledger.excuse(process.name)
-                self.do.leave(process)
-                process.frozen = False
-
-    def produce(self, make: Callable[[Actor], Steps[None]], calls: int) -> None:
-        """A new producer goes on for so many calls."""
-        actor = Actor("producer")
-        actor.begin(make(actor))
-        self.producers = [producer for producer in self.producers if not producer.idle] + [actor]
-        self.run(actor, calls)
-
-    def run(self, actor: Actor, calls: int) -> None:
-        """So many calls, or all that there are."""
+    def go(self, actor: Actor, reach: Reach) -> None:
+        """That actor goes on, so far."""
+        calls, fault = reach
         for _ in range(calls):
             if actor.idle:
                 return
             self.step(actor)
+        if fault is not None and not self.calm:
+            self.faultless = False
+            self.step(actor, fault)
 
-    def work(self, process: Process, calls: int) -> None:
-        """Its worker goes on for so many calls; an idle one looks for a message."""
-        for _ in range(0 if process.frozen else calls):
+    def produce(self, make: Callable[[Actor], Steps[None]], reach: Reach) -> None:
+        """A new producer goes, so far."""
+        actor = Actor("producer")
+        actor.begin(make(actor))
+        self.producers = [*self.busy(self.producers), actor]
+        self.go(actor, reach)
+
+    def work(self, process: Process, reach: Reach) -> None:
+        """Its worker goes on, so far, at most to the end of a job; an idle one looks for a job."""
+        if not process.frozen:
             if process.worker.idle:
-                known = {task for each in self.processes for task in each.tasks}
-                process.worker.begin(self.do.work(process) if self.rules.carries else self.do.take(process, known))
-            self.step(process.worker)
+                process.worker.begin(
+                    self.do.work(process) if self.rules.carries else self.do.take(process, self._known())
+                )
+            self.go(process.worker, reach)
 
     def work_until_running(self, process: Process) -> None:
         """Its worker goes on until a task's code runs, or until it has looked in vain."""
         for _ in range(10):
             if not any(attempt.running for attempt in process.attempts):
-                self.work(process, 1)
+                self.work(process, (1, None))
+
+    def work_off(self, process: Process) -> None:
+        """Its worker does all that it can get."""
+        begun = None
+        while not process.frozen and (self.broker.queue or begun != self.ledger.begins.total()):
+            begun = self.ledger.begins.total()
+            self.work(process, ALL)
+
+    def dispatch(self, process: Process, reach: Reach) -> None:
+        """Its dispatcher goes on, so far, at most to the end of a round."""
+        if not process.frozen:
+            if process.dispatcher.idle:
+                known = self._known()
+                process.dispatcher.begin(self.do.dispatch(process, lambda record: record.task in known))
+            self.go(process.dispatcher, reach)
+
+    def round(self) -> None:
+        """Everybody who can does what there is to do now."""
+        for producer in self.producers:
+            self.go(producer, ALL)
+        for process in self.processes:
+            self.dispatch(process, ALL)
+        for process in self.processes:
+            self.work_off(process)
+
+    def _known(self) -> set[str]:
+        return {task for process in self.processes for task in process.tasks}
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    def holders(self) -> list[Process]:
+        """The processes that hold an attempt."""
+        return [process for process in self.processes if process.attempts]
 
     def has_work(self) -> bool:
         """There is something that a worker may do."""
@@ -139,51 +171,51 @@ class Stage:
 
     def busy(self, actors: Sequence[Actor] | None = None) -> list[Actor]:
         """Those of these, or of all, who are in the middle of something and not frozen."""
-        if actors is None:
-            actors = [actor for process in self.processes for actor in (process.worker, process.dispatcher)]
-            actors += self.producers
-        frozen = [
-            actor for process in self.processes if process.frozen for actor in (process.worker, process.dispatcher)
-        ]
-        return [actor for actor in actors if not actor.idle and actor not in frozen]
+        awake = [actor for process in self.processes if not process.frozen for actor in process.actors]
+        return [actor for actor in [*awake, *self.producers] if not actor.idle and (actors is None or actor in actors)]
 
-    def dispatch(self, process: Process, calls: int) -> None:
-        """Its dispatcher goes on for so many calls, at most to the end of a round."""
-        if not process.frozen:
-            if process.dispatcher.idle:
-                known = {task for each in self.processes for task in each.tasks}
-                process.dispatcher.begin(self.do.dispatch(process, lambda record: record.task in known))
-            self.run(process.dispatcher, calls)
+    # -- faults and time ----------------------------------------------------------------------------------------------
 
-    def round(self) -> None:
-        """Everybody who can does what there is to do now."""
-        for producer in self.producers:
-            self.run(producer, MANY)
+    def crash(self, actor: Actor, *, applied: bool) -> None:
+        """A producer or a dispatcher is gone, or with a worker its whole process."""
+        self.faultless = False
+        self.broken = True
+        actor.crash(applied=applied)
+        self.broken = False
         for process in self.processes:
-            self.dispatch(process, MANY)
-        for process in self.processes:
-            self.work_off(process)
+            if actor is process.worker:
+                process.dispatcher.crash(applied=False)
+                self.ledger.excuse(process.name)
+                self.do.leave(process)
 
-    def work_off(self, process: Process) -> None:
-        """Its worker does all that it can get."""
-        if process.frozen:
+    def freeze(self, process: Process) -> None:
+        """Nothing of it moves, its heart included."""
+        self.faultless = False
+        process.frozen = True
+        self.ledger.excuse(process.name)
+
+    def mistreat(self, how: str, index: int) -> None:
+        """The broker does so to a message."""
+        if how == "lose" and self.calm:
             return
-        self.run(process.worker, MANY)
-        ended = None
-        while ended != self.ledger.begins.total():  # until a look brings nothing to begin
-            ended = self.ledger.begins.total()
-            self.work(process, 1)
-            self.run(process.worker, MANY)
-            while self.broker.queue:
-                self.work(process, 1)
-                self.run(process.worker, MANY)
+        self.faultless = self.faultless and how != "lose"
+        self.broker.mistreat(how, index)
 
-    # -- time -------------------------------------------------------------------------------------------------------------
+    def outage(self, seconds: float) -> None:
+        """Nobody reaches the store; what dispatchers were calling fails."""
+        self.faultless = False
+        self.clock.now += seconds
+        for process in self.processes:
+            process.beats_at = process.leases_from = self.clock.now + self.rules.lease / 3
+            self.step(process.dispatcher, Fault.NOT_APPLIED)
 
     def wait(self, seconds: float, deaf: Process | None = None) -> None:
         """Time passes, and hearts beat, but for those that are frozen or cannot reach the store."""
+        if deaf is not None and not self.calm:
+            self.faultless = False
+            self.ledger.excuse(deaf.name)
         end = self.clock.now + seconds
-        beating = [process for process in self.processes if not process.frozen and process is not deaf]
+        beating = [process for process in self.processes if not process.frozen and (self.calm or process is not deaf)]
         while beating and (at := min(process.beats_at for process in beating)) <= end:
             self.clock.now = max(self.clock.now, at)
             for process in beating:
@@ -197,14 +229,7 @@ class Stage:
             process.heart.begin(self.do.beat(process, process.heart))
             self.step(process.heart)
 
-    def outage(self, seconds: float) -> None:
-        """Nobody reaches the store; what dispatchers were calling fails."""
-        self.clock.now += seconds
-        for process in self.processes:
-            process.beats_at = process.leases_from = self.clock.now + self.rules.lease / 3
-            self.step(process.dispatcher, Fault.NOT_APPLIED)
-
-    # -- the end ----------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """No more faults: every job must end, and when its retention is over nothing of it may be left."""

@@ -25,7 +25,7 @@ class Procedures(Operations):
     early: bool
     end: Callable[[Record, str], Outcome]
 
-    # -- dispatcher -------------------------------------------------------------------------------------------------------
+    # -- dispatcher ---------------------------------------------------------------------------------------------------
 
     def dispatch(self, process: Process, known: Callable[[Record], bool]) -> Steps[None]:
         """One round: own heartbeats, then all that is due, then lost messages. Without an answer: the next round."""
@@ -60,7 +60,7 @@ class Procedures(Operations):
                     done.append(Settled(record, answer.record, change))
         yield from self.follow(actor, *done)
 
-    # -- worker -----------------------------------------------------------------------------------------------------------
+    # -- worker -------------------------------------------------------------------------------------------------------
 
     def work(self, process: Process) -> Steps[None]:
         """One message, from its delivery to its acknowledgement."""
@@ -189,6 +189,6 @@ class Procedures(Operations):
         for attempt in process.attempts:
             attempt.running = False
         process.attempts.clear()
-        process.stopping = None
+        process.stopping, process.frozen = None, False
         process.leases_from = self.clock.now + self.rules.lease / 3
         self.broker.release(process.name)

@@ -141,6 +141,11 @@ class Process:
         self.leases_from = now
         """It judges no lease before that: it has only just reached the store."""
 
+    @property
+    def actors(self) -> list[Actor]:
+        """Those who go through procedures in it."""
+        return [self.worker, self.dispatcher]
+
 
 @dataclass(slots=True)
 class Broker:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from queueport.record import Change
 from queueport.stats import WorkerStats
-from queueport.status import JobState, utc
+from queueport.status import JobState
 from queueport.store import Insert, JobStore, Query, Swap
 from queueport.testing.stores.harness import (
     START,
@@ -28,8 +28,7 @@ __all__ = ["Counts", "Workers"]
 
 def worker(name: str, *queues: str) -> WorkerStats:
     """A worker as it announces itself; the store puts in its own time."""
-    heard = utc(0.0)
-    assert heard is not None
+    heard = datetime.fromtimestamp(0.0, UTC)
     return WorkerStats(name, queues, ("app.send", "app.ü"), heard)
 
 
@@ -142,8 +141,7 @@ class Workers(Tests):
         store.announce(worker("b", "q1", "q2"), 10.0)
         clock.advance(1)
         store.announce(worker("a"), 10.0)
-        heard = utc(START)
-        assert heard is not None
+        heard = datetime.fromtimestamp(START, UTC)
         later = heard + timedelta(seconds=1)
         assert list(store.workers()) == [
             replace(worker("a"), heartbeat_at=later),

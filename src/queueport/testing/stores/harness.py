@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ import pytest
 from queueport import lifecycle
 from queueport.lifecycle import Failed, Rules, Succeeded
 from queueport.record import Change, Record
-from queueport.status import JobError, JobState, utc
+from queueport.status import JobError, JobState
 from queueport.store import Begin, Insert, JobStore, Outcome, Swap
 
 __all__ = [
@@ -140,8 +141,7 @@ def retrying(store: JobStore, job_id: str | None = None, **fields: Any) -> Recor
 
 def error(kind: str = "builtins.ValueError") -> JobError:
     """What an attempt ended with."""
-    at = utc(START)
-    assert at is not None
+    at = datetime.fromtimestamp(START, UTC)
     return JobError(kind, "it was refused", "Traceback ...", at, 1)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-from queueport.record import Change
+from queueport.record import Change, Record
 from queueport.status import JobState
 from queueport.store import JobStore, Query, Swap
 from queueport.testing.stores.harness import START, Clock, Tests, dead, error, put, retrying, rev, run, succeeded, swap
@@ -43,19 +44,16 @@ class Finds(Tests):
         assert found(store, after="unknown") == []
 
     def test_filters_hold_together(self, store: JobStore) -> None:
-        makers = (put, succeeded, dead, retrying)
+        makers: tuple[Callable[..., Record], ...] = (put, succeeded, dead, retrying)
         records = [make(store, queue=q, task=t) for make, q, t in product(makers, ("q1", "q2"), ("t1", "t2"))]
         for state, queue, task in product([None, *JobState], [None, "q1", "absent"], [None, "t2", "absent"]):
             wanted = [
                 record.id
                 for record in reversed(records)
-                if (state in (None, record.state)) and (queue in (None, record.queue)) and (task in (None, record.task))
+                if state in (None, record.state) and queue in (None, record.queue) and task in (None, record.task)
             ]
-            current = {record.id: record for record in store.get([record.id for record in records]) if record}
-            wanted = [record_id for record_id in wanted if state in (None, current[record_id].state)]
-            query = Query(state=state, queue=queue, task=task)
             assert found(store, state=state, queue=queue, task=task) == wanted
-            assert store.count(query) == len(wanted)
+            assert store.count(Query(state=state, queue=queue, task=task)) == len(wanted)
 
     def test_an_error_is_found_by_its_dotted_and_by_its_bare_name(self, store: JobStore) -> None:
         dead(store, "a", kind="one.Rejected")

@@ -159,6 +159,7 @@ class Writes(Tests):
         assert (begun.started_at, begun.wake_at) == (clock.now, clock.now + RULES.lease)
         (again,) = store.begin([Begin("a", Change({"state": JobState.RUNNING}), "r")])
         assert (again.outcome, again.record) == (Outcome.REFUSED, begun)
+        assert run(store, swap(store, begun, state=JobState.QUEUED)).attempts == 2
 
     def test_begin_refuses_what_is_not_queued(self, store: JobStore) -> None:
         others = [put(store, delay=9.0), run(store, put(store)), retrying(store), succeeded(store), dead(store)]
