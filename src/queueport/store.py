@@ -104,7 +104,8 @@ class Beat:
 class Query:
     """Which records to find: all that is given must hold.
 
-    Newest first, by the order of insertion; `after` is the id of the last one already seen. `error` is the class name
+    Newest first, by the order of insertion; `after` is the id of the last one already seen, and where that one is gone
+    nothing is found. `error` is the class name
     of the newest error, dotted or bare. `finished_before` is in seconds since the epoch, on the store's clock.
     """
 
@@ -143,6 +144,10 @@ class JobStore(ABC):
     unknown whether the call was applied, and the caller finds out by the revs and tokens that it chose itself. It must
     not take longer than `call_timeout` seconds to say so. A connection is made on first use, never before, and made
     anew by the store itself when it broke. Batches are atomic item by item; the answers come in the order given.
+
+    A record that cannot be read is put aside with a log line by the verb that meets it, in the same step, so that it
+    blocks nobody; only `get` and `wait` leave it. The verbs that hand out work (begin, claim_due, unreceived, take,
+    unknown) leave a record of a newer `v` alone.
     """
 
     limits: ClassVar[Limits] = Limits()
@@ -186,8 +191,7 @@ class JobStore(ABC):
     def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
         """The records whose wake_at has come, most overdue first, each pushed `claim` seconds on and given `rev`.
 
-        `leases` False leaves running ones out. Two callers must never be given the same record within a claim. A
-        record that cannot be read must be put aside with a log line, so that it blocks nobody.
+        `leases` False leaves running ones out. Two callers must never be given the same record within a claim.
         """
 
     @abstractmethod
@@ -242,8 +246,7 @@ class ClaimingStore(JobStore):
         """Begin, as `begin` does, the next queued jobs of these queues; they come back as they are after it.
 
         `changes` has the change for each task; jobs of other tasks are left alone. Across all these queues, higher
-        priority first, then whoever was queued longer. Expired jobs are left for the dispatcher. A record that
-        cannot be read must be put aside with a log line.
+        priority first, then whoever was queued longer. Expired jobs are left for the dispatcher.
         """
 
     @abstractmethod
@@ -252,4 +255,4 @@ class ClaimingStore(JobStore):
 
     @abstractmethod
     def wait_for_work(self, queues: Sequence[str], timeout: float) -> None:
-        """Block until something may have been queued, at most `timeout` seconds."""
+        """Block until something may have been queued since this thread last took or waited, at most `timeout` seconds."""

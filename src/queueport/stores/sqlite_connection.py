@@ -23,7 +23,7 @@ from queueport.stores.sqlite_schema import named, prepare
 
 __all__ = ["Database", "Tables"]
 
-CHECKPOINT = 10_000
+CHECKPOINT = 4_000
 """Pages in the write-ahead log before it is copied into the database: that costs two waits for the disk."""
 LOG_LIMIT = 64 * 2**20
 """The write-ahead log is cut to this size, in bytes, once it has been copied into the database."""

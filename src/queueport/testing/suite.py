@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from queueport.testing.cancelling import Cancelling
+from queueport.testing.counting import Counting
+from queueport.testing.dead import Dead
+from queueport.testing.enqueueing import Enqueueing
+from queueport.testing.hygiene import Hygiene
+from queueport.testing.results import Results
+from queueport.testing.retries import Retries
+from queueport.testing.timing import Timing
+
 __all__ = ["Contract"]
 
 
-class Contract:
+class Contract(Enqueueing, Timing, Results, Retries, Dead, Cancelling, Counting, Hygiene):
     """Every line of the contract. Subclass it and give it a `harness` fixture."""

@@ -1,0 +1,37 @@
+"""The SQLite backend keeps the contract, with real worker processes on a real file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from queueport.testing import Contract
+from tests.contract.stored import StoredHarness
+
+
+class SqliteHarness(StoredHarness):
+    """A file; what holds its lock keeps everybody else out."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"sqlite:///{path}")
+        self.path = path
+
+    @contextmanager
+    def sends_down(self) -> Iterator[None]:
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            connection.rollback()
+            connection.close()
+
+
+class TestSqlite(Contract):
+    @pytest.fixture
+    def harness(self, tmp_path: Path) -> SqliteHarness:
+        return SqliteHarness(tmp_path / "jobs.db")
