@@ -12,14 +12,13 @@ Each function takes the rules in force and a record as it was read, and answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 from queueport.record import Change, Record, Then
-from queueport.retry import Retry
+from queueport.rules import Failed, Outcome, Refusal, Rules, Succeeded
 from queueport.status import WAITING, JobError, JobState
 
 __all__ = ["Failed", "Outcome", "Refusal", "Rules", "Succeeded"]
@@ -30,67 +29,6 @@ CANCELLED_FOR = 86_400.0
 """Retention of cancelled jobs, in seconds, where succeeded ones are kept by count."""
 UNKNOWN_CHECKS = 4
 """How often within `unknown_after` it is looked whether a worker knows the task by now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings that decide. All durations in seconds."""
-
-    lease: float = 30.0
-    """How long a claim on a running job holds without a heartbeat."""
-    claim: float = 10.0
-    """How long a queued job belongs to the one who is publishing it; longer than a publish may take."""
-    crash_limit: int = 3
-    lost_after: float = 60.0
-    unknown_after: float = 60.0
-    keep_succeeded: float | None = 86_400.0
-    """None: kept by count, which the dispatcher sees to."""
-    keep_dead: float = 30 * 86_400.0
-    retry: Retry = field(default_factory=Retry)
-    carries: bool = True
-    """The backend has messages of its own. False where the store is the queue: a queued record is the message."""
-    buries: bool = False
-    """The backend has dead letters of its own."""
-
-
-class Refusal(StrEnum):
-    """Why the lifecycle refuses."""
-
-    GONE = "gone"
-    """There is no record."""
-    FINAL = "final"
-    """The job has ended."""
-    NOT_MINE = "not mine"
-    """Another attempt holds the job, or none does."""
-    NOT_ALLOWED = "not allowed"
-    """The job's state does not allow this."""
-    NOTHING = "nothing"
-    """It is so already: by an earlier call of mine whose answer was lost, where a token or a rev tells."""
-
-
-@dataclass(frozen=True, slots=True)
-class Succeeded:
-    """An attempt that returned; `result` is encoded."""
-
-    result: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An attempt that raised.
-
-    `names` are the error class and its ancestors. `delay` is the task's own wish (seconds), None: the policy's.
-    `burns` False: no failure is counted. `fatal`: no further attempt, whatever the policy says.
-    """
-
-    error: JobError
-    names: Sequence[str] = ()
-    delay: float | None = None
-    burns: bool = True
-    fatal: bool = False
-
-
-Outcome = Succeeded | Failed
 
 
 def enter_queued(rules: Rules, expires_at: float | None = None, values: Mapping[str, Any] | None = None) -> Change:
@@ -139,12 +77,12 @@ def send_unknown(rules: Rules, record: Record) -> Change:
     return Change({"sends": record.sends + 1}, {"wake_at": wait})
 
 
-def withdraw(record: Record, *, certain: bool) -> Change:  # noqa: ARG001  # decisions are over records; all allow this
+def withdraw(rules: Rules, *, certain: bool) -> Change:
     """My publish failed: the record goes, or, where the outcome is unknown, it is cancelled before I raise.
 
     Swapped on the rev of my own insert. Refused: somebody took the job up; it is accepted, and I must not raise.
     """
-    return Change(delete=True) if certain else _cancelled(CANCELLED_FOR, "not_sent")
+    return Change(delete=True) if certain else _cancelled(rules, "not_sent")
 
 
 def begin(rules: Rules, *, token: str, worker: str, defaults: dict[str, Any]) -> Change:
@@ -163,7 +101,7 @@ def begun(rules: Rules, record: Record | None, *, token: str, now: float) -> Cha
     if record.state is JobState.RUNNING and record.token == token:
         return Refusal.NOTHING
     if record.state is JobState.QUEUED and _expired(record, now):
-        return _expire(rules)
+        return _cancelled(rules, "expired")
     return Refusal.FINAL if record.state.final else Refusal.NOT_MINE
 
 
@@ -184,7 +122,7 @@ def finish(rules: Rules, record: Record | None, *, token: str, outcome: Outcome,
     if record is None or record.token != token or record.state is not JobState.RUNNING:
         return _not_running(record, token)
     if record.cancel_requested:
-        return _cancelled(_keep(rules), "cancelled")
+        return _cancelled(rules, "cancelled")
     if isinstance(outcome, Succeeded):
         values = {"state": JobState.SUCCEEDED, "result": outcome.result}
         return _kept(values, record.option("keep_result", rules.keep_succeeded))
@@ -205,7 +143,7 @@ def interrupt(rules: Rules, record: Record | None, *, token: str, stopped: bool)
     if not stopped:
         return Change({"interrupted": True})
     if record.cancel_requested:
-        return _cancelled(_keep(rules), "cancelled")
+        return _cancelled(rules, "cancelled")
     return enter_queued(rules, record.expires_at)
 
 
@@ -224,16 +162,14 @@ def unknown(rules: Rules, record: Record | None) -> Change | Refusal:
     return Change({"sent": False, "sends": 0}, wait)
 
 
-def cancel(
-    rules: Rules, record: Record | None, *, interrupts: bool = True, reason: str = "cancelled"
-) -> Change | Refusal:
+def cancel(rules: Rules, record: Record | None, *, interrupts: bool = True) -> Change | Refusal:
     """Waiting: cancelled. Running: requested, and its worker ends it."""
     if record is None:
         return Refusal.GONE
     if record.state.final:
         return Refusal.FINAL
     if record.state in WAITING:
-        return _cancelled(_keep(rules), reason)
+        return _cancelled(rules, "cancelled")
     if record.cancel_requested and (record.cancel_interrupts or not interrupts):
         return Refusal.NOTHING
     return Change({"cancel_requested": True, "cancel_interrupts": interrupts})
@@ -243,7 +179,7 @@ def purge(rules: Rules, record: Record | None) -> Change | Refusal:
     """Cancel it while it waits; what has been started meanwhile goes on."""
     if record is None:
         return Refusal.GONE
-    return _cancelled(_keep(rules), "purged") if record.state in WAITING else Refusal.NOT_ALLOWED
+    return _cancelled(rules, "purged") if record.state in WAITING else Refusal.NOT_ALLOWED
 
 
 def retry(rules: Rules, record: Record | None) -> Change | Refusal:
@@ -280,14 +216,23 @@ def buried(rules: Rules, record: Record) -> Change:
     return Change({"buried": True, "wake_at": (record.finished_at or 0.0) + rules.keep_dead})
 
 
-def dispatch(rules: Rules, record: Record, *, now: float, known: Callable[[Record], bool]) -> Change | Refusal:
+def bury_again(rules: Rules, record: Record | None, *, life: int) -> Change | Refusal:
+    """A copy was taken out of the backend's dead letters, but its job cannot be revived: another one holds its key."""
+    if record is None:
+        return Refusal.GONE
+    if record.state is not JobState.DEAD or record.life != life:
+        return Refusal.NOT_ALLOWED
+    return Change({"buried": False}, {"wake_at": rules.claim}, then=frozenset({Then.BURY}))
+
+
+def dispatch(rules: Rules, record: Record, *, now: float, known: Callable[[Record], bool]) -> Change:
     """What the dispatcher does with a record whose `wake_at` has come; `known`: does a live worker know its task?
 
     Only for a record as `claim_due` gave it, and `now` is when it did: a claim cannot be told from a lease. Where the
     swap is refused, the dispatcher leaves the job alone; its time comes again.
     """
     if record.state in WAITING and _expired(record, now):
-        return _expire(rules)
+        return _cancelled(rules, "expired")
     if record.state in (JobState.SCHEDULED, JobState.RETRYING):
         return enter_queued(rules, record.expires_at)
     if record.state is JobState.QUEUED:
@@ -313,7 +258,7 @@ def lost(rules: Rules, record: Record, *, frontier: float) -> Change | Refusal:
     return Change({"sent": False}, {"wake_at": rules.claim}, then=frozenset({Then.PUBLISH}))
 
 
-def _dispatch_queued(rules: Rules, record: Record, now: float, known: Callable[[Record], bool]) -> Change | Refusal:
+def _dispatch_queued(rules: Rules, record: Record, now: float, known: Callable[[Record], bool]) -> Change:
     if record.sent:  # where the store is the queue: it is not over yet by the dispatcher's reading of the clock
         return Change({"wake_at": None if rules.carries else record.expires_at})
     if record.unknown_since is not None and not known(record):
@@ -332,7 +277,7 @@ def _dispatch_queued(rules: Rules, record: Record, now: float, known: Callable[[
 def _lapsed(rules: Rules, record: Record, now: float) -> Change:
     """The lease is over. The token goes, whatever comes: what that worker still says is not heard."""
     if record.cancel_requested:
-        return _cancelled(_keep(rules), "cancelled", token=None)
+        return _cancelled(rules, "cancelled", token=None)
     if record.interrupted:
         return enter_queued(rules, record.expires_at)
     message = f"worker {record.worker} vanished while it ran attempt {record.attempts}"
@@ -356,13 +301,9 @@ def _dead(rules: Rules, values: Mapping[str, Any], *, failed: int = 0) -> Change
     return Change({**values, "state": JobState.DEAD, "buried": False}, stamp, 1, failed, then=then)
 
 
-def _cancelled(keep: float, reason: str, **values: Any) -> Change:
-    stamp = {"finished_at": 0.0, "wake_at": keep}
+def _cancelled(rules: Rules, reason: str, **values: Any) -> Change:
+    stamp = {"finished_at": 0.0, "wake_at": _keep(rules)}
     return Change({**values, "state": JobState.CANCELLED, "reason": reason}, stamp, 1)
-
-
-def _expire(rules: Rules) -> Change:
-    return _cancelled(_keep(rules), "expired")
 
 
 def _expired(record: Record, now: float) -> bool:

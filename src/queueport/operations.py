@@ -144,7 +144,7 @@ class Operations:
         rejected: dict[str, BaseException | None] = {}
         for record, sent in zip(records, self.publish(records, new=True), strict=True):
             if sent.outcome is not SendOutcome.SENT:
-                change = lifecycle.withdraw(record, certain=sent.outcome is SendOutcome.FAILED)
+                change = lifecycle.withdraw(self.rules, certain=sent.outcome is SendOutcome.FAILED)
                 if self.store.swap([Swap(record.id, record.rev, change, new_id())])[0].applied:
                     rejected[record.id] = sent.error
         return rejected

@@ -72,7 +72,7 @@ class Pool:
             threading.Thread(target=self._thread, name=f"queueport-{number}", daemon=True).start()
         if self._async:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="queueport-async", daemon=True).start()
+            threading.Thread(target=_run_loop, args=[self._loop], name="queueport-async", daemon=True).start()
         try:
             self._feed()
             self._drain()
@@ -215,3 +215,12 @@ class Pool:
 
 def _longer(pause: float) -> float:
     return min(max(pause * 2, 0.05), 2.0)
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """The event loop's thread: it runs until it is stopped, and leaves nothing open."""
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()

@@ -105,8 +105,8 @@ class Query:
     """Which records to find: all that is given must hold.
 
     Newest first, by the order of insertion; `after` is the id of the last one already seen, and where that one is gone
-    nothing is found. `error` is the class name
-    of the newest error, dotted or bare. `finished_before` is in seconds since the epoch, on the store's clock.
+    nothing is found. `error` is the class name of the newest error, dotted or bare. `finished_before` is in seconds
+    since the epoch, on the store's clock.
     """
 
     state: JobState | None = None
@@ -255,4 +255,4 @@ class ClaimingStore(JobStore):
 
     @abstractmethod
     def wait_for_work(self, queues: Sequence[str], timeout: float) -> None:
-        """Block until something may have been queued since this thread last took or waited, at most `timeout` seconds."""
+        """Block, `timeout` seconds at most, until something may be queued since the thread last took or waited."""

@@ -120,7 +120,7 @@ def cancelled_at_once(right: Decision) -> Decision:
 
 
 def never_withdrawn(right: Decision) -> Decision:
-    return lambda record, certain: right(record, certain=True) if certain else Change({"sends": 1})
+    return lambda rules, certain: right(rules, certain=True) if certain else Change({"sends": 1})
 
 
 # -- the store --------------------------------------------------------------------------------------------------------

@@ -81,15 +81,14 @@ def test_enqueue_takes_the_options_of_a_job(run: Run, queue: JobQueue) -> None:
     assert run("enqueue", "cli.elsewhere", "--key", "k") == "mine\n"
 
 
-def test_enqueue_with_a_module_uses_the_task_as_it_is_declared(
+def test_enqueue_uses_the_task_as_its_module_declares_it(
     run: Run, queue: JobQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cli_letters.py").write_text(
         "from queueport import task\n@task(queue='post')\ndef send(to: str) -> None: ...\n"
     )
     monkeypatch.chdir(tmp_path)
-    job_id = run("enqueue", "cli_letters.send", "Ada", "--module", "cli_letters").strip()
-    assert queue.status(job_id).queue == "post"
+    assert queue.status(run("enqueue", "cli_letters.send", "Ada").strip()).queue == "default"
     monkeypatch.setenv("QUEUEPORT_TASKS", "cli_letters")
     assert queue.status(run("enqueue", "cli_letters.send", "Ada").strip()).queue == "post"
     assert queue.status(run("enqueue", "of.another.service").strip()).queue == "default"
@@ -153,12 +152,12 @@ def test_purge_cancels_what_waits_in_one_queue(run: Run, queue: JobQueue) -> Non
 
 
 def test_dead_letters_are_listed_shown_and_retried(run: Run, queue: JobQueue) -> None:
-    first, second = queue.enqueue(fail, "one"), queue.enqueue(fail.using(queue="bulk"), "two")
+    first, second = queue.enqueue(fail, f"one {'x' * 70}"), queue.enqueue(fail.using(queue="bulk"), "two")
     queue.worker("default", "bulk", tasks=[fail], burst=True).run()
     assert [job["id"] for job in answer(run("dead", "list", "--json"))] == [second.id, first.id]
     assert len(answer(run("dead", "list", "--json", "--queue", "bulk", "--error", "Abort"))) == 1
     assert answer(run("dead", "list", "--json", "--task", "cli.nothing")) == []
-    assert "Abort: one" in run("dead", "list")
+    assert f"Abort: one {'x' * 70}" in run("dead", "list")
     assert answer(run("dead", "show", first.id, "--json")) == first.status().as_dict()
     assert "Traceback" in run("dead", "show", first.id)
     assert answer(run("dead", "retry", first.id, "--json")) == {"id": first.id}

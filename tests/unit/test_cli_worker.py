@@ -17,6 +17,7 @@ from queueport.testing.waiting import eventually
 
 TASKS = """
 import os, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queueport import Retry, current_job, task
 
@@ -42,7 +43,8 @@ def hang() -> None:
 
 @task(retry=Retry(max_attempts=1))
 def sleep() -> None:
-    time.sleep(60)
+    with ThreadPoolExecutor() as pool:  # whose thread Python joins at its exit
+        pool.submit(time.sleep, 60).result()
 """
 
 Start = Callable[..., WorkerProcess]

@@ -164,7 +164,7 @@ class Operations:
         if Then.PUBLISH in change.then:
             sent = yield from self.send(inserted)
         if sent is not SendOutcome.SENT:
-            gone = lifecycle.withdraw(inserted, certain=sent is SendOutcome.FAILED)
+            gone = lifecycle.withdraw(self.rules, certain=sent is SendOutcome.FAILED)
             withdrawn, _ = yield from self.swap(actor, inserted, gone)
             if withdrawn:
                 self.ledger.rejected.add(record.id)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from queueport.lifecycle import CANCELLED_FOR, Failed, Outcome, Rules, Succeeded
+from queueport.lifecycle import Failed, Outcome, Rules, Succeeded
 from queueport.record import Record
 from queueport.retry import Retry
 from queueport.status import JobError, JobState
@@ -202,12 +202,11 @@ class Stage:
         self.broker.mistreat(how, index)
 
     def outage(self, seconds: float) -> None:
-        """Nobody reaches the store; what dispatchers were calling fails."""
+        """Nobody reaches the store; calls that were on their way arrive late."""
         self.faultless = False
         self.clock.now += seconds
         for process in self.processes:
             process.beats_at = process.leases_from = self.clock.now + self.rules.lease / 3
-            self.step(process.dispatcher, Fault.NOT_APPLIED)
 
     def wait(self, seconds: float, deaf: Process | None = None) -> None:
         """Time passes, and hearts beat, but for those that are frozen or cannot reach the store."""
@@ -238,7 +237,7 @@ class Stage:
         self._rounds(lambda record: record is None or self._at_rest(record))
         copies = [(copy.id, copy.life) for copy in self.broker.dead_letters]
         self.ledger.at_rest(copies, faultless=self.faultless)
-        self.clock.now += max(self.rules.keep_dead, CANCELLED_FOR)
+        self.clock.now += self.rules.keep_dead
         self._rounds(lambda record: record is None)
         assert not self.faultless or not self.broker.dead_letters, "a copy is left of a job that is gone"
 

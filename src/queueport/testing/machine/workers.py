@@ -32,12 +32,18 @@ class Procedures(Operations):
         actor = process.dispatcher
         if process.attempts:
             yield from self.beat(process, actor)
-        leases = self.clock.now >= process.leases_from
+        leases, called_at = self.clock.now >= process.leases_from, self.clock.now
         rev = self.new("rev")
         claim = partial(self.store.claim_due, BATCH, self.rules.claim, rev, leases=leases)
         claimed, now = yield from self.ask(actor, lambda: (claim(), self.clock.now))
         self.ledger.claimed(claimed, leases=leases)
-        due = [(record, lifecycle.dispatch(self.rules, record, now=now, known=known)) for record in claimed]
+        slow = now - called_at > self.rules.lease / 3  # then the holders' heartbeats may have had to wait too
+        due = [
+            (record, lifecycle.spare(self.rules))
+            if slow and record.state is JobState.RUNNING
+            else (record, lifecycle.dispatch(self.rules, record, now=now, known=known))
+            for record in claimed
+        ]
         yield from self.apply(actor, due)
         if self.rules.carries:
             empty = yield Call(lambda: not self.broker.queue)
@@ -75,7 +81,8 @@ class Procedures(Operations):
             redrive = partial(lifecycle.redrive, self.rules, life=message.life)
             settled = yield from self.settle(actor, message.id, redrive)
             if settled.decided is None:  # its key is held: it stays dead
-                yield Call(lambda: self.broker.bury(message))
+                again = partial(lifecycle.bury_again, self.rules, life=message.life)
+                yield from self.settle(actor, message.id, again)
         elif message.task not in process.tasks:
             yield from self.settle(actor, message.id, partial(lifecycle.unknown, self.rules))
         else:

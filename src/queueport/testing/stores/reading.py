@@ -67,9 +67,9 @@ class Finds(Tests):
         assert found(store, error="Rejected", state=JobState.QUEUED) == []
 
     def test_only_the_newest_error_counts(self, store: JobStore) -> None:
-        record = swap(store, put(store, "a"), errors=(error("one.Old"), error("one.New")))
-        assert found(store, error="Old") == []
-        assert found(store, error="New") == ["a"]
+        record = swap(store, put(store, "a"), errors=(error("one.Old"), error("two.New")))
+        assert [found(store, error=name) for name in ("Old", "one.Old", "one.New")] == [[], [], []]
+        assert [found(store, error=name) for name in ("New", "two.New")] == [["a"], ["a"]]
         swap(store, record, errors=())
         assert found(store, error="New") == []
 
