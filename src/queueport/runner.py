@@ -109,9 +109,9 @@ class Runner:
         BackendUnavailable instead: acknowledge nothing, the messages come again.
         """
         screened = [self._screen(body) for body in bodies]
-        token, called_at = new_id(), time.monotonic()
+        tokens, called_at = [new_id() for _ in bodies], time.monotonic()  # one each: two may be of the same job
         begins = {
-            i: Begin(message.id, self._begin(message.task, token), new_id())
+            i: Begin(message.id, self._begin(message.task, tokens[i]), new_id())
             for i, message in enumerate(screened)
             if isinstance(message, Message) and not message.buried and message.task in self.tasks
         }
@@ -119,7 +119,7 @@ class Runner:
         def ask() -> list[Attempt | Verdict]:  # as often as need be: by my own token I know what is mine already
             answered = self.operations.store.begin(list(begins.values())) if begins else []
             answers = dict(zip(begins, answered, strict=True))
-            return [self._found(found, answers.get(i), token, called_at) for i, found in enumerate(screened)]
+            return [self._found(found, answers.get(i), tokens[i], called_at) for i, found in enumerate(screened)]
 
         return self._insist(ask, f"{len(bodies)} messages", self._give_up if stop is None else stop)
 

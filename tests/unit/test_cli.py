@@ -1,15 +1,12 @@
 """The commands that look at jobs and change them, in this process on SQLite. For those who change `queueport.cli`."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from queueport import Abort, JobQueue, JobState, connect, get_queue, task
@@ -232,33 +229,3 @@ def test_the_url_option_wins_over_the_environment(run: Run, tmp_path: Path) -> N
     run("enqueue", "t", "--url", f"sqlite:///{tmp_path}/other.db", "--namespace", "n", "--id", "there")
     run("status", "there", code=1)
     run("status", "there", "--url", f"sqlite:///{tmp_path}/other.db?namespace=n")
-
-
-@pytest.mark.parametrize("words", [("--help",), ("worker", "--help"), ("dead", "--help"), ("dead", "purge", "--help")])
-def test_every_command_has_help(run: Run, words: tuple[str, ...]) -> None:
-    assert "--help" in run(*words)
-
-
-def test_help_tells_the_exit_codes(run: Run) -> None:
-    assert "Exit codes: 0 done; 1 the queue said no" in " ".join(run("--help").split())
-
-
-def test_the_shell_can_complete_commands_and_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    def completed(words: str) -> set[str]:
-        monkeypatch.setenv("_QUEUEPORT_COMPLETE", "complete_bash")
-        monkeypatch.setenv("COMP_WORDS", words)
-        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
-        return set(CliRunner().invoke(app, []).stdout.split())
-
-    assert completed("queueport retr") == {"retry"}
-    assert completed("queueport jobs --state s") == {"scheduled", "succeeded"}
-
-
-def test_the_page_about_the_command_line_names_every_command() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
-    in_page = {re.sub(r" [^a-z].*", "", name) for name in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)}
-    root = typer.main.get_command(app)
-    assert isinstance(root, TyperGroup)
-    letters = root.commands["dead"]
-    assert isinstance(letters, TyperGroup)
-    assert in_page == {*root.commands} - {"dead"} | {f"dead {name}" for name in letters.commands}

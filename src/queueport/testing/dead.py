@@ -1,11 +1,237 @@
-"""D: dead letters, their hooks, unknown tasks, garbage. For the contract suite."""
+"""D: dead letters, their hooks, unknown tasks and garbage. For the contract suite."""
 
 from __future__ import annotations
 
-from queueport.testing.case import Case
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from queueport import Capability, JobQueue, JobState, Retry, task
+from queueport.errors import JobFailed, JobNotFound
+from queueport.testing import tasks
+from queueport.testing.case import Case, needs
+from queueport.testing.harness import Harness
+from queueport.testing.trace import Trace
+from queueport.testing.waiting import eventually
 
 __all__ = ["Dead"]
+
+ONCE = Retry(max_attempts=1)
+
+GARBAGE = {
+    "not JSON": b"\xff\x00{",
+    "not an object": b"[1, 2]",
+    "not from queueport": b'{"hello": "world"}',
+    "of the wrong shape": b'{"v": 1, "id": 7, "task": null}',
+    "of a newer version": json.dumps({"v": 999, "id": "x", "task": "t", "queue": "default"}).encode(),
+    "without a record": json.dumps(
+        {"v": 1, "id": "never-was", "task": tasks.echo.name, "queue": "default", "life": 1, "sent_at": 0.0}
+    ).encode(),
+}
+
+
+def die(queue: JobQueue, harness: Harness, *jobs: tuple[str, str]) -> list[str]:
+    """Let one job die for each (queue, error class); their ids."""
+    made = [tasks.fail_as.using(queue=name, retry=ONCE).job(error, f"in {name}") for name, error in jobs]
+    handles = queue.enqueue_many(made)
+    with harness.working(queue, *{name for name, _ in jobs}):
+        eventually(lambda: all(handle.status().state is JobState.DEAD for handle in handles), 15)
+    return [handle.id for handle in handles]
 
 
 class Dead(Case):
     """The lines of group D."""
+
+    def test_D1_a_dead_job_keeps_everything(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        retry = Retry(max_attempts=2, initial=0.1, jitter=0.0)
+        job = tasks.fail.using(queue="q", retry=retry, headers={"a": "b"}).job(message="no luck")
+        handle = queue.enqueue(job)
+        with harness.working(queue, "q"):
+            eventually(lambda: handle.status().state is JobState.DEAD)
+        status = queue.dead_letters.get(handle.id)
+        assert status == handle.status()
+        assert (status.task, status.queue, status.args) == (tasks.fail.name, "q", [])
+        assert (status.kwargs, status.headers) == ({"message": "no luck"}, {"a": "b"})
+        assert (status.attempts, status.failures, status.crashes, status.max_attempts) == (2, 2, 0, 2)
+        assert status.error is not None
+        assert (status.error.type, status.error.message) == ("queueport.testing.tasks.Refused", "no luck")
+        assert "raise Refused(message)" in status.error.traceback
+        assert [error.attempt for error in status.errors] == [1, 2]
+        assert status.started_at is not None
+        assert status.finished_at is not None
+        assert status.enqueued_at <= status.started_at <= status.finished_at <= datetime.now(UTC)
+        assert json.loads(json.dumps(status.as_dict()))["error"]["message"] == "no luck"
+
+    def test_D2_filters_agree_with_what_died(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        ids = die(queue, harness, ("a", "ValueError"), ("a", "Refused"), ("b", "ValueError"), ("b", "RefusedForGood"))
+        letters = queue.dead_letters
+        assert {status.id for status in letters.list()} == set(ids)
+        assert {status.id for status in letters.list(queue="a")} == set(ids[:2])
+        assert {status.id for status in letters.list(error="ValueError")} == {ids[0], ids[2]}
+        assert {status.id for status in letters.list(error="Refused")} == {ids[1]}
+        assert {status.id for status in letters.list(error="queueport.testing.tasks.Refused", queue="a")} == {ids[1]}
+        assert letters.list(task=tasks.echo.name) == []
+        found = (letters.count(), letters.count(queue="b"), letters.count(error="ValueError"), letters.count(task="x"))
+        assert found == (4, 2, 2, 0)
+        assert letters.count(task=tasks.fail_as.name, queue="b", error="RefusedForGood") == 1
+        pages, after = [], None
+        while page := letters.list(limit=3, after=after):
+            pages.append([status.id for status in page])
+            after = page[-1].id
+        assert [len(page) for page in pages] == [3, 1]
+        assert [*pages[0], *pages[1]] == [status.id for status in letters.list()]
+        with pytest.raises(JobNotFound, match="nowhere"):
+            letters.get("nowhere")
+        alive = queue.enqueue(tasks.echo, 1)
+        with pytest.raises(JobNotFound, match=alive.id):
+            letters.get(alive.id)
+
+    def test_D3_retry_and_discard_move_those_jobs_only(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        ids = die(queue, harness, ("a", "ValueError"), ("a", "Refused"), ("b", "ValueError"), ("b", "Refused"))
+        letters = queue.dead_letters
+        letters.discard(ids[0])
+        gone = queue.status(ids[0])
+        assert (gone.state, gone.reason) == (JobState.CANCELLED, "discarded")
+        assert letters.retry(ids[1]).status().state is JobState.QUEUED
+        assert letters.retry_all(queue="b", error="ValueError") == 1
+        assert queue.status(ids[2]).state is JobState.QUEUED
+        assert [status.id for status in letters.list()] == [ids[3]]
+        assert letters.retry_all() == 1
+        assert letters.retry_all() == 0
+        assert letters.count() == 0
+        for job_id in (ids[0], "nowhere"):
+            with pytest.raises(JobNotFound):
+                letters.discard(job_id)
+            with pytest.raises(JobNotFound):
+                letters.retry(job_id)
+
+    def test_D3_purge_takes_the_old_ones(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        old = die(queue, harness, ("a", "ValueError"), ("b", "ValueError"))
+        letters = queue.dead_letters
+        assert letters.purge(older_than=3600) == 0
+        died = [queue.status(job_id).finished_at for job_id in old]
+        eventually(lambda: all(at is not None and (datetime.now(UTC) - at).total_seconds() > 1 for at in died))
+        (young,) = die(queue, harness, ("a", "ValueError"))
+        assert letters.purge(queue="a", older_than=1.0) == 1
+        assert {status.id for status in letters.list()} == {old[1], young}
+        assert letters.purge(queue="b") == 1
+        assert letters.purge() == 1
+        assert letters.count() == 0
+        assert queue.status(young).reason == "discarded"
+
+    def test_D3_a_job_can_be_put_there_by_hand(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        handle = queue.dead_letters.add(tasks.add.job(1, b=2), error="found in the old system")
+        status = queue.dead_letters.get(handle.id)
+        assert (status.state, status.args, status.kwargs, status.attempts) == (JobState.DEAD, [1], {"b": 2}, 0)
+        assert status.error is not None
+        assert status.error.message == "found in the old system"
+        with pytest.raises(JobFailed, match="found in the old system"):
+            handle.result(1)
+        queue.dead_letters.retry(handle.id)
+        with harness.working(queue):
+            assert handle.result(10) == 3
+
+    def test_D4_the_hook_is_called_once(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        retry = Retry(max_attempts=2, initial=0.05, jitter=0.0)
+        handles = queue.enqueue_many(tasks.fail.using(retry=retry).job(f"no {n}") for n in range(3))
+        fine = queue.enqueue(tasks.fail_until, 2)
+        with harness.working(queue):
+            eventually(lambda: len(trace.notes("dead")) == 3)
+            assert fine.result(10) == 2
+        notes = trace.notes("dead")
+        assert sorted(note["job"] for note in notes) == sorted(handle.id for handle in handles)
+        assert {note["state"] for note in notes} == {"dead"}
+        assert {note["error"] for note in notes} == {"no 0", "no 1", "no 2"}
+
+    def test_D4_a_hook_that_raises_changes_nothing(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        handle = queue.enqueue(tasks.fail.using(retry=ONCE).job("raise in the hook"))
+        with harness.working(queue):
+            eventually(lambda: trace.notes("dead", job=handle.id))
+            assert queue.enqueue(tasks.echo, 1).result(10) == 1
+        assert handle.status().state is JobState.DEAD
+
+    @needs(Capability.PERSISTENT)
+    def test_D4_whoever_declares_the_death_tells_it(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        handle = queue.enqueue(tasks.die_and_tell.using(crash_limit=1).job())
+        first = harness.process()
+        eventually(lambda: not first.running)
+        harness.process()
+        eventually(lambda: handle.status().state is JobState.DEAD, 15)
+        eventually(lambda: trace.notes("dead", job=handle.id))
+        assert len(trace.notes("dead", job=handle.id)) == 1
+
+    @needs(Capability.THREADS)
+    def test_D5_a_worker_leaves_what_it_does_not_know(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        queue = harness.open(unknown_after=30.0)
+        known, unknown = queue.enqueue(tasks.echo, 1), queue.enqueue(tasks.add, 1, 2)
+        with queue.worker(tasks=[tasks.echo]):
+            assert known.result(10) == 1
+            assert unknown.status().state is JobState.QUEUED
+            with harness.working(queue):
+                assert unknown.result(15) == 3
+        status = unknown.status()
+        assert (status.attempts, status.failures, status.crashes) == (1, 0, 0)
+
+    @needs(Capability.PERSISTENT)
+    def test_D5_a_rolling_deploy_loses_nothing(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        queue = harness.open(unknown_after=30.0)
+        harness.process()
+        newer = queue.enqueue("queueport.testing.newer.only_here", 5)
+        assert queue.enqueue(tasks.echo, 1).result(10) == 1
+        assert newer.status().state is JobState.QUEUED
+        harness.process(options=["queueport.testing.newer"])
+        assert newer.result(15) == 5
+        status = newer.status()
+        assert (status.attempts, status.failures, status.crashes) == (1, 0, 0)
+
+    def test_D5_what_nobody_knows_is_dead_in_the_end(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        nobody = queue.enqueue("nobody.knows.this", 1)
+        with harness.working(queue):
+            assert queue.enqueue(tasks.echo, 1).result(10) == 1
+            eventually(lambda: nobody.status().state is JobState.DEAD, 15)
+            assert queue.enqueue(tasks.echo, 2).result(10) == 2
+        status = nobody.status()
+        assert status.error is not None
+        assert status.error.type.endswith("UnknownTask")
+        assert "nobody.knows.this" in status.error.message
+        assert (status.attempts, status.failures) == (0, 0)
+        assert status.finished_at is not None
+        assert (status.finished_at - status.enqueued_at).total_seconds() >= 2.0, "not before unknown_after"
+
+    def test_D5_a_task_keeps_its_old_names(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        assert tasks.renamed.aliases == ("queueport.testing.tasks.old_name",)
+        handle = queue.enqueue(task.named("queueport.testing.tasks.old_name").job(4))
+        with harness.working(queue):
+            assert handle.result(10) == 4
+
+    @pytest.mark.parametrize("garbage", list(GARBAGE))
+    def test_D6_garbage_is_put_aside(self, queue: JobQueue, harness: Harness, trace: Trace, garbage: str) -> None:
+        first = queue.enqueue(tasks.echo, 1)
+        harness.inject(tasks.QUEUE, GARBAGE[garbage])
+        with harness.working(queue):
+            assert first.result(10) == 1
+            assert queue.enqueue(tasks.echo, 2).result(10) == 2, "the worker goes on"
+        assert len(trace.runs()) == 2
+
+    @needs(Capability.NATIVE_DEAD_LETTERS)
+    def test_D7_a_dead_job_is_seen_by_the_backends_tools(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        ids = die(queue, harness, *[("default", "ValueError")] * 3)
+        eventually(lambda: sorted(harness.native_dead()) == sorted(ids), 15)
+        queue.dead_letters.discard(ids[0])
+        eventually(lambda: sorted(harness.native_dead()) == sorted(ids[1:]))
+        queue.retry(ids[1])
+        eventually(lambda: list(harness.native_dead()) == [ids[2]])
+        queue.dead_letters.purge()
+        eventually(lambda: list(harness.native_dead()) == [])
+
+    @needs(Capability.NATIVE_DEAD_LETTERS)
+    def test_D7_a_native_redrive_runs_it_again(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        (job_id,) = die(queue, harness, ("default", "ValueError"))
+        eventually(lambda: list(harness.native_dead()) == [job_id], 15)
+        harness.redrive(job_id)
+        with harness.working(queue):
+            eventually(lambda: queue.status(job_id).attempts == 2, 15)
+            eventually(lambda: queue.status(job_id).state is JobState.DEAD, 15)
+            eventually(lambda: list(harness.native_dead()) == [job_id], 15)
+        assert len(queue.status(job_id).errors) == 2

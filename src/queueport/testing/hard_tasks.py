@@ -1,4 +1,4 @@
-"""The suite's tasks that make life hard for a worker: they do not stop, block the event loop, or look around. For W, X."""
+"""The suite's tasks that make life hard for a worker: they do not stop, block the loop, look around. For W, X."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def asleep_once(seconds: float) -> int:
 async def block_once(seconds: float) -> int:
     """At the first attempt hold up the event loop and all that runs on it; the attempt's number."""
     if current_job().attempt == 1:
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251  # the mistake that is meant
     return current_job().attempt
 
 

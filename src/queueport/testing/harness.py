@@ -106,7 +106,8 @@ class Harness:
                 yield
             return
         words = [f"--{name}={value}" for name, value in options.items()]
-        worker = self.process(*queues, options=words)
+        settings = {f"QUEUEPORT_{name.upper()}": str(value) for name, value in queue.spec()["settings"].items()}
+        worker = self.process(*queues, options=words, **settings)
         yield
         worker.stop()
 

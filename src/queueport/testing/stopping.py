@@ -1,10 +1,12 @@
-"""W: how a worker ends its jobs, its processes and itself; and the framework's own worker. Part of the contract suite."""
+"""W: how a worker ends its jobs, its processes and itself; the framework's own worker. For the contract suite."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from queueport import Capability, JobHandle, JobQueue, JobState, JobStatus, Retry
+from queueport import Capability, JobHandle, JobQueue, JobState, JobStatus, Retry, Task
 from queueport.errors import JobFailed
 from queueport.testing.case import Case, needs
 from queueport.testing.hard_tasks import asleep_once, block_once, sleep_once, spin_once
@@ -29,7 +31,7 @@ class Stopping(Case):
 
     @needs(Capability.PERSISTENT)
     @processes
-    def test_w4_sigterm_lets_running_jobs_finish(
+    def test_W4_sigterm_lets_running_jobs_finish(
         self, harness: Harness, queue: JobQueue, trace: Trace, count: int
     ) -> None:
         worker = harness.process(options=["--threads=1", f"--processes={count}"])
@@ -46,7 +48,7 @@ class Stopping(Case):
             assert [handle.result(10) for handle in rest] == [0, 1, 2]
 
     @needs(Capability.THREADS)
-    def test_w4_stop_lets_running_jobs_finish(self, queue: JobQueue, trace: Trace) -> None:
+    def test_W4_stop_lets_running_jobs_finish(self, queue: JobQueue, trace: Trace) -> None:
         worker = queue.worker(QUEUE, threads=1).start()
         running = queue.enqueue(wait_for, "go")
         eventually(lambda: trace.times(running.id) == 1)
@@ -59,7 +61,7 @@ class Stopping(Case):
 
     @needs(Capability.PERSISTENT)
     @processes
-    def test_w4_past_the_grace_period_jobs_run_again_elsewhere(
+    def test_W4_past_the_grace_period_jobs_run_again_elsewhere(
         self, harness: Harness, queue: JobQueue, trace: Trace, count: int
     ) -> None:
         worker = harness.process(options=[f"--grace={GRACE}", f"--processes={count}"])
@@ -72,7 +74,7 @@ class Stopping(Case):
         assert queue.stats().failed == 0
 
     @needs(Capability.THREADS)
-    def test_w4_past_the_grace_period_without_a_process_to_end(self, queue: JobQueue, trace: Trace) -> None:
+    def test_W4_past_the_grace_period_without_a_process_to_end(self, queue: JobQueue, trace: Trace) -> None:
         worker = queue.worker(QUEUE, grace=0.2).start()
         handles = [queue.enqueue(task, 60.0) for task in (spin_once, asleep_once)]
         eventually(lambda: len(trace.runs()) == 2)
@@ -85,10 +87,10 @@ class Stopping(Case):
     # -- W6 ----------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("task", [spin, asleep], ids=["thread", "coroutine"])
-    def test_w6_a_timeout_is_a_failure_and_the_worker_lives(
-        self, harness: Harness, queue: JobQueue, task: object
+    def test_W6_a_timeout_is_a_failure_and_the_worker_lives(
+        self, harness: Harness, queue: JobQueue, task: Task[[float], Any, Any]
     ) -> None:
-        job = (asleep if task is asleep else spin).using(timeout=0.5, retry=Retry(max_attempts=1)).job(60.0)
+        job = task.using(timeout=0.5, retry=Retry(max_attempts=1)).job(60.0)
         with harness.working(queue, threads=1):
             handle = queue.enqueue(job)
             with pytest.raises(JobFailed, match="JobTimeout") as caught:
@@ -99,7 +101,7 @@ class Stopping(Case):
         assert budgets(handle.status()) == (1, 1, 0)
         assert queue.stats().failed == 1
 
-    def test_w6_after_a_timeout_it_is_tried_again(self, harness: Harness, queue: JobQueue) -> None:
+    def test_W6_after_a_timeout_it_is_tried_again(self, harness: Harness, queue: JobQueue) -> None:
         handles = [queue.enqueue(t.using(timeout=0.5, retry=SOON).job(60.0)) for t in (spin_once, asleep_once)]
         with harness.working(queue):
             assert [handle.result(10) for handle in handles] == [2, 2]
@@ -108,13 +110,16 @@ class Stopping(Case):
     @needs(Capability.PERSISTENT)
     @processes
     @pytest.mark.parametrize("task", [sleep_once, block_once], ids=["thread", "event_loop"])
-    def test_w6_code_that_cannot_be_interrupted_ends_with_its_process(
-        self, harness: Harness, queue: JobQueue, trace: Trace, count: int, task: object
+    def test_W6_code_that_cannot_be_interrupted_ends_with_its_process(
+        self, harness: Harness, queue: JobQueue, trace: Trace, count: int, task: Task[[float], int, Any]
     ) -> None:
         worker = harness.process(options=[f"--processes={count}"], QUEUEPORT_LEASE="5")
-        chosen = block_once if task is block_once else sleep_once
-        stuck = queue.enqueue(chosen.using(timeout=0.5, retry=SOON).job(60.0))
-        neighbours = [queue.enqueue(spin, 4.0), queue.enqueue(asleep_once, 4.0), queue.enqueue(echo, 1)]
+        stuck = queue.enqueue(task.using(timeout=0.5, retry=SOON).job(60.0))
+        neighbours: list[JobHandle[Any]] = [
+            queue.enqueue(spin, 4.0),
+            queue.enqueue(asleep_once, 4.0),
+            queue.enqueue(echo, 1),
+        ]
         assert stuck.result(25) == 2
         for handle in neighbours:
             handle.result(25)
@@ -126,7 +131,7 @@ class Stopping(Case):
         assert worker.stop() == 0, "the command that was started is still the one to stop"
 
     @needs(Capability.THREADS)
-    def test_w6_without_a_process_to_end_the_retry_waits(self, queue: JobQueue, trace: Trace) -> None:
+    def test_W6_without_a_process_to_end_the_retry_waits(self, queue: JobQueue, trace: Trace) -> None:
         with queue.worker(QUEUE, threads=2):
             stuck = queue.enqueue(sleep_once.using(timeout=0.2, retry=SOON).job(5.0))
             eventually(lambda: trace.times(stuck.id) == 1)
@@ -141,7 +146,7 @@ class Stopping(Case):
 
     # -- W9: only a framework has a worker of its own; elsewhere there is nothing to hold -------------
 
-    def test_w9_the_native_worker_runs_and_fails_jobs(self, harness: Harness, queue: JobQueue) -> None:
+    def test_W9_the_native_worker_runs_and_fails_jobs(self, harness: Harness, queue: JobQueue) -> None:
         if harness.native_command([QUEUE]) is None:
             return
         harness.process(native=True)
@@ -152,7 +157,7 @@ class Stopping(Case):
         assert budgets(good.status()) == (1, 0, 0)
         assert budgets(bad.status()) == (3, 3, 0)
 
-    def test_w9_the_native_worker_stops_gracefully(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
+    def test_W9_the_native_worker_stops_gracefully(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
         if harness.native_command([QUEUE]) is None:
             return
         worker = harness.process(native=True)
@@ -163,7 +168,7 @@ class Stopping(Case):
         assert worker.wait() == 0
         assert running.result(10) == "go"
 
-    def test_w9_the_native_worker_may_be_killed(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
+    def test_W9_the_native_worker_may_be_killed(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
         if harness.native_command([QUEUE]) is None:
             return
         worker = harness.process(native=True)

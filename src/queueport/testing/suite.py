@@ -7,6 +7,7 @@ from queueport.testing.counting import Counting
 from queueport.testing.dead import Dead
 from queueport.testing.enqueueing import Enqueueing
 from queueport.testing.hygiene import Hygiene
+from queueport.testing.keeping import Keeping
 from queueport.testing.results import Results
 from queueport.testing.retries import Retries
 from queueport.testing.timing import Timing
@@ -14,5 +15,5 @@ from queueport.testing.timing import Timing
 __all__ = ["Contract"]
 
 
-class Contract(Enqueueing, Timing, Results, Retries, Dead, Cancelling, Counting, Hygiene):
+class Contract(Enqueueing, Timing, Results, Keeping, Retries, Dead, Cancelling, Counting, Hygiene):
     """Every line of the contract. Subclass it and give it a `harness` fixture."""

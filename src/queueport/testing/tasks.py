@@ -231,6 +231,21 @@ def die_once() -> int:
     return current_job().attempt
 
 
+@task(retry=ONCE)
+@traced
+def die_and_tell() -> None:
+    """Kill the worker; its death is noted by whoever declares it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(aliases=("queueport.testing.tasks.old_name",))
+@traced
+def renamed(value: int) -> int:
+    """A task that had another name once."""
+    return value
+
+
+@die_and_tell.on_dead
 @fail.on_dead
 def fail_has_died(status: Any) -> None:
     """Note the death; raise where the message asks for it."""

@@ -1,4 +1,4 @@
-"""W: what a worker takes, how many jobs at once, in what surroundings. Part of the contract suite."""
+"""W: what a worker takes, how many jobs at once, in what surroundings. For the contract suite."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Workers"]
 class Workers(Case):
     """The lines W1, W2, W3, W5, W7 and W8."""
 
-    def test_w1_it_takes_jobs_of_its_queues_only(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
+    def test_W1_it_takes_jobs_of_its_queues_only(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
         other = queue.enqueue(echo.using(queue="other").job(0))
         mine = [queue.enqueue(echo.using(queue=name).job(n)) for n, name in enumerate(["mine", "too", "mine"])]
         with harness.working(queue, "mine", "too"):
@@ -32,7 +32,7 @@ class Workers(Case):
         assert trace.times(other.id) == 0
 
     @pytest.mark.parametrize("threads", [1, 4])
-    def test_w2_as_many_at_once_as_asked_for(
+    def test_W2_as_many_at_once_as_asked_for(
         self, harness: Harness, queue: JobQueue, trace: Trace, threads: int
     ) -> None:
         with harness.working(queue, threads=threads):
@@ -45,7 +45,7 @@ class Workers(Case):
             runs = trace.runs(*(handle.id for handle in handles))
             assert max(run.ended or 0.0 for run in runs) - runs[0].started < 2.0
 
-    def test_w3_three_workers_run_each_of_300_jobs_once(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
+    def test_W3_three_workers_run_each_of_300_jobs_once(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
         with ExitStack() as stack:
             if Capability.PERSISTENT in queue.capabilities:
                 workers = [harness.process(options=["--threads=4"]) for _ in range(3)]
@@ -61,7 +61,7 @@ class Workers(Case):
         assert len({run.pid for run in runs}) >= len(workers), "not every worker took part"
         assert queue.stats().processed == 300
 
-    def test_w5_a_burst_ends_when_nothing_is_due(self, harness: Harness, queue: JobQueue) -> None:
+    def test_W5_a_burst_ends_when_nothing_is_due(self, harness: Harness, queue: JobQueue) -> None:
         handles = [*(queue.enqueue(echo, n) for n in range(20)), queue.enqueue(spin, 0.5), queue.enqueue(asleep, 0.5)]
         parent = queue.enqueue(pass_on, 7)
         tomorrow = queue.enqueue(echo.using(delay=86_400).job(1))
@@ -74,13 +74,13 @@ class Workers(Case):
         assert tomorrow.status().state is JobState.SCHEDULED
 
     @needs(Capability.PERSISTENT)
-    def test_w5_a_burst_of_two_processes(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
+    def test_W5_a_burst_of_two_processes(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
         handles = queue.enqueue_many(spin.job(0.02) for _ in range(50))
         assert harness.process(options=["--burst", "--processes=2"]).wait() == 0
         assert {handle.status().state for handle in handles} == {JobState.SUCCEEDED}
         assert len(trace.runs()) == 50
 
-    def test_w7_coroutines_run_many_at_once(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
+    def test_W7_coroutines_run_many_at_once(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
         with harness.working(queue, threads=2):
             queue.enqueue(asleep, 0.0).result(10)
             handles = queue.enqueue_many(asleep.job(1.0) for _ in range(40))
@@ -88,12 +88,12 @@ class Workers(Case):
             assert {handle.result(20) for handle in handles} == {1.0}
         assert peak(trace, *(handle.id for handle in handles)) > 10
 
-    def test_w8_context_does_not_leak_from_job_to_job(self, harness: Harness, queue: JobQueue) -> None:
+    def test_W8_context_does_not_leak_from_job_to_job(self, harness: Harness, queue: JobQueue) -> None:
         with harness.working(queue, threads=1):
             for task in (remember, remember_async):
                 assert [queue.enqueue(task, word).result(10) for word in ("a", "b", "c")] == [None, None, None]
 
-    def test_w8_around_job_wraps_each_in_its_own_thread(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
+    def test_W8_around_job_wraps_each_in_its_own_thread(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
         with harness.working(queue):
             good = queue.enqueue(wrapped, False)
             good.result(10)
