@@ -114,11 +114,17 @@ class _Deliveries(pool.Intake):
                 else:
                     done.append(delivery)
             elif answer is Verdict.PUT_ASIDE:
-                self._transport.put_aside(delivery)
+                self._put_aside(delivery)
             else:
                 done.append(delivery)
         self._acknowledge(done)
         return attempts
+
+    def _put_aside(self, delivery: Delivery) -> None:
+        try:
+            self._transport.put_aside(delivery)
+        except BackendUnavailable as error:  # it comes again; the jobs begun with it must run
+            logger.warning("a message could not be put aside: %s", error)
 
     def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         try:

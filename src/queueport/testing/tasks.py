@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from queueport import Abort, Retry, RetryLater, current_job, task
+from queueport.testing import hard_tasks  # noqa: F401  # which workers are to know, too
 from queueport.testing.trace import TRACE, Trace, traced
 
 __all__ = ["QUEUE", "TRACE"]
