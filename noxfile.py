@@ -19,7 +19,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
-nox.options.sessions = ["lint", "types", "tests", "contract", "examples", "docs", "wheels"]
+nox.options.sessions = ["lint", "types", "tests", "lifecycle", "contract", "examples", "docs", "wheels"]
 
 
 def install(session: nox.Session, *groups: str, package: bool = True) -> None:
@@ -47,7 +47,14 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The fast tests; what follows `--` goes to pytest."""
     install(session, "tests")
-    pytest(session, *(f"--ignore=tests/{slow}" for slow in ("contract", "mutants", "examples")))
+    pytest(session, *(f"--ignore=tests/{slow}" for slow in ("lifecycle", "contract", "mutants", "examples")))
+
+
+@nox.session
+def lifecycle(session: nox.Session) -> None:
+    """The promises of the design under thousands of random faults, and the broken rules that must show."""
+    install(session, "tests")
+    pytest(session, "tests/lifecycle")
 
 
 @nox.session

@@ -9,6 +9,7 @@ A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is one
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -37,9 +38,9 @@ def capabilities() -> str:
 
 
 def _abilities(report: dict[str, Any]) -> list[str]:
-    outcomes = list(report["lines"].values())
-    passed = f"{outcomes.count('passed')} of {len(outcomes)} lines"
-    return [report["backend"], passed, *("yes" if c.value in report["capabilities"] else "no" for c in Capability)]
+    outcomes = Counter(outcome.partition(":")[0] for outcome in report["lines"].values())
+    kept = f"{outcomes['passed']} lines kept, {outcomes['failed']} broken, {outcomes['skipped']} not asked of it"
+    return [report["backend"], kept, *("yes" if c.value in report["capabilities"] else "no" for c in Capability)]
 
 
 def settings() -> str:

@@ -179,7 +179,8 @@ class AsyncJobQueue:
                 raise ResultTimeout(f"job {job_id} is still {record.state} after {timeout:g} s")
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await _Waiter.of(self.sync.operations.store).final(job_id)
+                    store = self.sync.operations.store
+                    await _Waiter.of(store).final(store, job_id)
 
     def _mine(self, handle: JobHandle[R]) -> AsyncJobHandle[R]:
         return AsyncJobHandle(handle.id, self, handle.task)
@@ -243,8 +244,7 @@ class _Waiter:
     _all: ClassVar[WeakKeyDictionary[JobStore, _Waiter]] = WeakKeyDictionary()
     _making = threading.Lock()
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+    def __init__(self) -> None:  # it does not keep the store, which would keep both for ever
         self._lock = threading.Lock()
         self._calls: dict[str, list[Callable[[], None]]] = {}
         self._thread: threading.Thread | None = None
@@ -252,9 +252,9 @@ class _Waiter:
     @classmethod
     def of(cls, store: JobStore) -> _Waiter:
         with cls._making:
-            return cls._all.setdefault(store, cls(store))
+            return cls._all.setdefault(store, cls())
 
-    async def final(self, job_id: str) -> None:
+    async def final(self, store: JobStore, job_id: str) -> None:
         """Return when the job is final, or gone."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
@@ -262,17 +262,17 @@ class _Waiter:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(ended.set)
 
-        self._add(job_id, call)
+        self._add(store, job_id, call)
         try:
             await ended.wait()
         finally:
             self._remove(job_id, call)
 
-    def _add(self, job_id: str, call: Callable[[], None]) -> None:
+    def _add(self, store: JobStore, job_id: str, call: Callable[[], None]) -> None:
         with self._lock:
             self._calls.setdefault(job_id, []).append(call)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="queueport-results", daemon=True)
+                self._thread = threading.Thread(target=self._run, args=[store], name="queueport-results", daemon=True)
                 self._thread.start()
 
     def _remove(self, job_id: str, call: Callable[[], None]) -> None:
@@ -283,7 +283,7 @@ class _Waiter:
             if not calls:
                 self._calls.pop(job_id, None)
 
-    def _run(self) -> None:
+    def _run(self, store: JobStore) -> None:
         while True:
             with self._lock:
                 ids = list(self._calls)
@@ -291,7 +291,7 @@ class _Waiter:
                     self._thread = None
                     return
             try:
-                found = [record.id for record in self._store.wait(ids, SLICE)]
+                found = [record.id for record in store.wait(ids, SLICE)]
             except BackendUnavailable:
                 time.sleep(SLICE)
                 continue

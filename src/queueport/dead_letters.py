@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ class DeadLetters:
     def discard(self, job_id: str) -> None:
         """Out of the dead letters for good; the job ends cancelled, reason "discarded". Raises JobNotFound."""
         operations = self._queue.operations
+        self._dead(job_id)
         settled = operations.settle(job_id, lambda record: lifecycle.discard(operations.rules, record))
         if settled.change is None:
             raise self._missing(job_id)
@@ -104,10 +106,11 @@ class DeadLetters:
         return Query(state=JobState.DEAD, queue=queue, task=task, error=error, **more)
 
     def _dead(self, job_id: str) -> Record:
-        record = self._queue.operations.store.get([job_id])[0]
-        if record is None or record.state is not JobState.DEAD:
-            raise self._missing(job_id)
-        return record
+        with suppress(JobNotFound):
+            record = self._queue.read(job_id)
+            if record.state is JobState.DEAD:
+                return record
+        raise self._missing(job_id)
 
     def _missing(self, job_id: str) -> JobNotFound:
         return JobNotFound(f"there is no dead job {job_id!r}")

@@ -157,20 +157,20 @@ class Job(Generic[R_co]):
         return decode_plain(self.payload)
 
 
-_QUEUE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+QUEUE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")  # UTF-8 has no bytes for them
 _NOT_PLAIN = re.compile(rf"[\x00-\x1f\x7f]|{_SURROGATES.pattern}")
 
 
 def _queue(name: str, value: object) -> str:
-    if isinstance(value, str) and _QUEUE.fullmatch(value):
+    if isinstance(value, str) and QUEUE_NAME.fullmatch(value):
         return value
     raise InvalidJob(f"{name} must be 1 to 64 letters, digits, _, - or ., and not begin with a dot, not {value!r}")
 
 
 def _job_id(name: str, value: object) -> str:
-    if isinstance(value, str) and _JOB_ID.fullmatch(value):
+    if isinstance(value, str) and JOB_ID.fullmatch(value):
         return value
     raise InvalidJob(f"{name} must be 1 to 64 letters, digits, _ or -, not {value!r}")
 

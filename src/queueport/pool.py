@@ -103,12 +103,15 @@ class Pool:
     def _feed_once(self) -> bool:
         """Fill free slots, once; False when nothing runs and nothing came."""
         tasks, limit = self._wanted()
-        if not limit:
-            self._wait_for_room()
-            return True
-        attempts = self._intake.next(tasks, limit, 0.0 if self._work.burst and self._intake.filters else WAIT)
+        full = len(tasks) < len(self._plain) + len(self._async)  # for some: wait for their room, not for the others
+        wait = 0.0 if full or (self._work.burst and self._intake.filters) else WAIT
+        attempts = self._intake.next(tasks, limit, wait) if limit else []
         for attempt in attempts:
             self._start(attempt)
+        if full and not attempts:
+            with self._free:
+                self._free.wait_for(lambda: self._wanted()[0] != tasks, WAIT / 5)
+            return True
         if not attempts and self._work.burst and self._runner.heartbeat.running():
             self._wait_for_room()
             return True

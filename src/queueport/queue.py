@@ -29,7 +29,7 @@ from queueport.errors import (
     QueueClosed,
     ResultTimeout,
 )
-from queueport.job import Job
+from queueport.job import JOB_ID, Job
 from queueport.lifecycle import Refusal
 from queueport.operations import Operations
 from queueport.record import Change, Record
@@ -165,7 +165,9 @@ class JobQueue:
         records = [admitted(job, self.operations) for job in prepared]
         doubled = _first_twice([job.id for job in prepared])
         if doubled is not None:
-            raise InvalidJob(f"the id {doubled!r} is given twice in one batch")
+            raise DuplicateJob(
+                f"the id {doubled!r} is given twice in one batch: nothing was sent", rejected=[job.id for job in prepared]
+            )
         ids: list[str] = []
         for start in range(0, len(records), BATCH):
             chunk = records[start : start + BATCH]
@@ -206,7 +208,7 @@ class JobQueue:
         Raises JobNotFound, InvalidState for a job in another state, DuplicateJob where another holds its key.
         """
         operations = self.operations
-        settled = operations.settle(job_id, lambda record: lifecycle.retry(operations.rules, record))
+        settled = operations.settle(possible(job_id), lambda record: lifecycle.retry(operations.rules, record))
         if settled.record is None:
             raise missing(job_id)
         if settled.change is None:
@@ -232,7 +234,7 @@ class JobQueue:
 
     def read(self, job_id: str) -> Record:
         """The job's raw record; for the core. Raises JobNotFound."""
-        record = self.operations.store.get([job_id])[0]
+        record = self.operations.store.get([possible(job_id)])[0]
         if record is None:
             raise missing(job_id)
         return record
@@ -391,6 +393,13 @@ class JobQueue:
 
 WAIT = 1.0
 """Seconds of one wait for a result, after which the record is read again."""
+
+
+def possible(job_id: str) -> str:
+    """An id that a job can have. Raises JobNotFound for any other, before a store has to make sense of it."""
+    if JOB_ID.fullmatch(job_id):
+        return job_id
+    raise missing(job_id)
 
 
 def missing(job_id: str) -> JobNotFound:

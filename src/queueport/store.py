@@ -255,4 +255,4 @@ class ClaimingStore(JobStore):
 
     @abstractmethod
     def wait_for_work(self, queues: Sequence[str], timeout: float) -> None:
-        """Block, `timeout` seconds at most, until something may be queued since the thread last took or waited."""
+        """Block, at most `timeout` seconds, until something may have been queued since this thread last waited."""

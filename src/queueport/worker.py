@@ -18,6 +18,7 @@ from queueport.capability import Capability
 from queueport.dispatcher import Dispatcher
 from queueport.driver import Work
 from queueport.errors import ConfigurationError, Unsupported
+from queueport.job import QUEUE_NAME
 from queueport.retry import importable
 from queueport.runner import Runner
 from queueport.tasks import Task, registry

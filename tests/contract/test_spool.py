@@ -1,6 +1,7 @@
 """The adapter of `examples/05_write_an_adapter.py` keeps the contract: a broker beside a store, without a server."""
 
 import json
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,17 @@ class SpoolHarness(Harness):
             yield
         finally:
             self._plug("disk")
+
+    @contextmanager
+    def store_down(self) -> Iterator[None]:
+        """Somebody keeps the file of the store to himself."""
+        connection = sqlite3.connect(self._folder / "jobs.db", isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            connection.rollback()
+            connection.close()
 
     def wipe(self, queue: str) -> None:
         for file in (self._spool / "queues" / queue).iterdir():

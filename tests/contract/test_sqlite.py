@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,13 @@ class SqliteHarness(StoredHarness):
         super().__init__(f"sqlite:///{path}")
         self.path = path
 
+    def restart_backend(self) -> None:
+        """There is no server; somebody keeps the file to himself for a while."""
+        with self.sends_down():
+            time.sleep(1.0)
+
+    restart_store = restart_backend
+
     @contextmanager
     def sends_down(self) -> Iterator[None]:
         connection = sqlite3.connect(self.path, isolation_level=None)
@@ -29,6 +37,8 @@ class SqliteHarness(StoredHarness):
         finally:
             connection.rollback()
             connection.close()
+
+    store_down = sends_down
 
 
 class TestSqlite(Contract):

@@ -1,10 +1,10 @@
 """The SQLite store under the suite of all stores."""
 
 import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ class Harness(StoreHarness):
     path: Path
 
     def open(self, namespace: str = "suite", clock: Callable[[], float] | None = None) -> SqliteStore:
-        return SqliteStore(
-            self.path, namespace=namespace, call_timeout=30.0, clock=time.time if clock is None else clock
-        )
+        store = partial(SqliteStore, self.path, namespace=namespace, call_timeout=30.0)
+        return store() if clock is None else store(clock=clock)
 
     def damage(self, namespace: str, job_id: str, field: str, value: Any) -> None:
         with closing(sqlite3.connect(self.path)) as db, db:

@@ -19,6 +19,7 @@ TASKS = """
 import os, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from queueport import Retry, current_job, task
 
 @task
@@ -45,6 +46,10 @@ def hang() -> None:
 def sleep() -> None:
     with ThreadPoolExecutor() as pool:  # whose thread Python joins at its exit
         pool.submit(time.sleep, 60).result()
+
+@task
+def leave() -> None:
+    Thread(target=time.sleep, args=[60], daemon=False).start()
 """
 
 Start = Callable[..., WorkerProcess]
@@ -121,6 +126,12 @@ def test_a_worker_ends_although_code_of_a_job_cannot_be_interrupted(queue: JobQu
     eventually(lambda: running(queue, job.id))
     assert worker.stop() == 0
     assert job.status().crashes == 0
+
+
+def test_a_worker_ends_although_a_job_has_left_a_thread_behind(queue: JobQueue, start: Start) -> None:
+    job = queue.enqueue("shop.leave")
+    assert start("worker", "--burst").wait() == 0
+    assert job.status().state is JobState.SUCCEEDED
 
 
 def test_code_that_cannot_be_interrupted_ends_with_its_process_which_starts_anew(

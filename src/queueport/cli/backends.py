@@ -63,11 +63,11 @@ def _backend(entry: "EntryPoint", store: Any) -> dict[str, Any]:
 
 
 def _described(entry: "EntryPoint", kind: Any) -> dict[str, Any]:
-    problem = f"{type(kind).__name__}: {kind}" if isinstance(kind, Exception) else None
+    failed = isinstance(kind, Exception)
     return {
         "package": None if entry.dist is None else f"{entry.dist.name} {entry.dist.version}",
-        "options": {} if problem is not None else _options(kind.settings),
-        "problem": problem,
+        "options": {} if failed else _options(kind.settings),
+        "problem": f"{type(kind).__name__}: {kind}" if failed else None,
     }
 
 

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate
 
 import typer
 
@@ -25,8 +25,6 @@ __all__ = [
     "opened",
     "with_queue",
 ]
-
-P = ParamSpec("P")
 
 Url = Annotated[
     str | None,
@@ -55,12 +53,12 @@ def opened(url: str | None, store: str | None = None, namespace: str | None = No
     return get_queue(url, store=store, namespace=namespace)
 
 
-def with_queue(command: Callable[Concatenate[JobQueue, P], None]) -> Callable[..., None]:
+def with_queue(command: Callable[Concatenate[JobQueue, ...], None]) -> Callable[..., None]:
     """A command with `--url`, `--store` and `--namespace` besides its own options; they make its first argument."""
 
     def run(url: Url = None, store: Store = None, namespace: Namespace = None, **own: Any) -> None:
         with opened(url, store, namespace) as queue:
-            command(queue, **own)  # type: ignore[call-arg]  # P is what typer has read from the signature below
+            command(queue, **own)
 
     shared = [parameter for parameter in inspect.signature(run).parameters.values() if parameter.name != "own"]
     own = list(inspect.signature(command).parameters.values())[1:]

@@ -107,7 +107,8 @@ def contract(
             if line.outcome == "failed":
                 output.parts("", output.safe(f"{line.line} {line.test}\n{line.reason}"))
         told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-        output.line(f"{shown} {'breaks' if counts['failed'] else 'keeps'} the contract: {told}")
+        what = "the contract" if only is None else "these lines of the contract"
+        output.line(f"{shown} {'breaks' if counts['failed'] else 'keeps'} {what}: {told}")
     if counts["failed"]:
         raise typer.Exit(FAILED)
 

@@ -202,7 +202,6 @@ class MemoryStore(ClaimingStore):
 
     def take(self, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str) -> Sequence[Record]:
         with self._changed:
-            self._seen.arrivals = self._arrivals(queues)
             now = self._clock()
             lists = [self.records.queued[queue, task] for queue in set(queues) for task in changes]
             ready = (job for job in self.records.listed(merge(*lists)) if startable(job, now))

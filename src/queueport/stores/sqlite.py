@@ -132,7 +132,6 @@ class SqliteStore(ClaimingStore):
 
     def take(self, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str) -> Sequence[Record]:
         with self.database.read() as tables:
-            self._seen.version = _version(tables)
             if not sqlite_listing.queued(tables, queues, changes):
                 return []
         with self._writing() as writing:

@@ -11,7 +11,24 @@
 `Harness` that control the server.
 """
 
-from queueport.testing.harness import Harness
-from queueport.testing.suite import Contract
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from queueport.testing.harness import Harness
+    from queueport.testing.suite import Contract
 
 __all__ = ["Contract", "Harness"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the suite when it is asked for: a worker process, which imports the suite's tasks, does without pytest."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pytest
+
+    modules = {f"{__name__}.{module.name}" for module in iter_modules(__path__)}
+    pytest.register_assert_rewrite(*modules - sys.modules.keys())  # so that a failed assert shows its values
+    return getattr(import_module(f"{__name__}.{'suite' if name == 'Contract' else 'harness'}"), name)

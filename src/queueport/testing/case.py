@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import pytest
 
 from queueport import Capability, JobQueue
 from queueport.testing.harness import Harness
+from queueport.testing.report import report
 from queueport.testing.trace import TRACE, Trace
 
 __all__ = ["Case", "lacks", "needs"]
@@ -48,18 +50,38 @@ class Case:
 
     @pytest.fixture(autouse=True)
     def _capable(self, request: pytest.FixtureRequest, harness: Harness, trace: Trace) -> Iterator[None]:
-        for capability in getattr(request.function, "needs", ()):
-            if capability not in harness.capabilities:
-                pytest.skip(f"the backend does not declare {capability.name}")
-        for capability in getattr(request.function, "lacks", ()):
-            if capability in harness.capabilities:
-                pytest.skip(f"the backend declares {capability.name}")
-        yield
-        harness.end()
-        print(harness.story())  # noqa: T201  # pytest shows it where the test failed
-        assert trace.overlaps() == [], "a job ran twice at the same time"
+        told = partial(report, request.node.name, harness.open().backend, harness.capabilities)
+        reason = _unfit(request.function, harness.capabilities)
+        if reason is not None:
+            harness.end()
+            told(f"skipped: {reason}")
+            pytest.skip(reason)
+        failures = request.session.testsfailed
+        try:
+            yield
+            harness.end()
+            print(harness.story())  # noqa: T201  # pytest shows it where the test failed
+            assert trace.overlaps() == [], "a job ran twice at the same time"
+        except BaseException:
+            told("failed")
+            raise
+        if request.session.testsfailed > failures:
+            told("failed")
+        else:
+            told("passed" if harness.lacking is None else f"skipped: {harness.lacking}")
 
     @pytest.fixture
     def queue(self, harness: Harness, _capable: None) -> JobQueue:
         """An open queue."""
         return harness.open()
+
+
+def _unfit(test: Callable[..., object], capabilities: Set[Capability]) -> str | None:
+    """Why the test is not of this backend; None where it is."""
+    for capability in getattr(test, "needs", ()):
+        if capability not in capabilities:
+            return f"the backend does not declare {capability.name}"
+    for capability in getattr(test, "lacks", ()):
+        if capability in capabilities:
+            return f"the backend declares {capability.name}"
+    return None

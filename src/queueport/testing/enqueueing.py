@@ -1,15 +1,13 @@
 """E: what an application enqueues arrives, from wherever it was enqueued. For the contract suite.
 
-What is refused, and what happens when a backend is away, is in `refusing`.
+Keys and ids are in `keys`; what is refused, and what happens when a backend is away, is in `refusing`.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -17,18 +15,17 @@ from uuid import UUID
 import pytest
 
 from queueport import Capability, Job, JobQueue, Retry, task
-from queueport.errors import DuplicateJob, InvalidState, JobFailed
+from queueport.errors import JobFailed
 from queueport.status import JobState
 from queueport.testing import tasks
 from queueport.testing.case import Case, needs
 from queueport.testing.harness import Harness
 from queueport.testing.tasks import Parcel, Point
 from queueport.testing.trace import Trace
-from queueport.testing.waiting import eventually
+from queueport.testing.waiting import THREADS, at_once, eventually
 
 __all__ = ["Enqueueing"]
 
-THREADS = 8
 VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -50,7 +47,7 @@ VALUES: tuple[Any, ...] = (
 
 
 class Enqueueing(Case):
-    """Lines E1 to E3, E7 and E10 to E12."""
+    """The lines of group E, but for those of `Keys` and `Refusing`."""
 
     # -- E1: as given ------------------------------------------------------------------------------
 
@@ -84,7 +81,7 @@ class Enqueueing(Case):
 
     def test_E2_typed_arguments_and_results_arrive_as_their_types(self, queue: JobQueue, harness: Harness) -> None:
         parcel = Parcel(kg=Decimal("1.50"), labels=["fragile", ""])
-        at = datetime(2024, 2, 29, 23, 59, 59, 123456, timezone_of(5.5))
+        at = datetime(2024, 2, 29, 23, 59, 59, 123456, timezone(timedelta(hours=5.5)))
         uid, price, data = UUID(int=2**127 + 1), Decimal("0.10"), bytes(range(256))
         handle = queue.enqueue(tasks.typed, at, uid, price, data, Point(1, 0.5), parcel, 1, 2, last=Point(3, 4.0))
         again = queue.enqueue(
@@ -112,77 +109,12 @@ class Enqueueing(Case):
             assert [handle.id for handle in handles] == [job.id for job in jobs]
             eventually(lambda: queue.stats().totals.succeeded == 250, 40, lambda: queue.stats().totals)
             results = [handle.result(10) for handle in handles]
-        assert results == [number + 1 if number % 3 == 0 else number % 3 and number for number in range(250)]
+        assert results == [number + 1 if number % 3 == 0 else number % 3 for number in range(250)]
         assert Counter(run.job for run in trace.runs()) == dict.fromkeys([job.id for job in jobs], 1)
-        assert {name: counts.succeeded for name, counts in queue.stats().queues.items()} == {"default": 125, "other": 125}
-
-    # -- E7: keys ----------------------------------------------------------------------------------
-
-    def test_E7_one_job_of_a_key_is_alive(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
-        keyed = tasks.wait_for.using(key="invoice 7")
-        first = queue.enqueue(keyed.using(delay=3600), "first")
-        assert queue.enqueue(keyed, "second") == first, "while it is scheduled"
-        first.retry()
-        assert queue.enqueue(keyed, "second") == first, "while it is queued"
-        assert queue.enqueue_many([keyed.job("third"), keyed.job("fourth")]) == [first, first]
-        assert first.status().args == ["first"]
-        assert first.status().key == "invoice 7"
-        other = queue.enqueue(tasks.echo.using(key="invoice 7"), 1)
-        assert other != first, "a key is its task's"
-        with harness.working(queue):
-            eventually(lambda: first.status().state is JobState.RUNNING)
-            assert queue.enqueue(keyed, "second") == first, "while it runs"
-            trace.open("first")
-            first.result(10)
-            trace.open("second")
-            second = queue.enqueue(keyed, "second")
-            assert second != first, "after it ended"
-            assert second.result(10) == "second"
-            assert other.result(10) == 1
-        assert [run.job for run in trace.runs(first.id, second.id)] == [first.id, second.id]
-
-    def test_E7_a_retrying_job_holds_its_key_and_a_dead_or_cancelled_one_does_not(
-        self, queue: JobQueue, harness: Harness
-    ) -> None:
-        keyed = tasks.fail.using(key="k", retry=Retry(max_attempts=2, initial=3600.0))
-        with harness.working(queue):
-            first = queue.enqueue(keyed)
-            eventually(lambda: first.status().state is JobState.RETRYING)
-            assert queue.enqueue(keyed) == first
-            first.retry()
-            with pytest.raises(JobFailed):
-                first.result(10)
-        second = queue.enqueue(keyed)
-        assert second != first
-        second.cancel()
-        assert queue.enqueue(keyed).id not in (first.id, second.id)
-
-    def test_E7_many_threads_at_once_make_one_job_of_a_key(
-        self, queue: JobQueue, harness: Harness, trace: Trace
-    ) -> None:
-        for key in ("a", "b", "c"):
-            handles = _at_once(lambda number, key=key: queue.enqueue(tasks.echo.using(key=key), number))
-            assert len({handle.id for handle in handles}) == 1
-        with harness.working(queue):
-            eventually(lambda: queue.stats().totals.succeeded == 3)
-            assert queue.stats().totals.queued == 0
-        assert len(trace.runs()) == 3
-
-    def test_E7_a_dead_job_whose_key_is_taken_cannot_be_retried(self, queue: JobQueue, harness: Harness) -> None:
-        keyed = tasks.fail.using(key="k", retry=Retry(max_attempts=1))
-        dead = queue.enqueue(keyed)
-        with harness.working(queue), pytest.raises(JobFailed):
-            dead.result(10)
-        holder = queue.enqueue(keyed)
-        with pytest.raises(DuplicateJob, match=holder.id):
-            dead.retry()
-        assert dead.status().state is JobState.DEAD
-        assert queue.dead_letters.count() == 1
-        holder.cancel()
-        dead.retry()
-        assert dead.status().state is JobState.QUEUED
-        with pytest.raises(InvalidState):
-            dead.retry()
+        assert {name: counts.succeeded for name, counts in queue.stats().queues.items()} == {
+            "default": 125,
+            "other": 125,
+        }
 
     # -- E10: threads and forks --------------------------------------------------------------------
 
@@ -193,7 +125,7 @@ class Enqueueing(Case):
             single = [queue.enqueue(tasks.echo, number).id for _ in range(10)]
             return single + [handle.id for handle in queue.enqueue_many(tasks.echo.job(number) for _ in range(10))]
 
-        ids = [job_id for each in _at_once(enqueue) for job_id in each]
+        ids = [job_id for each in at_once(enqueue) for job_id in each]
         assert len(set(ids)) == THREADS * 20
         with harness.working(queue, threads=4):
             eventually(lambda: queue.stats().totals.succeeded == len(ids), 30, lambda: queue.stats().totals)
@@ -284,3 +216,18 @@ class Enqueueing(Case):
         order = [queue.status(run.job).args[0] for run in trace.runs()]
         assert [number for number in order if number % 2 == 0] == list(range(0, 20, 2))
         assert [number for number in order if number % 2 == 1] == list(range(1, 20, 2))
+
+
+def _mixed(number: int) -> Job[Any]:
+    """One of three tasks, on one of two queues."""
+    queue = "default" if number % 2 == 0 else "other"
+    if number % 3 == 0:
+        return tasks.add.using(queue=queue, headers={"number": str(number)}).job(number)
+    return tasks.echo.using(queue=queue, timeout=20, job_id=f"job-{number}").job(number % 3)
+
+
+def _enqueue_all(queue: JobQueue, ids: list[str]) -> None:
+    """Half of them one by one, half in a batch."""
+    for job_id in ids[::2]:
+        queue.enqueue(tasks.echo.using(job_id=job_id), job_id)
+    queue.enqueue_many(tasks.echo.using(job_id=job_id).job(job_id) for job_id in ids[1::2])

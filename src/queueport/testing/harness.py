@@ -38,6 +38,8 @@ class Harness:
         self.namespace = f"contract_{uuid.uuid4().hex[:12]}"
         self._queues: list[JobQueue] = []
         self._processes: list[WorkerProcess] = []
+        self.lacking: str | None = None
+        """The part that a test asked for in vain."""
 
     # -- parts that an author fills in -------------------------------------------------------------
 
@@ -81,6 +83,10 @@ class Harness:
         """While it is entered, nothing can be sent."""
         self._missing("sends_down")
 
+    def store_down(self) -> AbstractContextManager[None]:
+        """While it is entered, the store does not answer; the test does not ask it meanwhile."""
+        self._missing("store_down")
+
     def clean(self) -> None:
         """Leave nothing of this test's namespace behind."""
 
@@ -107,7 +113,7 @@ class Harness:
             return
         words = [f"--{name}={value}" for name, value in options.items()]
         settings = {f"QUEUEPORT_{name.upper()}": str(value) for name, value in queue.spec()["settings"].items()}
-        worker = self.process(*queues, options=words, **settings)
+        worker = self.process(*queues, options=words, native=False, **settings)
         yield
         worker.stop()
 
@@ -119,7 +125,7 @@ class Harness:
         command = self.native_command(names) if native else None
         if command is None:
             command = self.worker_command(*(f"--queue={name}" for name in names), *options)
-        return self.start(command, **environment)
+        return self.start(command, ready=True, **environment)
 
     def start(self, command: Sequence[str], *, ready: bool = True, **environment: str) -> WorkerProcess:
         """Any worker command in this test's namespace; `ready`: wait until it has announced itself."""
@@ -160,4 +166,5 @@ class Harness:
         reason = f"{type(self).__name__} has no {part}()"
         if os.environ.get("CI"):
             pytest.fail(f"{reason}: write it, the contract needs it")
+        self.lacking = reason
         pytest.skip(reason)

@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -38,8 +40,9 @@ class Results(Case):
     def test_T1_an_id_never_seen_is_not_found(self, queue: JobQueue) -> None:
         handle = queue.handle(NEVER)
         by_id = (queue.status, queue.result, queue.retry, queue.cancel)
-        calls = [lambda call=call: call(NEVER) for call in by_id]
-        for call in (*calls, handle.status, handle.result, handle.retry, handle.cancel, lambda: handle.result(30)):
+        calls: list[Callable[[], object]] = [partial(call, NEVER) for call in by_id]
+        calls += [handle.status, handle.result, handle.retry, handle.cancel, partial(handle.result, 30)]
+        for call in calls:
             with pytest.raises(JobNotFound, match=NEVER):
                 call()
 

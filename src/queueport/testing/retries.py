@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,12 @@ LATE = 1.0
 """Seconds after its time by which an attempt has begun."""
 
 
-def quick(max_attempts: int, initial: float = 0.1, **rest: object) -> Retry:
+def quick(max_attempts: int, initial: float = 0.1, **rest: Any) -> Retry:
     """A policy without chance and growth, unless `rest` says otherwise."""
-    return Retry(**{"max_attempts": max_attempts, "initial": initial, "factor": 1.0, "jitter": 0.0, **rest})  # type: ignore[arg-type]
+    return Retry(**{"max_attempts": max_attempts, "initial": initial, "factor": 1.0, "jitter": 0.0, **rest})
 
 
-def ended(*handles: JobHandle[object], state: JobState = JobState.DEAD) -> bool:
+def ended(*handles: JobHandle[Any], state: JobState = JobState.DEAD) -> bool:
     """Whether all of them have that final state."""
     return all(handle.status().state is state for handle in handles)
 
@@ -101,7 +102,7 @@ class Retries(Case):
 
     def test_R3_the_error_decides_by_class_or_name(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         module = tasks.__name__
-        attempts: list[tuple[str, dict[str, object], int]] = [
+        rules: list[tuple[str, dict[str, Any], int]] = [
             ("ValueError", {"retry_on": (ValueError,)}, 2),
             ("ValueError", {"retry_on": (KeyError,)}, 1),
             ("KeyError", {"retry_on": (LookupError,)}, 2),
@@ -119,12 +120,12 @@ class Retries(Case):
             ("Refused", {"abort_on": ("RefusedForGood",)}, 2),
             ("RefusedForGood", {"retry_on": (tasks.Refused,), "abort_on": (tasks.RefusedForGood,)}, 1),
         ]
-        jobs: list[Job[None]] = [tasks.fail_as.using(retry=quick(2, **rule)).job(name) for name, rule, _ in attempts]  # type: ignore[arg-type]
+        jobs: list[Job[None]] = [tasks.fail_as.using(retry=quick(2, **rule)).job(name) for name, rule, _ in rules]
         handles = queue.enqueue_many(jobs)
         with harness.working(queue, threads=4):
             eventually(lambda: ended(*handles), 20)
-        seen = [(name, rule, trace.times(handle.id)) for (name, rule, _), handle in zip(attempts, handles, strict=True)]
-        assert seen == attempts
+        seen = [(name, rule, trace.times(handle.id)) for (name, rule, _), handle in zip(rules, handles, strict=True)]
+        assert seen == rules
 
     def test_R3_abort_ends_at_once(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         policy = quick(5, retry_on=("queueport.Abort", Exception))

@@ -108,10 +108,13 @@ class Stopping(Case):
         assert {budgets(handle.status()) for handle in handles} == {(2, 1, 0)}
 
     @needs(Capability.PERSISTENT)
-    @processes
-    @pytest.mark.parametrize("task", [sleep_once, block_once], ids=["thread", "event_loop"])
+    @pytest.mark.parametrize(
+        ("task", "count"),
+        [(sleep_once, 1), (sleep_once, 2), (block_once, 1)],
+        ids=["one_process", "two_processes", "event_loop"],
+    )
     def test_W6_code_that_cannot_be_interrupted_ends_with_its_process(
-        self, harness: Harness, queue: JobQueue, trace: Trace, count: int, task: Task[[float], int, Any]
+        self, harness: Harness, queue: JobQueue, trace: Trace, task: Task[[float], int, Any], count: int
     ) -> None:
         worker = harness.process(options=[f"--processes={count}"], QUEUEPORT_LEASE="5")
         stuck = queue.enqueue(task.using(timeout=0.5, retry=SOON).job(60.0))

@@ -8,6 +8,8 @@ from queueport.testing.dead import Dead
 from queueport.testing.enqueueing import Enqueueing
 from queueport.testing.hygiene import Hygiene
 from queueport.testing.keeping import Keeping
+from queueport.testing.keys import Keys
+from queueport.testing.refusing import Refusing
 from queueport.testing.results import Results
 from queueport.testing.retries import Retries
 from queueport.testing.timing import Timing
@@ -15,5 +17,5 @@ from queueport.testing.timing import Timing
 __all__ = ["Contract"]
 
 
-class Contract(Enqueueing, Timing, Results, Keeping, Retries, Dead, Cancelling, Counting, Hygiene):
+class Contract(Enqueueing, Keys, Refusing, Timing, Results, Keeping, Retries, Dead, Cancelling, Counting, Hygiene):
     """Every line of the contract. Subclass it and give it a `harness` fixture."""

@@ -74,6 +74,25 @@ def typed(
     return {"types": [type(value).__name__ for value in values], "parcel": parcel.labels, "point": point.x}
 
 
+Everything = tuple[datetime, UUID, Decimal, bytes, Point, Parcel, list[int], dict[str, Point]]
+
+
+@task
+@traced
+def same(
+    at: datetime, uid: UUID, price: Decimal, data: bytes, point: Point, parcel: Parcel, /, *rest: int, **named: Point
+) -> Everything:
+    """Give back typed arguments."""
+    return at, uid, price, data, point, parcel, list(rest), named
+
+
+@task
+@traced
+def length(text: str) -> int:
+    """How long it is."""
+    return len(text)
+
+
 @task
 @traced
 def same_parcel(parcel: Parcel) -> Parcel:
@@ -200,6 +219,13 @@ def report(gate: str, total: int) -> int:
 def pass_on(value: int) -> str:
     """Enqueue another task; its job's id."""
     return echo.enqueue(value).id
+
+
+@task
+@traced
+async def pass_on_async(value: int) -> str:
+    """The same, from the event loop."""
+    return (await echo.aenqueue(value)).id
 
 
 @task

@@ -1,0 +1,88 @@
+"""X6: producers and workers that die at each step of what they do. For the contract suite; the steps are in `faulty`."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from queueport import Capability, JobHandle, JobQueue, JobState, Retry
+from queueport.errors import JobNotFound
+from queueport.testing import faulty
+from queueport.testing.case import Case, needs
+from queueport.testing.faulty import FAULT, Fault
+from queueport.testing.harness import Harness
+from queueport.testing.process import WorkerProcess
+from queueport.testing.tasks import add, asleep, echo, fail, spin
+from queueport.testing.trace import Trace
+from queueport.testing.waiting import eventually
+
+__all__ = ["Killed"]
+
+
+class Killed(Case):
+    """The line X6: whatever dies between two steps, every accepted job ends, and none runs twice at once."""
+
+    @needs(Capability.PERSISTENT)
+    @pytest.mark.parametrize("when", ["before", "after"])
+    def test_X6_a_worker_killed_at_each_step(self, harness: Harness, queue: JobQueue, trace: Trace, when: str) -> None:
+        faults = {f"step-{number}": fault for number, fault in enumerate(faulty.worker_faults(queue, when))}
+        workers = {name: doomed_worker(harness, name, fault) for name, fault in faults.items()}
+        good: list[JobHandle[Any]] = []
+        bad: list[JobHandle[None]] = []
+
+        def all_dead() -> bool:
+            for name in [name for name, worker in workers.items() if worker.running]:
+                jobs = [
+                    add.using(queue=name).job(1),
+                    spin.using(queue=name).job(0.8),
+                    asleep.using(queue=name).job(0.8),
+                ]
+                good.extend(queue.enqueue_many([*jobs, echo.using(queue=name, delay=0.3).job(2)]))
+                bad.append(queue.enqueue(fail.using(queue=name, retry=Retry(max_attempts=2, initial=0.2)).job()))
+            return all(not worker.running for worker in workers.values())
+
+        eventually(all_dead, 30, lambda: [str(faults[name]) for name, worker in workers.items() if worker.running])
+        assert {worker.wait() for worker in workers.values()} == {-signal.SIGKILL}
+        harness.process(*workers)
+        for handle in good:
+            handle.result(30)
+        eventually(lambda: all(handle.status().state is JobState.DEAD for handle in bad), 30)
+        statuses = [handle.status() for handle in (*good, *bad)]
+        assert max(status.crashes for status in statuses) <= 1, "its queue had one worker that died"
+        assert {status.failures for status in statuses} == {0, 2}
+        assert queue.stats().processed == len(statuses)
+        assert queue.stats().failed == sum(status.failures + status.crashes for status in statuses)
+
+    @needs(Capability.PERSISTENT)
+    def test_X6_a_producer_killed_at_each_step(self, harness: Harness, queue: JobQueue, trace: Trace) -> None:
+        faults = {f"step-{number}": fault for number, fault in enumerate(faulty.producer_faults(queue))}
+        words = ("enqueue", add.name, "1")
+        producers = [
+            harness.start(command(harness, *words, f"--id={name}"), ready=False, **{FAULT: str(fault)})
+            for name, fault in faults.items()
+        ]
+        assert {producer.wait() for producer in producers} == {-signal.SIGKILL}
+        harness.process()
+        for name, fault in faults.items():
+            if fault == Fault("before", "store.insert"):
+                with pytest.raises(JobNotFound):
+                    queue.status(name)
+            else:
+                assert queue.result(name, 15) == 2
+                assert trace.times(name) == 1
+
+
+def doomed_worker(harness: Harness, queue: str, fault: Fault) -> WorkerProcess:
+    """A worker of that queue which will not outlive its fault."""
+    words = harness.worker_command(f"--queue={queue}", "--threads=4")
+    words = command(harness, *words[words.index("worker") :])
+    return harness.start(words, ready=False, **{FAULT: str(fault)})
+
+
+def command(harness: Harness, *words: str) -> list[str]:
+    """A command of queueport's that dies as the environment says."""
+    sound = list(harness.worker_command())
+    before = sound[: sound.index("worker")]
+    return [faulty.__name__ if word == "queueport" else word for word in before] + list(words)
