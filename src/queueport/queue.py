@@ -21,7 +21,6 @@ from queueport.enqueueing import admitted, made
 from queueport.errors import (
     BackendUnavailable,
     DuplicateJob,
-    InvalidJob,
     InvalidState,
     JobCancelled,
     JobFailed,
@@ -165,9 +164,8 @@ class JobQueue:
         records = [admitted(job, self.operations) for job in prepared]
         doubled = _first_twice([job.id for job in prepared])
         if doubled is not None:
-            raise DuplicateJob(
-                f"the id {doubled!r} is given twice in one batch: nothing was sent", rejected=[job.id for job in prepared]
-            )
+            message = f"the id {doubled!r} is given twice in one batch: nothing was sent"
+            raise DuplicateJob(message, rejected=[job.id for job in prepared])
         ids: list[str] = []
         for start in range(0, len(records), BATCH):
             chunk = records[start : start + BATCH]
@@ -224,7 +222,7 @@ class JobQueue:
         """
         operations = self.operations
         settled = operations.settle(
-            job_id, lambda record: lifecycle.cancel(operations.rules, record, interrupts=interrupt)
+            possible(job_id), lambda record: lifecycle.cancel(operations.rules, record, interrupts=interrupt)
         )
         if settled.record is None:
             raise missing(job_id)

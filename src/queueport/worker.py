@@ -66,9 +66,11 @@ class Worker:
             )
         for task in self._tasks:
             task.signature.resolve()
-        self.queues: tuple[str, ...] = tuple(dict.fromkeys(queues)) or tuple(
-            sorted({task.queue for task in self._tasks})
-        )
+        for name in queues:
+            if not QUEUE_NAME.fullmatch(name):
+                raise ConfigurationError(f"{name!r} is no queue's name: those are letters, digits, _, - and .")
+        of_tasks = sorted({task.queue for task in self._tasks})
+        self.queues: tuple[str, ...] = tuple(dict.fromkeys(queues or of_tasks))
         self._work = Work(self.queues, threads, processes, burst, grace, child=None)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None

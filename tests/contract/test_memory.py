@@ -15,7 +15,6 @@ from queueport.stores.memory import MemoryStore
 from queueport.testing import Contract
 from tests.contract.stored import StoredHarness
 
-
 VERBS = ("announce", "begin", "claim_due", "get", "heartbeat", "insert", "stats", "swap", "take")
 
 

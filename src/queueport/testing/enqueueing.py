@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -146,8 +146,7 @@ class Enqueueing(Case):
             finally:
                 os._exit(code)
         _enqueue_all(queue, names["parent"])
-        _, status = eventually(lambda: (found := os.waitpid(child, os.WNOHANG))[0] and found, 20)
-        assert os.waitstatus_to_exitcode(status) == 0, "the child could not enqueue"
+        assert _exit_code(child) == 0, "the child could not enqueue"
         _enqueue_all(queue, names["after"])
         ids = [job_id for each in names.values() for job_id in each]
         with harness.working(queue, threads=4):
@@ -231,3 +230,14 @@ def _enqueue_all(queue: JobQueue, ids: list[str]) -> None:
     for job_id in ids[::2]:
         queue.enqueue(tasks.echo.using(job_id=job_id), job_id)
     queue.enqueue_many(tasks.echo.using(job_id=job_id).job(job_id) for job_id in ids[1::2])
+
+
+def _exit_code(child: int) -> int:
+    """Wait for a forked child."""
+
+    def ended() -> tuple[int, int] | None:
+        found = os.waitpid(child, os.WNOHANG)
+        return found if found[0] else None
+
+    _, status = cast("tuple[int, int]", eventually(ended, 20))
+    return os.waitstatus_to_exitcode(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ class Keys(Case):
         self, queue: JobQueue, harness: Harness, trace: Trace
     ) -> None:
         for key in ("a", "b", "c"):
-            handles = at_once(lambda number, key=key: queue.enqueue(tasks.echo.using(key=key), number))
+            handles = at_once(partial(queue.enqueue, tasks.echo.using(key=key)))
             assert len({handle.id for handle in handles}) == 1
         with harness.working(queue):
             eventually(lambda: queue.stats().totals.succeeded == 3)

@@ -1,13 +1,15 @@
 """The suite that every store passes, for their authors: each verb's obligations, with the memory store as the model.
 
-class Harness(StoreHarness):
-    def open(self, namespace="suite", clock=None):
-        return MyStore(URL, namespace=namespace, clock=clock or time.time)
+    class Harness(StoreHarness):
+        def open(self, namespace="suite", clock=None):
+            return MyStore(URL, namespace) if clock is None else MyStore(URL, namespace, clock=clock)
 
-class TestMyStore(StoreSuite):          # ClaimingSuite for a store that is a queue by itself
-    @pytest.fixture
-    def harness(self):
-        return Harness()
+    class TestMyStore(SharedSuite, ClaimingSuite):
+        @pytest.fixture
+        def harness(self):
+            return Harness()
+
+SharedSuite is for a store that processes share, ClaimingSuite for one that is a queue by itself, StoreSuite for others.
 """
 
 import pytest
