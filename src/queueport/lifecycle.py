@@ -29,6 +29,8 @@ CANCELLED_FOR = 86_400.0
 """Retention of cancelled jobs, in seconds, where succeeded ones are kept by count."""
 UNKNOWN_CHECKS = 4
 """How often within `unknown_after` it is looked whether a worker knows the task by now."""
+HANDED_ON = 1.0
+"""Seconds after which a job that met the wrong worker goes out again, if a live one knows its task."""
 
 
 def enter_queued(rules: Rules, expires_at: float | None = None, values: Mapping[str, Any] | None = None) -> Change:
@@ -156,7 +158,7 @@ def unknown(rules: Rules, record: Record | None) -> Change | Refusal:
         return Refusal.GONE
     if record.state is not JobState.QUEUED:
         return Refusal.NOT_ALLOWED
-    wait = {"wake_at": rules.unknown_after / UNKNOWN_CHECKS}
+    wait = {"wake_at": min(HANDED_ON, rules.unknown_after / UNKNOWN_CHECKS)}
     if record.unknown_since is None:
         wait["unknown_since"] = 0.0
     return Change({"sent": False, "sends": 0}, wait)

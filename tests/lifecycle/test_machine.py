@@ -40,8 +40,6 @@ class MemoryAsQueue(Memory):
 
 
 class Sqlite(LifecycleMachine):
-    """One file for all examples; each has a namespace of its own."""
-
     def make_store(self, clock: Callable[[], float]) -> JobStore:
         self.folder = tempfile.TemporaryDirectory()
         return SqliteStore(Path(self.folder.name, "jobs.db"), clock=clock)

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RULE_MARKER, run_state_machine_as_test
 
 from queueport import lifecycle
-from queueport.lifecycle import Refusal
-from queueport.record import Change, Record, Then
-from queueport.status import JobState
-from queueport.store import Beat, Begin, Insert, JobStore, Query, StoreStats, Swap, Written
+from queueport.record import Then
+from queueport.store import JobStore
 from queueport.stores.memory import MemoryStore
 from queueport.testing.machine import LifecycleMachine
 from queueport.testing.machine.workers import Procedures
-from queueport.testing.machine.world import Actor, Attempt, Process, Steps
+from tests.lifecycle.broken import (
+    AcknowledgesUnanswered,
+    BeatsForAnyone,
+    BeatsInTimeOnly,
+    BeatsUnseen,
+    BeginsAnything,
+    BeginsExpired,
+    ClaimsForNoTime,
+    Decision,
+    ForgetsFailures,
+    JudgesAllLeases,
+    LapsesBlindly,
+    LeavesHolderAlone,
+    MarksBlindly,
+    StartsLate,
+    TakesExpired,
+    WithdrawsBlindly,
+    always_stopped,
+    blind_to,
+    cancelled_at_once,
+    fence_ignored,
+    life_ignored,
+    never_withdrawn,
+    not_followed_by,
+    refused,
+    token_forgotten,
+    turned,
+    without,
+)
 
 HUNT = settings(
     max_examples=2000,
@@ -28,11 +53,8 @@ HUNT = settings(
     database=None,
     derandomize=True,
     phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
-
-T = TypeVar("T")
-Decision = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -47,221 +69,6 @@ class Mutant:
     procedures: type[Procedures] = Procedures
     carries: bool = True
     events: frozenset[str] = frozenset()
-
-
-# -- the lifecycle ----------------------------------------------------------------------------------------------------
-
-
-def blind_to(**values: Any) -> Callable[[Decision], Decision]:
-    """The decision is made as if the record had these values."""
-
-    def broken(right: Decision) -> Decision:
-        return lambda rules, record, **more: right(rules, record and replace(record, **values), **more)
-
-    return broken
-
-
-def without(*names: str) -> Callable[[Decision], Decision]:
-    """The change leaves these fields as they were."""
-
-    def broken(right: Decision) -> Decision:
-        def decide(*args: Any, **more: Any) -> Change | Refusal:
-            change = right(*args, **more)
-            if isinstance(change, Refusal):
-                return change
-            values = {name: value for name, value in change.set.items() if name not in names}
-            stamp = {name: value for name, value in change.stamp.items() if name not in names}
-            return replace(change, set=values, stamp=stamp)
-
-        return decide
-
-    return broken
-
-
-def turned(change: Callable[[Change], Change]) -> Callable[[Decision], Decision]:
-    """The change is another one."""
-
-    def broken(right: Decision) -> Decision:
-        def decide(*args: Any, **more: Any) -> Change | Refusal:
-            decided = right(*args, **more)
-            return decided if isinstance(decided, Refusal) else change(decided)
-
-        return decide
-
-    return broken
-
-
-def fence_ignored(right: Decision) -> Decision:
-    return lambda rules, record, **more: right(rules, record, **{**more, "token": record and record.token})
-
-
-def life_ignored(right: Decision) -> Decision:
-    return lambda rules, record, life: right(rules, record, life=record and record.life)
-
-
-def refused(_: Decision) -> Decision:
-    return lambda *args, **more: Refusal.NOT_ALLOWED
-
-
-def token_forgotten(right: Decision) -> Decision:
-    def decide(*args: Any, **more: Any) -> Change | Refusal:
-        decided: Change | Refusal = right(*args, **more)
-        return Refusal.NOT_MINE if decided is Refusal.NOTHING else decided
-
-    return decide
-
-
-def always_stopped(right: Decision) -> Decision:
-    return lambda rules, record, token, stopped: right(rules, record, token=token, stopped=True)
-
-
-def cancelled_at_once(right: Decision) -> Decision:
-    def decide(rules: lifecycle.Rules, record: Record | None, **more: Any) -> Change | Refusal:
-        waiting = record and replace(record, state=JobState.QUEUED) if record and not record.state.final else record
-        decided: Change | Refusal = right(rules, waiting, **more)
-        return decided
-
-    return decide
-
-
-def never_withdrawn(right: Decision) -> Decision:
-    return lambda rules, certain: right(rules, certain=True) if certain else Change({"sends": 1})
-
-
-# -- the store --------------------------------------------------------------------------------------------------------
-
-
-class BeginsAnything(MemoryStore):
-    def begin(self, begins: Sequence[Begin]) -> Sequence[Written]:
-        return [self._forced(begin) for begin in begins]
-
-    def _forced(self, begin: Begin) -> Written:
-        found = self.get([begin.id])[0]
-        if found is None or found.state not in self.begun_from:
-            return super().begin([begin])[0]
-        change = replace(begin.change, set={**begin.change.set, "attempts": found.attempts + 1})
-        return self.swap([Swap(begin.id, found.rev, change, begin.rev)])[0]
-
-    begun_from: ClassVar[set[JobState]] = {JobState.QUEUED, JobState.RUNNING, JobState.RETRYING}
-
-
-class BeginsExpired(BeginsAnything):
-    begun_from: ClassVar[set[JobState]] = {JobState.QUEUED}
-
-
-class SwapsBlindly(MemoryStore):
-    """Some swaps do not compare the rev."""
-
-    def swap(self, swaps: Sequence[Swap]) -> Sequence[Written]:
-        return super().swap([self._blind(swap) if self.blind_to(swap.change) else swap for swap in swaps])
-
-    def _blind(self, swap: Swap) -> Swap:
-        found = self.get([swap.id])[0]
-        return swap if found is None else replace(swap, expected=found.rev)
-
-    def blind_to(self, change: Change) -> bool:
-        raise NotImplementedError
-
-
-class MarksBlindly(SwapsBlindly):
-    def blind_to(self, change: Change) -> bool:
-        return change.set.get("sent") is True
-
-
-class WithdrawsBlindly(SwapsBlindly):
-    def blind_to(self, change: Change) -> bool:
-        return change.set.get("reason") == "not_sent" or change == Change(delete=True)
-
-
-class LapsesBlindly(SwapsBlindly):
-    def blind_to(self, change: Change) -> bool:
-        return "crashes" in change.set
-
-
-class ClaimsForNoTime(MemoryStore):
-    def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
-        return super().claim_due(limit, 0.0, rev, leases=leases)
-
-
-class JudgesAllLeases(MemoryStore):
-    def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
-        return super().claim_due(limit, claim, rev)
-
-
-class Beats(MemoryStore):
-    """Hearts are heard in another way."""
-
-    def heartbeat(self, beats: Sequence[Beat]) -> Sequence[Written]:
-        heard = []
-        for beat in beats:
-            found = self.get([beat.id])[0]
-            heard.append(super().heartbeat([beat if found is None else self.heard(beat, found)])[0])
-        return heard
-
-    def heard(self, beat: Beat, found: Record) -> Beat:
-        raise NotImplementedError
-
-
-class BeatsForAnyone(Beats):
-    def heard(self, beat: Beat, found: Record) -> Beat:
-        return replace(beat, token=found.token or "", values={"token": beat.token})
-
-
-class BeatsInTimeOnly(Beats):
-    def heard(self, beat: Beat, found: Record) -> Beat:
-        return replace(beat, token="late") if (found.wake_at or 0.0) < self.now() else beat
-
-
-class BeatsUnseen(Beats):
-    def heard(self, beat: Beat, found: Record) -> Beat:
-        return replace(beat, rev=found.rev)
-
-
-class TakesExpired(MemoryStore):
-    def take(self, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str) -> Sequence[Record]:
-        for record in self.find(Query(state=JobState.QUEUED)):
-            if record.task in changes:
-                change = replace(
-                    changes[record.task], set={**changes[record.task].set, "attempts": record.attempts + 1}
-                )
-                return [r for w in self.swap([Swap(record.id, record.rev, change, rev)]) if (r := w.record)]
-        return []
-
-
-class ForgetsFailures(MemoryStore):
-    def stats(self) -> StoreStats:
-        return replace(super().stats(), failed=0)
-
-
-# -- what everybody does ----------------------------------------------------------------------------------------------
-
-
-class StartsLate(Procedures):
-    """A task starts although its lease may have lapsed."""
-
-    def ready(self, process: Process, attempt: Attempt) -> Steps[bool]:
-        yield from ()
-        return True
-
-
-class LeavesHolderAlone(Procedures):
-    """The handle of a job is returned that its producer may still withdraw."""
-
-    def insert(self, actor: Actor, record: Record, change: Change) -> Steps[Record | None]:
-        insert = Insert(record, change, self.new("rev"))
-        written = yield from self.insist(actor, lambda: self.store.insert([insert])[0])
-        found = written.record
-        if written.applied or found is None or found.rev == insert.rev:
-            return found
-        self.ledger.accepted.add(found.id)
-        return None
-
-
-class AcknowledgesUnanswered(Procedures):
-    """No answer is taken for a refusal."""
-
-    def insist(self, actor: Actor, do: Callable[[], T]) -> Steps[T]:
-        return (yield from self.ask(actor, do))
 
 
 WORKERS = frozenset({"enqueue", "work", "start_task", "dispatch", "wait", "go_on"})
@@ -295,9 +102,7 @@ MUTANTS = {
     "retry: clears expires_at": Mutant({"retry": without("expires_at")}),
     "retry: clears cancel_requested": Mutant({"retry": without("cancel_requested")}),
     "retry: life+1": Mutant({"retry": without("life")}),
-    "retry: unbury": Mutant(
-        {"retry": turned(lambda change: replace(change, then=change.then - {Then.UNBURY}))}, events=DEAD_LETTERS
-    ),
+    "retry: unbury": Mutant({"retry": not_followed_by(Then.UNBURY)}, events=DEAD_LETTERS),
     "discard: it had ended already": Mutant({"discard": turned(lambda change: replace(change, processed=1))}),
     "dead, not buried: bury": Mutant({"buried": without("buried")}),
     "enqueue: outcome unknown, cancel": Mutant({"withdraw": never_withdrawn}),
@@ -338,4 +143,4 @@ def test_breaking_the_rule_breaks_a_promise(rule: str, monkeypatch: pytest.Monke
         if mutant.events and name not in mutant.events and hasattr(event, RULE_MARKER):
             setattr(Machine, name, functools.partialmethod(event))  # the same, but no rule any more
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Machine, settings=HUNT)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(Machine, settings=HUNT)

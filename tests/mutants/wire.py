@@ -20,7 +20,7 @@ from queueport.settings import Settings
 from queueport.transport import Delivery, Transport
 from queueport.url import BackendURL
 
-__all__ = ["Broker", "WireTransport"]
+__all__ = ["Broker", "WireTransport", "broker"]
 
 Entry = tuple[int, int, bytes]
 """In the order of delivery: by priority, then by number."""
@@ -35,6 +35,9 @@ class Broker:
     held: defaultdict[str, dict[int, Entry]] = field(default_factory=lambda: defaultdict(dict))
     dead: dict[str, Message] = field(default_factory=dict)
     aside: list[Delivery] = field(default_factory=list)
+    sent: dict[str, bytes] = field(default_factory=dict)
+    """Every message ever sent, by its job's id."""
+    down: bool = False
     numbers: count[int] = field(default_factory=count)
 
     def put(self, queue: str, body: bytes, priority: int = 0) -> None:
@@ -55,14 +58,17 @@ class WireTransport(Transport):
 
     @classmethod
     def open(cls, url: BackendURL, settings: Settings) -> Self:
-        return cls(_brokers[url.text, settings.namespace])
+        return cls(broker(url.text, settings.namespace))
 
     @classmethod
     def default_store(cls, url: BackendURL) -> str | None:
         return url.text.replace("wire", "memory", 1)
 
     def send(self, queue: str, messages: Sequence[Message]) -> Sequence[Sent]:
+        if self.broker.down:
+            return [Sent(SendOutcome.FAILED, ConnectionError("the wire is cut"))] * len(messages)
         for message in messages:
+            self.broker.sent[message.id] = message.body
             self.broker.put(queue, message.body, message.priority)
         return [Sent(SendOutcome.SENT)] * len(messages)
 
@@ -104,6 +110,11 @@ class WireTransport(Transport):
 
     def check(self) -> Sequence[str]:
         return ()
+
+
+def broker(url: str, namespace: str) -> Broker:
+    """The broker at that URL, of which the name counts."""
+    return _brokers[url.partition("://")[2].partition("?")[0], namespace]
 
 
 _brokers: defaultdict[tuple[str, str], Broker] = defaultdict(Broker)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -76,7 +77,7 @@ class Case:
         return harness.open()
 
 
-def _unfit(test: Callable[..., object], capabilities: Set[Capability]) -> str | None:
+def _unfit(test: Callable[..., object], capabilities: AbstractSet[Capability]) -> str | None:
     """Why the test is not of this backend; None where it is."""
     for capability in getattr(test, "needs", ()):
         if capability not in capabilities:

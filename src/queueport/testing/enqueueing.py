@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from queueport import Capability, Job, JobQueue, Retry, task
+from queueport import Capability, Job, JobQueue, Retry, get_queue, task
 from queueport.errors import JobFailed
 from queueport.status import JobState
 from queueport.testing import tasks
@@ -134,18 +134,24 @@ class Enqueueing(Case):
     @needs(Capability.PERSISTENT)
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the line is about it
     def test_E10_parent_and_child_enqueue_after_a_fork(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
-        names = {who: [f"{who}-{number}" for number in range(20)] for who in ("before", "parent", "child", "after")}
-        _enqueue_all(queue, names["before"])  # so that there are connections, which both sides then have
+        whose = ("before", "parent", "child", "orphan", "after")
+        names = {who: [f"{who}-{number}" for number in range(20)] for who in whose}
+        parent = harness.open()
+        _enqueue_all(parent, names["before"])  # so that there are connections, which both sides then have
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                _enqueue_all(queue, names["child"])
-                queue.close()
+                _enqueue_all(parent, names["child"])
+                trace.wait_at("the parent has closed its queue")
+                _enqueue_all(parent, names["orphan"])
+                parent.close()
                 code = 0
             finally:
                 os._exit(code)
-        _enqueue_all(queue, names["parent"])
+        _enqueue_all(parent, names["parent"])
+        parent.close()
+        trace.open("the parent has closed its queue")
         assert _exit_code(child) == 0, "the child could not enqueue"
         _enqueue_all(queue, names["after"])
         ids = [job_id for each in names.values() for job_id in each]
@@ -157,8 +163,9 @@ class Enqueueing(Case):
 
     def test_E11_a_task_enqueues_another_on_its_own_backend(self, queue: JobQueue, harness: Harness) -> None:
         handles = [queue.enqueue(tasks.pass_on, 7), queue.enqueue(tasks.pass_on_async, 7)]
-        with harness.working(queue):
+        with harness.working(queue), get_queue("memory://") as another, another.as_default():
             assert [queue.result(handle.result(10), 10) for handle in handles] == [7, 7]
+            assert another.jobs() == []
 
     @needs(Capability.PERSISTENT)
     def test_E11_so_it_does_in_a_native_worker(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:

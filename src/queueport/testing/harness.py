@@ -64,7 +64,7 @@ class Harness:
         self._missing("wipe")
 
     def inject(self, queue: str, body: bytes) -> None:
-        """Put these bytes into a queue as a message; where a record is the message, damage or add a record with them."""
+        """Put these bytes into a queue as a message; where a record is the message, add a damaged record with them."""
         self._missing("inject")
 
     def redeliver(self, job_id: str) -> None:

@@ -1,4 +1,4 @@
-"""X6: producers and workers that die at each step of what they do. For the contract suite; the steps are in `faulty`."""
+"""X6: producers and workers that die at each of their steps, see `faulty`. For the contract suite."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from queueport.testing.case import Case, needs
 from queueport.testing.faulty import FAULT, Fault
 from queueport.testing.harness import Harness
 from queueport.testing.process import WorkerProcess
-from queueport.testing.tasks import add, asleep, echo, fail, spin
+from queueport.testing.tasks import add, asleep, fail, spin
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
 
 __all__ = ["Killed"]
+
+TWICE = Retry(max_attempts=2, initial=0.2)
 
 
 class Killed(Case):
@@ -33,14 +35,12 @@ class Killed(Case):
         bad: list[JobHandle[None]] = []
 
         def all_dead() -> bool:
+            counts = queue.stats().queues
             for name in [name for name, worker in workers.items() if worker.running]:
-                jobs = [
-                    add.using(queue=name).job(1),
-                    spin.using(queue=name).job(0.8),
-                    asleep.using(queue=name).job(0.8),
-                ]
-                good.extend(queue.enqueue_many([*jobs, echo.using(queue=name, delay=0.3).job(2)]))
-                bad.append(queue.enqueue(fail.using(queue=name, retry=Retry(max_attempts=2, initial=0.2)).job()))
+                if counts[name].total == counts[name].succeeded + counts[name].dead:  # it has nothing left to do
+                    jobs = [task.using(queue=name).job(0.8) for task in (spin, asleep)]
+                    good.extend(queue.enqueue_many([*jobs, spin.using(queue=name, delay=0.3).job(0.0)]))
+                    bad.append(queue.enqueue(fail.using(queue=name, retry=TWICE).job()))
             return all(not worker.running for worker in workers.values())
 
         eventually(all_dead, 30, lambda: [str(faults[name]) for name, worker in workers.items() if worker.running])

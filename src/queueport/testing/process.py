@@ -14,7 +14,7 @@ __all__ = ["WorkerProcess"]
 
 
 class WorkerProcess:
-    """One worker, with whatever processes it starts itself, in a process group of its own; its output goes to a file."""
+    """One worker with all the processes it starts, in a process group of its own. Its output goes to a file."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.command = list(command)

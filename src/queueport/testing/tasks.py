@@ -66,7 +66,7 @@ def echo(value: Any) -> Any:
 
 @task
 @traced
-def typed(
+def typed(  # noqa: PLR0917  # positional-only parameters are what it is for
     at: datetime, uid: UUID, price: Decimal, data: bytes, point: Point, parcel: Parcel, /, *rest: int, **named: Point
 ) -> dict[str, Any]:
     """Say of which types the arguments arrived."""
@@ -79,7 +79,7 @@ Everything = tuple[datetime, UUID, Decimal, bytes, Point, Parcel, list[int], dic
 
 @task
 @traced
-def same(
+def same(  # noqa: PLR0917  # positional-only parameters are what it is for
     at: datetime, uid: UUID, price: Decimal, data: bytes, point: Point, parcel: Parcel, /, *rest: int, **named: Point
 ) -> Everything:
     """Give back typed arguments."""

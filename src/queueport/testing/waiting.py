@@ -31,7 +31,7 @@ def eventually(condition: Callable[[], T], timeout: float = 10.0, what: Callable
         except AssertionError:
             if late:
                 raise
-            value = None  # type: ignore[assignment]  # not yet
+            value = None  # not yet
         if value:
             return value
         if late:

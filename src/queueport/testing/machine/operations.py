@@ -7,6 +7,7 @@ answer, or let time pass and others go first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,7 +104,7 @@ class Operations:
     def follow(self, actor: Actor, *all_settled: Settled) -> Steps[None]:
         """Do what applied swaps ask for; where nobody answers, the dispatcher comes by later."""
         done = [(s.before, s.after, s.decided.then) for s in all_settled if isinstance(s.decided, Change)]
-        try:
+        with suppress(NoAnswer):
             for _, after, then in done:
                 if Then.PUBLISH in then and after is not None:
                     yield from self.publish(actor, after)
@@ -113,8 +114,6 @@ class Operations:
             for before, _, then in done:
                 if Then.UNBURY in then and before is not None:
                     yield from self.unbury(before.id, before.life)
-        except NoAnswer:
-            pass
         for _, after, then in done:
             if Then.TELL_DEATH in then and after is not None:
                 self.ledger.tell_death(after)
@@ -171,10 +170,8 @@ class Operations:
                 return
         elif Then.PUBLISH in change.then:
             mark = Swap(inserted.id, inserted.rev, lifecycle.mark(inserted), self.new("rev"))
-            try:
+            with suppress(NoAnswer):
                 yield from self.ask(actor, lambda: self.store.swap([mark]))
-            except NoAnswer:
-                pass
         self.ledger.accepted.add(record.id)
 
     def insert(self, actor: Actor, record: Record, change: Change) -> Steps[Record | None]:

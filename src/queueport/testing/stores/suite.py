@@ -15,8 +15,8 @@ from queueport.testing.stores.writing import Keys, Writes
 __all__ = ["SharedSuite", "StoreSuite"]
 
 
-class StoreSuite(Writes, Keys, Finds, Waits, Dispatches, Counts, Workers, Threads, Machine):
-    """What every store must do. A subclass has a fixture `harness`."""
+class StoreSuite(Machine, Threads, Workers, Counts, Dispatches, Waits, Finds, Keys, Writes):
+    """What every store must do. A subclass has a fixture `harness`. pytest runs the last of the parts first."""
 
     shared: ClassVar[bool] = False
     claims: ClassVar[bool] = False
@@ -26,7 +26,7 @@ class StoreSuite(Writes, Keys, Finds, Waits, Dispatches, Counts, Workers, Thread
         assert self.claims == isinstance(store, ClaimingStore), "a ClaimingStore is tested by ClaimingSuite"
 
 
-class SharedSuite(StoreSuite, Processes, Damage):
+class SharedSuite(Damage, Processes, StoreSuite):
     """What a store must do whose records other processes see, and which therefore writes them down."""
 
     shared = True
