@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from benchmark_tasks import add
-
 from queueport import JobQueue, get_queue
 
 

@@ -175,8 +175,8 @@ class JobQueue:
                 known = {*error.accepted, *error.rejected}
                 rest = [record.id for record, _ in chunk if record.id not in known]
                 rest += [record.id for record, _ in records[start + BATCH :]]
-                error.accepted, error.rejected = (*ids, *error.accepted), (*error.rejected, *rest)
-                raise
+                told = {"accepted": (*ids, *error.accepted), "rejected": (*error.rejected, *rest)}
+                raise type(error)(str(error), **told) from error.__cause__
         return [JobHandle(job_id, self, job.task_ref) for job_id, job in zip(ids, prepared, strict=True)]
 
     # -- one job -----------------------------------------------------------------------------------

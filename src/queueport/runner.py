@@ -193,10 +193,9 @@ class Runner:
                 return self._verdict(message.id, Settled(record, refusal=found))
         if record is None:
             return Verdict.PUT_ASIDE
-        if record.task not in self.tasks:  # the message names another task than the record, and only the record decides
+        if record.task != message.task:  # only the record decides: back to the queue, to be sent as what it is
             decide = lambda r: lifecycle.interrupt(self.operations.rules, r, token=token, stopped=True)  # noqa: E731
-            self.operations.settle(record.id, decide, record)
-            return self._unknown(record.id)
+            return self._verdict(message.id, self.operations.settle(message.id, decide, record))
         return self._attempt(record, token, called_at)
 
     def _attempt(self, record: Record, token: str, called_at: float) -> Attempt:

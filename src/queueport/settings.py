@@ -35,7 +35,9 @@ class Settings(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    store: str | None = Field(None, description="URL of the job store, where it is not the backend's own")
+    store: str | None = Field(  # not in the repr, for it may hold a password
+        None, repr=False, description="URL of the job store, where it is not the backend's own"
+    )
     namespace: str = Field(
         "queueport", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,31}$", description="keeps apps on one server apart"
     )

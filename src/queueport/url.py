@@ -45,8 +45,9 @@ class BackendURL:
     def parse(cls, text: str) -> Self:
         """Split a URL. Raises ConfigurationError where it has no scheme."""
         if not re.match(r"[a-z][a-z0-9+.-]*://", text):
+            shown = hidden(text) if "://" in text else hidden(f"://{text}").removeprefix("://")
             raise ConfigurationError(
-                f"{hidden(text)!r} is not a URL: write one such as 'sqlite:///jobs.db' or 'redis://localhost:6379/0'"
+                f"{shown!r} is not a URL: write one such as 'sqlite:///jobs.db' or 'redis://localhost:6379/0'"
             )
         base, _, query = text.partition("?")
         pairs = parse_qsl(query, keep_blank_values=True)

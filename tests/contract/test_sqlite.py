@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from queueport.testing import Contract
+from queueport.testing import Contract, tasks
 from tests.contract.stored import StoredHarness
 
 
@@ -27,6 +27,13 @@ class SqliteHarness(StoredHarness):
             time.sleep(1.0)
 
     restart_store = restart_backend
+
+    def inject(self, queue: str, body: bytes) -> None:
+        """Besides, somebody damages a row of the table."""
+        super().inject(queue, body)
+        damaged = self.open().enqueue(tasks.echo.using(queue=queue), "in a damaged row")
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(f'UPDATE "{self.namespace}_jobs" SET errors = ? WHERE id = ?', (body, damaged.id))
 
     @contextmanager
     def sends_down(self) -> Iterator[None]:

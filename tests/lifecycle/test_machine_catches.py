@@ -105,7 +105,7 @@ MUTANTS = {
     "retry: unbury": Mutant({"retry": not_followed_by(Then.UNBURY)}, events=DEAD_LETTERS),
     "discard: it had ended already": Mutant({"discard": turned(lambda change: replace(change, processed=1))}),
     "dead, not buried: bury": Mutant({"buried": without("buried")}),
-    "enqueue: outcome unknown, cancel": Mutant({"withdraw": never_withdrawn}),
+    "enqueue: outcome unknown, cancel": Mutant({"withdraw": never_withdrawn}, events=PRODUCERS),
     "lost messages": Mutant({"lost": refused}),
     "mark: wake_at=None": Mutant({"mark": without("wake_at")}),
     "mark: swap on my own rev": Mutant(store=MarksBlindly, events=WORKERS),
@@ -126,6 +126,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.timeout(600)  # it takes a second or two where the machine is not busy
 @pytest.mark.parametrize("rule", MUTANTS)
 def test_breaking_the_rule_breaks_a_promise(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant = MUTANTS[rule]

@@ -25,7 +25,6 @@ from queueport.job import Job, Options
 from queueport.retry import Retry
 from queueport.tasks import registry, task
 
-
 BEFORE: list[str] = []
 
 

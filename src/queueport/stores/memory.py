@@ -48,7 +48,7 @@ class MemoryStore(ClaimingStore):
     poll: ClassVar[float] = 0.05
 
     def __init__(self, records: Records | None = None, *, clock: Callable[[], float] = time.time) -> None:
-        self.records = Records() if records is None else records
+        self.records: Records = Records() if records is None else records
         self._changed = self.records.changed
         self._clock = clock
         self._seen = threading.local()

@@ -24,10 +24,10 @@ class Records:
     """The records by insertion number. Whoever uses it holds the lock of `changed`, which tells of every write."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition(threading.Lock())
+        self.changed: threading.Condition = threading.Condition(threading.Lock())
         self.jobs: dict[int, Record] = {}
         self.numbers: dict[str, int] = {}
-        self.last = 0
+        self.last: int = 0
         self.holders: dict[tuple[str, str], str] = {}
         """The living job of each task and key."""
         self.states: dict[JobState, list[Entry]] = {state: [] for state in JobState}
@@ -39,9 +39,9 @@ class Records:
         self.counts: Counter[tuple[str, int, JobState]] = Counter()
         self.arrivals: Counter[str] = Counter()
         """How often a queue may have got something to run: what an idle worker waits for."""
-        self.ended = 0
-        self.processed = 0
-        self.failed = 0
+        self.ended: int = 0
+        self.processed: int = 0
+        self.failed: int = 0
         self.workers: dict[str, tuple[WorkerStats, float]] = {}
         _all.add(self)
 

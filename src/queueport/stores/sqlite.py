@@ -34,7 +34,7 @@ from queueport.url import BackendURL
 
 __all__ = ["SqliteOptions", "SqliteStore"]
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 OLDEST_SQLITE = (3, 35, 0)
 """The first with RETURNING."""
@@ -73,7 +73,7 @@ class SqliteStore(ClaimingStore):
             raise ConfigurationError(
                 f"this Python has SQLite {sqlite3.sqlite_version}, the SQLite store needs {needed}: use a newer Python"
             )
-        self.database = Database(
+        self.database: Database = Database(
             str(Path(path).absolute()), namespace=namespace, call_timeout=call_timeout, synchronous=synchronous
         )
         self._clock = clock

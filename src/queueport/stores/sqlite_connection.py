@@ -13,8 +13,8 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Connection:
     """One connection, shared by the threads of this process under a lock."""
 
     def __init__(self, database: Database, begin: str) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self._database = database
         self._begin = begin
         self._tables: Tables | None = None
@@ -122,10 +122,10 @@ class Database:
         self._synchronous = synchronous
         self._reader = Connection(self, "BEGIN")
         self._writer = Connection(self, "BEGIN IMMEDIATE")
-        self.connections = (self._reader, self._writer)
-        self.read = self._reader.transaction
+        self.connections: tuple[Connection, Connection] = (self._reader, self._writer)
+        self.read: Callable[[], AbstractContextManager[Tables]] = self._reader.transaction
         """A transaction that sees one state of the tables. It must not be opened inside `write`."""
-        self.write = self._writer.transaction
+        self.write: Callable[[], AbstractContextManager[Tables]] = self._writer.transaction
         """A transaction that has the tables for itself."""
         _all.add(self)
 

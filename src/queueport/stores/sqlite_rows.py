@@ -21,7 +21,7 @@ _DEFAULTS: dict[str, Any] = {
 _DEFAULTS["v"] = None  # always written
 _values = attrgetter(*_DEFAULTS)
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 def new_columns(new: Record) -> dict[str, Flat]:

@@ -206,12 +206,17 @@ class Dead(Case):
             assert handle.result(10) == 4
 
     @pytest.mark.parametrize("garbage", list(GARBAGE))
-    def test_D6_garbage_is_put_aside(self, queue: JobQueue, harness: Harness, trace: Trace, garbage: str) -> None:
+    def test_D6_garbage_is_logged_and_put_aside(
+        self, queue: JobQueue, harness: Harness, trace: Trace, caplog: pytest.LogCaptureFixture, garbage: str
+    ) -> None:
         first = queue.enqueue(tasks.echo, 1)
         harness.inject(tasks.QUEUE, GARBAGE[garbage])
         with harness.working(queue):
             assert first.result(10) == 1
             assert queue.enqueue(tasks.echo, 2).result(10) == 2, "the worker goes on"
+            eventually(lambda: "put aside" in caplog.text + harness.story(), what=lambda: caplog.text)
+            if Capability.DEPTH in queue.capabilities:
+                eventually(lambda: queue.stats().queues[tasks.QUEUE].depth == 0)
         assert len(trace.runs()) == 2
 
     @needs(Capability.NATIVE_DEAD_LETTERS)

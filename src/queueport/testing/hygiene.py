@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from importlib.resources import files
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from queueport.testing.case import Case, needs
 from queueport.testing.harness import Harness
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
+from queueport.url import BackendURL
 
 __all__ = ["Hygiene"]
 
@@ -29,10 +31,18 @@ SECRET = "s3cr3t-w0rd"  # noqa: S105  # what must not be seen
 SECRET_URLS = [
     f"redis://:{SECRET}@localhost:6379/0",
     f"rq+redis://user:{SECRET}@localhost/0",
+    f"rq+redis://user:{SECRET}@localhost/0?lease=soon",
+    f"rq+redis://user:{SECRET}@localhost/0?lease=3&lease=4",
     f"amqp://user:{SECRET}@localhost/?store=redis://:{SECRET}@localhost/1",
-    f"celery+amqp://user:{SECRET}@localhost/?store=redis%3A%2F%2F%3A{SECRET}%40localhost%2F1",
+    f"celery+amqp://user:{SECRET}@localhost/?lease=soon&store=redis%3A%2F%2F%3A{SECRET}%40localhost%2F1",
     f"sqs://eu-central-1?secret={SECRET}",
+    f"sqlite://user:{SECRET}@localhost/jobs.db",
     f"sqlite:///jobs.db?password={SECRET}",
+    f"sqlite:///jobs.db?lease=redis://:{SECRET}@localhost",
+    f"sqlite:///jobs.db?store=redis://:{SECRET}@localhost",
+    f"memory://user:{SECRET}@localhost",
+    f"Redis://:{SECRET}@localhost",
+    f"user:{SECRET}@localhost",
 ]
 WRONG = {
     "no URL": ("jobs.db", "not a URL"),
@@ -102,12 +112,28 @@ class Hygiene(Case):
         shown += [repr(queue.driver), repr(queue.operations.store), repr(queue.enqueue(tasks.echo, 1))]
         assert password is None or not [text for text in shown if password[1] in text]
 
+    def test_H3_no_password_of_backend_or_store_in_what_any_queue_shows(
+        self, queue: JobQueue, harness: Harness, trace: Trace, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        url = BackendURL.parse(f"any://user:{SECRET}@localhost/0?option=1")
+        settings = queue.settings.model_copy(update={"store": f"redis://:{SECRET}@localhost/1"})
+        with caplog.at_level(logging.DEBUG), JobQueue(url, settings, queue.driver, queue.operations.store) as secret:
+            shown = [repr(url), str(url), repr(settings), str(settings), repr(secret), str(secret), secret.url]
+            shown += [repr(AsyncJobQueue(secret)), repr(secret.enqueue(tasks.echo, 1)), repr(secret.dead_letters)]
+            shown += [repr(secret.worker(tasks=[tasks.echo])), repr(secret.check())]
+        with pytest.raises(QueueClosed) as raised:
+            secret.stats()
+        shown += ["".join(traceback.format_exception(raised.value)), caplog.text]
+        assert not [text for text in shown if SECRET in text]
+        assert "any://user:***@localhost/0?option=1" in secret.url
+
     @needs(Capability.PERSISTENT)
     def test_H3_the_command_line_shows_none_either(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
-        command = [sys.executable, "-m", "queueport", "stats", "--json", f"--url=rq+redis://:{SECRET}@localhost"]
+        command = [sys.executable, "-m", "queueport", "stats", "--json", f"--url=sqlite://user:{SECRET}@host/jobs.db"]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         assert ended.returncode != 0
         assert SECRET not in ended.stdout + ended.stderr
+        assert "user:***@host" in ended.stderr
         assert "Traceback" not in ended.stderr
         assert len(ended.stderr.strip().splitlines()) == 1
 
@@ -127,9 +153,10 @@ class Hygiene(Case):
             get_queue(namespace="x")
 
     def test_H4_wrong_worker_options_are_told(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
-        for options in ({"threads": 0}, {"processes": 0}, {"threads": 1.5}, {"grace": -1}):
+        wrong: list[dict[str, Any]] = [{"threads": 0}, {"processes": 0}, {"threads": 1.5}, {"grace": -1}]
+        for options in wrong:
             with pytest.raises(ConfigurationError, match=next(iter(options))):
-                queue.worker(**options)  # type: ignore[arg-type]  # that is what is tried
+                queue.worker(**options)
 
     def test_H5_only_registered_tasks_run(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         names = ["os.system", "builtins.eval", "queueport.testing.tasks.note", "__main__.main"]

@@ -126,7 +126,7 @@ class Ledger:
         assert self.told[record.id, record.life] == 1, "on_dead is told twice of one death"
 
     def at_rest(self, copies: Collection[tuple[str, int]], *, faultless: bool) -> None:
-        """The faults have stopped and nothing is left to do. `copies`: id and life of each dead letter of the broker."""
+        """The faults have stopped and nothing is left to do. `copies`: id and life of each of the dead letters."""
         for job_id, record in self.records.items():
             assert record is None or record.state.final, f"job {job_id} never ends: {record}"
             last = self.before.get(job_id) if record is None else record
