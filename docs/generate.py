@@ -9,7 +9,6 @@ A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is one
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -33,13 +32,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def capabilities() -> str:
     """What each backend can do, by the reports of its contract runs."""
     reports = [json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "contract").glob("*.json"))]
-    header = ["backend", "contract", *(capability.value.replace("_", " ") for capability in Capability)]
+    header = ["backend", "lines of the contract", *(capability.value.replace("_", " ") for capability in Capability)]
     return table(header, (_abilities(report) for report in reports))
 
 
 def _abilities(report: dict[str, Any]) -> list[str]:
-    outcomes = Counter(outcome.partition(":")[0] for outcome in report["lines"].values())
-    kept = f"{outcomes['passed']} lines kept, {outcomes['failed']} broken, {outcomes['skipped']} not asked of it"
+    ends = {line: outcome.partition(":")[0] for line, outcome in report["lines"].items()}
+    kept = f"{sum(end == 'passed' for end in ends.values())} of {len(ends)}"
+    for end, told in (("skipped", "it lacks what these ask for"), ("failed", "BROKEN")):
+        names = ", ".join(line for line in ends if ends[line] == end)
+        kept += f"; {told}: {names}" if names else ""
     return [report["backend"], kept, *("yes" if c.value in report["capabilities"] else "no" for c in Capability)]
 
 

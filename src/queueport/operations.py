@@ -36,7 +36,7 @@ QUICK = 0.5
 
 
 def new_id() -> str:
-    """A random id, for revs and tokens."""
+    """A random id, for revs and tokens: another process makes another one."""
     return secrets.token_hex(8)
 
 

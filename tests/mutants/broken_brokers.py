@@ -12,60 +12,60 @@ from queueport.message import Message
 from queueport.record import Change
 from queueport.store import Begin, Outcome, Swap, Written
 from queueport.transport import Delivery
-from tests.mutants.mutant import CARRYING, Verb, breaks
+from tests.mutants.mutant import CARRYING, WIRE, Verb, breaks
 
 
-@breaks("transport.ack", "M1", on=CARRYING)
+@breaks("transport.ack", "X3_a_message_that", on=CARRYING)
 def acknowledging_does_nothing(ack: Verb, deliveries: Sequence[Delivery]) -> None:
     pass
 
 
-@breaks("transport.send", "E1", on=CARRYING)
+@breaks("transport.send", "E1_headers", on=WIRE)
 def a_message_is_never_sent(send: Verb, queue: str, messages: Sequence[Message]) -> Any:
     return [Sent(SendOutcome.SENT)] * len(messages)
 
 
-@breaks("transport.send", "E1", on=CARRYING)
+@breaks("transport.send", "E1_headers", on=WIRE)
 def what_was_sent_is_said_to_have_failed(send: Verb, queue: str, messages: Sequence[Message]) -> Any:
     return [Sent(SendOutcome.FAILED) for _ in send(queue, messages)]
 
 
-@breaks("transport.send", "W1", on=CARRYING)
+@breaks("transport.send", "W1", on=WIRE)
 def every_message_goes_to_one_queue(send: Verb, queue: str, messages: Sequence[Message]) -> Any:
     return send("default", messages)
 
 
-@breaks("transport.depth", "M1", on=CARRYING)
+@breaks("transport.depth", "M1_depth", on=WIRE)
 def every_queue_looks_empty(depth: Verb, queue: str) -> Any:
     return Depth(0)
 
 
-@breaks("transport.bury", "D7", on=CARRYING)
+@breaks("transport.bury", "D7_a_dead", on=CARRYING)
 def nothing_is_buried(bury: Verb, messages: Sequence[Message]) -> None:
     pass
 
 
-@breaks("transport.unbury", "D7", on=CARRYING)
+@breaks("transport.unbury", "D7_a_dead", on=WIRE)
 def nothing_is_taken_out_again(unbury: Verb, messages: Sequence[Message]) -> None:
     pass
 
 
-@breaks("transport.put_aside", "D6", on=CARRYING)
+@breaks("transport.put_aside", "D6", on=WIRE)
 def garbage_stays_where_it_was(put_aside: Verb, delivery: Delivery) -> None:
     pass
 
 
-@breaks("transport.purge", "C1", on=CARRYING)
+@breaks("transport.purge", "C1_purge", on=CARRYING)
 def a_purge_leaves_the_messages(purge: Verb, queue: str) -> None:
     pass
 
 
-@breaks("store.begin", "X3", on=CARRYING)
+@breaks("store.begin", "X3_a_message_that", on=CARRYING)
 def begin_always_wins(begin: Verb, begins: Sequence[Begin]) -> Any:
     return [_forced(begin, one) for one in begins]
 
 
-@breaks("store.begin", "S4", on=CARRYING)
+@breaks("store.begin", "S4_what_expired", on=WIRE)
 def an_expired_job_may_begin(begin: Verb, begins: Sequence[Begin]) -> Any:
     def forced(one: Begin) -> Written:
         (record,) = begin.__self__.get([one.id])  # type: ignore[attr-defined]  # a bound method
@@ -84,7 +84,7 @@ def _forced(begin: Verb, one: Begin) -> Written:
     return forced
 
 
-@breaks("store.swap", "T7", "X3", on=CARRYING)
+@breaks("store.swap", "T7_what", on=CARRYING)
 def a_mark_is_applied_blindly(swap: Verb, swaps: Sequence[Swap]) -> Any:
     """Late, too, as marks may be: whatever has become of the job, it is sent, and nothing wakes it."""
     store = swap.__self__  # type: ignore[attr-defined]  # a bound method

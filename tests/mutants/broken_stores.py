@@ -10,10 +10,7 @@ from queueport.record import Change, Record
 from queueport.stats import WorkerStats
 from queueport.status import JobError, JobState
 from queueport.store import Beat, Insert, Outcome, Query, StoreStats, Swap, Written
-from tests.mutants.mutant import STORED, Verb, breaks
-
-PROCESSES = ("sqlite",)
-"""For mutants that show only when a worker process dies."""
+from tests.mutants.mutant import MEMORY, SQLITE, STORED, Verb, breaks
 
 
 def without(change: Change, *names: str) -> Change:
@@ -31,29 +28,29 @@ def changed(insert: Insert, **values: Any) -> Insert:
 # -- enqueue -------------------------------------------------------------------------------------------
 
 
-@breaks("store.insert", "E2", on=STORED)
+@breaks("store.insert", "E2_plain", on=MEMORY)
 def a_nul_is_lost(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([changed(i, payload=i.record.payload.replace(b"\\u0000", b"")) for i in inserts])
 
 
-@breaks("store.insert", "E3", on=STORED)
+@breaks("store.insert", "E3_many_mixed", on=SQLITE)
 def the_last_of_a_batch_is_dropped(insert: Verb, inserts: Sequence[Insert]) -> Any:
     if len(inserts) == 1:
         return insert(inserts)
     return [*insert(inserts[:-1]), Written(Outcome.APPLIED, inserts[-1].record)]
 
 
-@breaks("store.insert", "E7", on=STORED)
+@breaks("store.insert", "E7_many_threads", on=STORED)
 def a_key_is_held_by_nobody(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([changed(i, key=None) for i in inserts])
 
 
-@breaks("store.insert", "E8", on=STORED)
+@breaks("store.insert", "E8_a_given_id", on=MEMORY)
 def an_id_may_be_taken_twice(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return [Written(Outcome.APPLIED, written.record) for written in insert(inserts)]
 
 
-@breaks("store.insert", "E12", on=STORED)
+@breaks("store.insert", "E12_higher", on=SQLITE)
 def low_priority_goes_first(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([changed(i, priority=-i.record.priority) for i in inserts])
 
@@ -61,7 +58,7 @@ def low_priority_goes_first(insert: Verb, inserts: Sequence[Insert]) -> Any:
 # -- time ----------------------------------------------------------------------------------------------
 
 
-@breaks("store.insert", "S1", on=STORED)
+@breaks("store.insert", "S1_a_delayed", on=STORED)
 def a_delay_is_ignored(insert: Verb, inserts: Sequence[Insert]) -> Any:
     def now(change: Change) -> Change:
         if change.set["state"] is not JobState.SCHEDULED:
@@ -72,7 +69,7 @@ def a_delay_is_ignored(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([replace(i, change=now(i.change)) for i in inserts])
 
 
-@breaks("store.insert", "S4", on=STORED)
+@breaks("store.insert", "S4_what_expired", on=MEMORY)
 def an_expired_job_is_started(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([replace(i, change=without(i.change, "expires_at", "wake_at")) for i in inserts])
 
@@ -80,17 +77,17 @@ def an_expired_job_is_started(insert: Verb, inserts: Sequence[Insert]) -> Any:
 # -- status and result ---------------------------------------------------------------------------------
 
 
-@breaks("store.heartbeat", "T4", on=STORED)
+@breaks("store.heartbeat", "T4", on=SQLITE)
 def progress_is_dropped(heartbeat: Verb, beats: Sequence[Beat]) -> Any:
     return heartbeat([replace(beat, values={}) for beat in beats])
 
 
-@breaks("store.find", "T5", on=STORED)
+@breaks("store.find", "T5_jobs", on=MEMORY)
 def a_filter_is_ignored(find: Verb, query: Query) -> Any:
     return find(replace(query, queue=None))
 
 
-@breaks("store.swap", "T7", on=STORED)
+@breaks("store.swap", "T7_what", on=STORED)
 def retention_is_over_at_once(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def short(change: Change) -> Change:
         final = change.set.get("state") in (JobState.SUCCEEDED, JobState.DEAD)
@@ -99,7 +96,7 @@ def retention_is_over_at_once(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=short(s.change)) for s in swaps])
 
 
-@breaks("store.overflow", "T7", on=STORED)
+@breaks("store.overflow", "T7_or", on=SQLITE)
 def retention_takes_the_living(overflow: Verb, state: JobState, keep: int, limit: int) -> Any:
     return [*overflow(JobState.QUEUED, 0, limit), *overflow(JobState.SCHEDULED, 0, limit)][:limit]
 
@@ -112,7 +109,7 @@ def failures_are_forgotten(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=without(s.change, "failures")) for s in swaps])
 
 
-@breaks("store.swap", "R2", on=STORED)
+@breaks("store.swap", "R2_gaps", on=MEMORY)
 def a_backoff_is_ignored(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def soon(change: Change) -> Change:
         waits = change.set.get("state") is JobState.RETRYING
@@ -121,7 +118,7 @@ def a_backoff_is_ignored(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=soon(s.change)) for s in swaps])
 
 
-@breaks("store.swap", "R5", on=STORED)
+@breaks("store.swap", "R5_a_dead", on=SQLITE)
 def a_retry_keeps_the_old_budgets(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def kept(change: Change) -> Change:
         return without(change, "failures", "crashes") if "life" in change.set else change
@@ -140,7 +137,7 @@ def a_dead_letter_is_dropped(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=gone(s.change)) for s in swaps])
 
 
-@breaks("store.swap", "D1", on=STORED)
+@breaks("store.swap", "D1", on=MEMORY)
 def an_error_loses_its_type(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def blank(error: JobError) -> JobError:
         return replace(error, type="Exception")
@@ -152,12 +149,12 @@ def an_error_loses_its_type(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=shortened(s.change)) for s in swaps])
 
 
-@breaks("store.find", "D3", on=STORED)
+@breaks("store.find", "D3_purge", on=SQLITE)
 def a_purge_takes_the_young_too(find: Verb, query: Query) -> Any:
     return find(replace(query, finished_before=None))
 
 
-@breaks("store.count", "D2", on=STORED)
+@breaks("store.count", "D2", on=MEMORY)
 def a_count_ignores_the_task(count: Verb, query: Query) -> Any:
     return count(replace(query, task=None))
 
@@ -165,7 +162,7 @@ def a_count_ignores_the_task(count: Verb, query: Query) -> Any:
 # -- cancel --------------------------------------------------------------------------------------------
 
 
-@breaks("store.swap", "C1", on=STORED)
+@breaks("store.swap", "C1_waiting", on=STORED)
 def a_cancel_is_only_said(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def said(one: Swap) -> Any:
         if one.change.set.get("reason") != "cancelled":
@@ -176,7 +173,7 @@ def a_cancel_is_only_said(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return [said(one) for one in swaps]
 
 
-@breaks("store.swap", "C2", on=STORED)
+@breaks("store.swap", "C2_a_running", on=SQLITE)
 def a_cancel_request_is_forgotten(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=without(s.change, "cancel_requested")) for s in swaps])
 
@@ -184,7 +181,7 @@ def a_cancel_request_is_forgotten(swap: Verb, swaps: Sequence[Swap]) -> Any:
 # -- stats ---------------------------------------------------------------------------------------------
 
 
-@breaks("store.stats", "M1", on=STORED)
+@breaks("store.stats", "M1_counts", on=STORED)
 def a_count_is_off_by_one(stats: Verb) -> Any:
     read: StoreStats = stats()
     more = {JobState.SUCCEEDED: 1}
@@ -195,18 +192,18 @@ def a_count_is_off_by_one(stats: Verb) -> Any:
     return replace(read, queues=queues)
 
 
-@breaks("store.stats", "M2", on=STORED)
+@breaks("store.stats", "M2", on=MEMORY)
 def the_oldest_is_not_known(stats: Verb) -> Any:
     read: StoreStats = stats()
     return replace(read, queues={n: replace(counts, oldest_queued_at=None) for n, counts in read.queues.items()})
 
 
-@breaks("store.announce", "M3", on=STORED)
+@breaks("store.announce", "M3_live", on=SQLITE)
 def a_worker_is_never_forgotten(announce: Verb, worker: WorkerStats, ttl: float) -> Any:
     return announce(worker, 3600.0)
 
 
-@breaks("store.swap", "M4", on=STORED)
+@breaks("store.swap", "M4_counters_only", on=MEMORY)
 def an_end_is_counted_twice(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=replace(s.change, processed=2 * s.change.processed)) for s in swaps])
 
@@ -238,24 +235,24 @@ def a_claim_is_not_exclusive(
 # -- crash ---------------------------------------------------------------------------------------------
 
 
-@breaks("store.claim_due", "X1", on=PROCESSES)
+@breaks("store.claim_due", "X1_another", on=SQLITE)
 def a_lease_never_lapses(claim_due: Verb, limit: int, claim: float, rev: str, *, leases: bool = True) -> Any:
     return claim_due(limit, claim, rev, leases=False)
 
 
-@breaks("store.swap", "X2", on=PROCESSES)
+@breaks("store.swap", "X2 and first", on=SQLITE)
 def crashes_are_not_counted(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=without(s.change, "crashes")) for s in swaps])
 
 
-@breaks("store.swap", "X9", on=PROCESSES)
+@breaks("store.swap", "X9_a_late", on=SQLITE)
 def a_swap_ignores_the_fence(swap: Verb, swaps: Sequence[Swap]) -> Any:
     records = swap.__self__.get([one.id for one in swaps])  # type: ignore[attr-defined]  # a bound method
     found = {record.id: record.rev for record in records if record is not None}
     return swap([replace(one, expected=found.get(one.id, one.expected)) for one in swaps])
 
 
-@breaks("store.heartbeat", "X9", on=PROCESSES)
+@breaks("store.heartbeat", "X9_a_worker", on=SQLITE)
 def a_heartbeat_ignores_the_fence(heartbeat: Verb, beats: Sequence[Beat]) -> Any:
     """Every heart is told that all is well."""
     records = heartbeat.__self__.get([beat.id for beat in beats])  # type: ignore[attr-defined]  # a bound method
@@ -275,6 +272,6 @@ def namespaces_are_one(namespace: str) -> str:
     return "shared"
 
 
-@breaks("store.unknown", "D5", on=STORED)
+@breaks("store.unknown", "D5_what", on=MEMORY)
 def what_nobody_knows_is_not_noticed(unknown: Verb, queues: Sequence[str], tasks: Collection[str], limit: int) -> Any:
     return []

@@ -14,23 +14,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-__all__ = ["CARRYING", "MUTANTS", "NONE", "STORED", "Mutant", "Verb", "breaks"]
+__all__ = ["CARRYING", "MEMORY", "MUTANTS", "NONE", "SQLITE", "STORED", "WIRE", "Mutant", "Verb", "breaks"]
 
 Verb = Callable[..., Any]
 
-STORED = ("memory", "sqlite")
-"""Backends whose store is the queue."""
-CARRYING = ("wire", "spool")
-"""Backends with messages: in this process over a memory store, and files over SQLite."""
+MEMORY, SQLITE, WIRE, SPOOL = ("memory",), ("sqlite",), ("wire",), ("spool",)
+STORED = MEMORY + SQLITE
+"""The store is the queue."""
+CARRYING = WIRE + SPOOL
+"""With messages: in this process over a memory store, and files over SQLite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """What is broken, on which backends it is tried, and the lines of the contract of which one at least must fail."""
+    """What is broken, on which backends it is tried, and the line of the contract that must fail."""
 
     name: str
     verb: str
-    lines: tuple[str, ...]
+    line: str
+    """The beginning of a test's name, and words in it: "X2 and first"."""
     on: tuple[str, ...]
     broken: Verb
 
@@ -46,18 +48,18 @@ class Mutant:
         return str(self.broken(name)) if self.verb == "settings.namespace" else name
 
 
-NONE = Mutant("none", "nothing.at_all", (), (), lambda sound: sound)
+NONE = Mutant("none", "nothing.at_all", "", (), lambda sound: sound)
 """Breaks nothing: on it every line must hold."""
 
 MUTANTS: dict[str, Mutant] = {}
 
 
-def breaks(verb: str, *lines: str, on: Sequence[str]) -> Callable[[Verb], Verb]:
+def breaks(verb: str, line: str, *, on: Sequence[str]) -> Callable[[Verb], Verb]:
     """Register a function as the broken verb ("store.swap") of a mutant of the function's name."""
 
     def register(broken: Verb) -> Verb:
         name: str = broken.__name__
-        MUTANTS[name] = Mutant(name, verb, lines, tuple(on), broken)
+        MUTANTS[name] = Mutant(name, verb, line, tuple(on), broken)
         return broken
 
     return register

@@ -116,7 +116,7 @@ def test_an_unknown_task_waits_and_is_queued_again_when_a_worker_knows_it(rules:
         False,
         0,
         NOW,
-        NOW + 15,
+        NOW + 1,
     )
     waits = after(dispatched(record, rules, known=False, now=NOW + 59), record)
     assert (waits.unknown_since, waits.sent, waits.wake_at) == (NOW, False, NOW + 15)

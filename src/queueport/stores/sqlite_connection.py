@@ -58,7 +58,7 @@ class Connection:
     """One connection, shared by the threads of this process under a lock."""
 
     def __init__(self, database: Database, begin: str) -> None:
-        self.lock: threading.Lock = threading.Lock()
+        self.lock: threading.RLock = threading.RLock()
         self._database = database
         self._begin = begin
         self._tables: Tables | None = None
@@ -69,9 +69,9 @@ class Connection:
     def transaction(self) -> Iterator[Tables]:
         """A transaction: committed at the end, rolled back on any error. Waits `call_timeout` in all for its turn."""
         deadline = time.monotonic() + self._database.call_timeout
-        if not self.lock.acquire(timeout=self._database.call_timeout):
-            raise self._database.unavailable(None)
         try:
+            if not self.lock.acquire(timeout=self._database.call_timeout):
+                raise self._database.unavailable(None)
             tables = self._connected(max(0.0, deadline - time.monotonic()))
             tables.execute(self._begin)
             yield tables
@@ -81,9 +81,11 @@ class Connection:
                 self.drop()
             raise self._database.unavailable(error) from error
         finally:
-            if self._tables is not None and self._tables.in_transaction:
-                self._roll_back(self._tables)
-            self.lock.release()
+            # Asked, not remembered: a task may be interrupted between getting the lock and remembering that.
+            if self.lock._is_owned():  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+                if self._tables is not None and self._tables.in_transaction:
+                    self._roll_back(self._tables)
+                self.lock.release()
 
     def _connected(self, patience: float) -> Tables:
         """The connection, set to wait so many seconds for other processes."""
