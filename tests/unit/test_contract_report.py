@@ -66,6 +66,11 @@ def test_a_line_is_the_worst_of_its_tests(folder: Path, outcomes: list[str], tol
     assert read(folder)["lines"] == {"S1": told}
 
 
+def test_a_test_may_be_of_two_lines(folder: Path) -> None:
+    report("test_X4_X5_all_is_restarted", "memory", [], "passed")
+    assert read(folder)["lines"] == {"X4": "passed", "X5": "passed"}
+
+
 def test_lines_are_in_order_and_capabilities_are_named(folder: Path) -> None:
     for line in ("X1", "E10", "E2"):
         report(f"test_{line}_it", "memory", [Capability.THREADS, Capability.DEPTH], "passed")

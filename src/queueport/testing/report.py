@@ -1,6 +1,7 @@
 """What a run of the suite has shown, line by line, for the table of backends in the README. For the suite.
 
-Where the environment variable REPORT names a folder, an empty one, each backend gets a file `contract-NAME.json` there.
+Where the environment variable REPORT names a folder, each backend gets a file `contract-NAME.json` there. Runs add to it:
+begin with an empty folder.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ __all__ = ["REPORT", "report"]
 
 REPORT = "QUEUEPORT_CONTRACT_REPORT"
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-
 
 def report(test: str, backend: str, capabilities: Iterable[Capability], outcome: str) -> None:
     """Add how one test ended: "passed", "failed" or "skipped: WHY". Several processes may do so at once."""
     folder = os.environ.get(REPORT)
-    line = re.match(r"test_([A-Z][0-9]+)_", test)
-    if folder is None or line is None:
+    found = re.match(r"test_((?:[A-Z][0-9]+_)+)", test)
+    if folder is None or found is None:
         return
     file = Path(folder) / f"contract-{backend}.json"
     with file.open("a+", encoding="utf-8") as stream:
@@ -34,7 +33,8 @@ def report(test: str, backend: str, capabilities: Iterable[Capability], outcome:
         stream.seek(0)
         known: dict[str, Any] = json.loads(stream.read() or '{"lines": {}}')
         lines = known["lines"]
-        lines[line[1]] = _worse(lines.get(line[1]), outcome)
+        for line in found[1].split("_")[:-1]:
+            lines[line] = _worse(lines.get(line), outcome)
         told = {
             "backend": backend,
             "capabilities": sorted(capabilities),
@@ -46,6 +46,6 @@ def report(test: str, backend: str, capabilities: Iterable[Capability], outcome:
 
 def _worse(before: str | None, outcome: str) -> str:
     """A line fails with one of its tests, and is skipped only with all of them."""
-    if before is None or before.startswith(SKIPPED) or outcome == FAILED:
+    if before is None or before.startswith("skipped") or outcome == "failed":
         return outcome
     return before
