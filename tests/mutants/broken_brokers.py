@@ -55,11 +55,6 @@ def garbage_stays_where_it_was(put_aside: Verb, delivery: Delivery) -> None:
     pass
 
 
-@breaks("transport.purge", "C1_purge", on=CARRYING)
-def a_purge_leaves_the_messages(purge: Verb, queue: str) -> None:
-    pass
-
-
 @breaks("store.begin", "X3_a_message_that", on=CARRYING)
 def begin_always_wins(begin: Verb, begins: Sequence[Begin]) -> Any:
     return [_forced(begin, one) for one in begins]
@@ -84,7 +79,7 @@ def _forced(begin: Verb, one: Begin) -> Written:
     return forced
 
 
-@breaks("store.swap", "T7_what", on=CARRYING)
+@breaks("store.swap", "X3_a_message_of", on=CARRYING)
 def a_mark_is_applied_blindly(swap: Verb, swaps: Sequence[Swap]) -> Any:
     """Late, too, as marks may be: whatever has become of the job, it is sent, and nothing wakes it."""
     store = swap.__self__  # type: ignore[attr-defined]  # a bound method
@@ -92,11 +87,10 @@ def a_mark_is_applied_blindly(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def written(one: Swap) -> Any:
         if not _marks(one.change):
             return next(iter(swap([one])))
-        time.sleep(0.3)
-        (record,) = store.get([one.id])
-        return (
-            Written(Outcome.REFUSED, None) if record is None else next(iter(swap([replace(one, expected=record.rev)])))
-        )
+        deadline = time.monotonic() + 0.5
+        while (record := store.get([one.id])[0]) is not None and not record.state.final and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return Written(Outcome.REFUSED, None) if record is None else swap([replace(one, expected=record.rev)])[0]
 
     return [written(one) for one in swaps]
 

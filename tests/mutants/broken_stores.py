@@ -252,16 +252,9 @@ def a_swap_ignores_the_fence(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(one, expected=found.get(one.id, one.expected)) for one in swaps])
 
 
-@breaks("store.heartbeat", "X9_a_worker", on=SQLITE)
-def a_heartbeat_ignores_the_fence(heartbeat: Verb, beats: Sequence[Beat]) -> Any:
-    """Every heart is told that all is well."""
-    records = heartbeat.__self__.get([beat.id for beat in beats])  # type: ignore[attr-defined]  # a bound method
-    return [
-        Written(Outcome.APPLIED, replace(record, state=JobState.RUNNING, token=beat.token))
-        if record is not None and record.token != beat.token
-        else next(iter(heartbeat([beat])))
-        for beat, record in zip(beats, records, strict=True)
-    ]
+@breaks("store.heartbeat", "X1_a_job_longer", on=STORED)
+def a_heartbeat_prolongs_nothing(heartbeat: Verb, beats: Sequence[Beat]) -> Any:
+    return [Written(Outcome.APPLIED, record) for record in heartbeat.__self__.get([b.id for b in beats])]  # type: ignore[attr-defined]
 
 
 # -- hygiene -------------------------------------------------------------------------------------------

@@ -111,13 +111,8 @@ def test_a_message_is_lost_when_later_ones_have_arrived_and_each_time_one_is_mor
 @pytest.mark.parametrize("rules", [RULES, EMBEDDED])
 def test_an_unknown_task_waits_and_is_queued_again_when_a_worker_knows_it(rules: Rules) -> None:
     record = after(lifecycle.unknown(rules, job(Q, sent=True, sends=2)), job(Q, sent=True, sends=2))
-    assert (record.state, record.sent, record.sends, record.unknown_since, record.wake_at) == (
-        Q,
-        False,
-        0,
-        NOW,
-        NOW + 1,
-    )
+    assert (record.state, record.sent, record.sends) == (Q, False, 0)
+    assert (record.unknown_since, record.wake_at) == (NOW, NOW + 1)
     waits = after(dispatched(record, rules, known=False, now=NOW + 59), record)
     assert (waits.unknown_since, waits.sent, waits.wake_at) == (NOW, False, NOW + 15)
     change = dispatched(record, rules, known=True)

@@ -13,9 +13,10 @@ from queueport.errors import JobFailed
 from queueport.testing.case import Case, needs
 from queueport.testing.hard_tasks import overtaken
 from queueport.testing.harness import Harness
+from queueport.testing.losses import two_workers
 from queueport.testing.process import WorkerProcess
 from queueport.testing.stopping import budgets
-from queueport.testing.tasks import die, echo, wait_for
+from queueport.testing.tasks import die, echo, spin, wait_for
 from queueport.testing.trace import Run, Trace
 from queueport.testing.waiting import eventually
 
@@ -58,6 +59,15 @@ class Crashes(Case):
         eventually(lambda: let_go(trace, handle), 1.0)
         harness.process()
         self.runs_again(harness, queue, trace, handle)
+
+    def test_X1_a_job_longer_than_its_lease_is_left_to_the_worker_whose_heart_beats(
+        self, harness: Harness, queue: JobQueue, trace: Trace
+    ) -> None:
+        with two_workers(harness, queue):
+            handle = queue.enqueue(spin, 2.5 * harness.settings["lease"])
+            handle.result(20)
+        assert budgets(handle.status()) == (1, 0, 0)
+        assert trace.times(handle.id) == 1
 
     def runs_again(self, harness: Harness, queue: JobQueue, trace: Trace, handle: JobHandle[str]) -> None:
         """The job, whose worker was killed just now, is run once more in time, and counted right."""

@@ -1,7 +1,7 @@
 """What a run of the suite has shown, line by line, for the table of backends in the README. For the suite.
 
-Where the environment variable REPORT names a folder, each backend gets a file `contract-NAME.json` there. Runs add to it:
-begin with an empty folder.
+Where the environment variable REPORT names a folder, each backend gets a file `contract-NAME.json` there. Runs add to
+it: begin with an empty folder.
 """
 
 from __future__ import annotations
