@@ -104,7 +104,7 @@ class Dispatcher:
                 found = BATCH
                 while found == BATCH and not self._stop.is_set():
                     depth = self._operations.driver.depth(queue)
-                    empty = depth is not None and depth.ready == 0 and not depth.in_flight
+                    empty = depth is not None and depth.ready == 0
                     frontier = stats.now if empty else self._received.get((queue, priority))
                     if frontier is None:
                         break

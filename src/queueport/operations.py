@@ -145,9 +145,22 @@ class Operations:
         for record, sent in zip(records, self.publish(records, new=True), strict=True):
             if sent.outcome is not SendOutcome.SENT:
                 change = lifecycle.withdraw(self.rules, certain=sent.outcome is SendOutcome.FAILED)
-                if self.store.swap([Swap(record.id, record.rev, change, new_id())])[0].applied:
+                if self._withdrawn(record, change):
                     rejected[record.id] = sent.error
         return rejected
+
+    def _withdrawn(self, record: Record, change: Change) -> bool:
+        """Whether my own insert is taken back; False where somebody took the job up, which then is accepted."""
+        swap = Swap(record.id, record.rev, change, new_id())
+        for last in (False, True):
+            try:
+                written = self.store.swap([swap])[0]
+            except BackendUnavailable as error:
+                if last:  # neither answers: all that can be said is that it was not accepted
+                    logger.warning("job %s could not be taken back: %s", record.id, error)
+                continue
+            return written.applied or written.record is None or written.record.rev == swap.rev
+        return True
 
     # -- publish, mark, bury -----------------------------------------------------------------------
 
@@ -175,7 +188,11 @@ class Operations:
 
     def bury(self, ids: Sequence[str]) -> None:
         """Put copies of these dead jobs into the backend's dead letters, if they still are dead."""
-        dead = [r for r in self.store.get(ids) if r is not None and r.state is JobState.DEAD and not r.buried]
+        dead = [
+            r
+            for r in (self.store.get(ids) if ids else ())
+            if r is not None and r.state is JobState.DEAD and not r.buried
+        ]
         if not dead:
             return
         copies = [Message.of(record, record.finished_at or 0.0, buried=True) for record in dead]
@@ -219,17 +236,20 @@ class Operations:
 
     def follow(self, done: Sequence[tuple[Record, Change]]) -> None:
         """Do what applied swaps ask for. A backend that does not answer is no error: the dispatcher comes by later."""
-        try:
-            self.publish([record for record, change in done if Then.PUBLISH in change.then])
-            self.bury([record.id for record, change in done if Then.BURY in change.then])
-            gone = [(record, change) for record, change in done if Then.UNBURY in change.then]
-            if gone:
-                self.driver.unbury([_copy(record, change) for record, change in gone])
-        except BackendUnavailable as error:
-            logger.warning("the dispatcher will finish what could not be done now: %s", error)
+        asked = {then: [(record, change) for record, change in done if then in change.then] for then in Then}
+        self._try(lambda: self.publish([record for record, _ in asked[Then.PUBLISH]]))
+        self._try(lambda: self.bury([record.id for record, _ in asked[Then.BURY]]))
+        if asked[Then.UNBURY]:
+            self._try(lambda: self.driver.unbury([_copy(record, change) for record, change in asked[Then.UNBURY]]))
         for record, change in done:
             if Then.TELL_DEATH in change.then:
                 hooks.tell_death(self.status(record))
+
+    def _try(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except BackendUnavailable as error:
+            logger.warning("the dispatcher will finish what could not be done now: %s", error)
 
     # -- dispatch ----------------------------------------------------------------------------------
 
@@ -269,7 +289,9 @@ class Operations:
 
     def find_lost(self, queue: str, priority: int, frontier: float, limit: int) -> int:
         """Send again what should have arrived before `frontier`; how many."""
-        found = self.store.unreceived(queue, priority, frontier - self.rules.lost_after, limit)
+        found = self.store.unreceived(
+            queue, priority, frontier - 2 * self.rules.lost_after, limit
+        )  # sent at least once
         changes = [(record, lifecycle.lost(self.rules, record, frontier=frontier)) for record in found]
         return self.apply([(record, change) for record, change in changes if isinstance(change, Change)])
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from queueport import hooks, lifecycle, outcomes
 from queueport.attempt import Attempt, Why
 from queueport.context import running
-from queueport.errors import BackendUnavailable, JobCancelled, JobTimeout
+from queueport.errors import BackendUnavailable, DuplicateJob, JobCancelled, JobTimeout
 from queueport.heartbeat import Heartbeat
 from queueport.lifecycle import Failed, Outcome, Refusal
 from queueport.message import Message, NotAMessage
@@ -166,8 +166,13 @@ class Runner:
         return self._redriven(message) if message.buried else self._unknown(message.id)
 
     def _redriven(self, message: Message) -> Verdict:
-        decide = lambda record: lifecycle.redrive(self.operations.rules, record, life=message.life)  # noqa: E731
-        return self._verdict(message.id, self.operations.settle(message.id, decide))
+        rules, settle = self.operations.rules, self.operations.settle
+        try:
+            settled = settle(message.id, lambda record: lifecycle.redrive(rules, record, life=message.life))
+        except DuplicateJob as error:
+            logger.warning("job %s stays in the dead letters: %s", message.id, error)
+            settled = settle(message.id, lambda record: lifecycle.bury_again(rules, record, life=message.life))
+        return self._verdict(message.id, settled)
 
     def _unknown(self, job_id: str) -> Verdict:
         settled = self.operations.settle(job_id, lambda record: lifecycle.unknown(self.operations.rules, record))

@@ -40,7 +40,7 @@ def every_queue_looks_empty(depth: Verb, queue: str) -> Any:
     return Depth(0)
 
 
-@breaks("transport.bury", "D7_a_dead", on=CARRYING)
+@breaks("transport.bury", "D7_a_dead", on=WIRE)
 def nothing_is_buried(bury: Verb, messages: Sequence[Message]) -> None:
     pass
 
@@ -63,14 +63,14 @@ def begin_always_wins(begin: Verb, begins: Sequence[Begin]) -> Any:
 @breaks("store.begin", "S4_what_expired", on=WIRE)
 def an_expired_job_may_begin(begin: Verb, begins: Sequence[Begin]) -> Any:
     def forced(one: Begin) -> Written:
-        (record,) = begin.__self__.get([one.id])  # type: ignore[attr-defined]  # a bound method
+        (record,) = begin.__self__.get([one.id])
         return _forced(begin, one) if record is not None and record.expires_at is not None else next(iter(begin([one])))
 
     return [forced(one) for one in begins]
 
 
 def _forced(begin: Verb, one: Begin) -> Written:
-    store = begin.__self__  # type: ignore[attr-defined]  # a bound method
+    store = begin.__self__
     written: Written = next(iter(begin([one])))
     if written.applied or written.record is None:
         return written
@@ -82,7 +82,7 @@ def _forced(begin: Verb, one: Begin) -> Written:
 @breaks("store.swap", "X3_a_message_of", on=CARRYING)
 def a_mark_is_applied_blindly(swap: Verb, swaps: Sequence[Swap]) -> Any:
     """Late, too, as marks may be: whatever has become of the job, it is sent, and nothing wakes it."""
-    store = swap.__self__  # type: ignore[attr-defined]  # a bound method
+    store = swap.__self__
 
     def written(one: Swap) -> Any:
         if not _marks(one.change):

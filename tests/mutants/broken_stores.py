@@ -104,7 +104,7 @@ def retention_takes_the_living(overflow: Verb, state: JobState, keep: int, limit
 # -- retry ---------------------------------------------------------------------------------------------
 
 
-@breaks("store.swap", "R1", on=STORED)
+@breaks("store.swap", "R1", on=MEMORY)
 def failures_are_forgotten(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=without(s.change, "failures")) for s in swaps])
 
@@ -167,7 +167,7 @@ def a_cancel_is_only_said(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def said(one: Swap) -> Any:
         if one.change.set.get("reason") != "cancelled":
             return next(iter(swap([one])))
-        (record,) = swap.__self__.get([one.id])  # type: ignore[attr-defined]  # a bound method
+        (record,) = swap.__self__.get([one.id])
         return Written(Outcome.APPLIED, one.change.applied(record, one.rev, 0.0))
 
     return [said(one) for one in swaps]
@@ -215,16 +215,16 @@ def an_end_is_counted_twice(swap: Verb, swaps: Sequence[Swap]) -> Any:
 def queues_are_not_kept_apart(
     take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str
 ) -> Any:
-    everything = list(take.__self__.stats().queues)  # type: ignore[attr-defined]  # a bound method
+    everything = list(take.__self__.stats().queues)
     return take(everything, changes, limit, rev)
 
 
-@breaks("store.take", "W3", on=STORED)
+@breaks("store.take", "W3", on=SQLITE)
 def a_claim_is_not_exclusive(
     take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str
 ) -> Any:
     """Who finds nothing gets what others run."""
-    store = take.__self__  # type: ignore[attr-defined]  # a bound method
+    store = take.__self__
     taken: Sequence[Record] = take(queues, changes, limit, rev)
     running = store.find(Query(state=JobState.RUNNING, limit=limit))
     theirs = [record for record in running if record.queue in queues and record.task in changes]
@@ -247,14 +247,14 @@ def crashes_are_not_counted(swap: Verb, swaps: Sequence[Swap]) -> Any:
 
 @breaks("store.swap", "X9_a_late", on=SQLITE)
 def a_swap_ignores_the_fence(swap: Verb, swaps: Sequence[Swap]) -> Any:
-    records = swap.__self__.get([one.id for one in swaps])  # type: ignore[attr-defined]  # a bound method
+    records = swap.__self__.get([one.id for one in swaps])
     found = {record.id: record.rev for record in records if record is not None}
     return swap([replace(one, expected=found.get(one.id, one.expected)) for one in swaps])
 
 
-@breaks("store.heartbeat", "X1_a_job_longer", on=STORED)
+@breaks("store.heartbeat", "X1_a_job_longer", on=SQLITE)
 def a_heartbeat_prolongs_nothing(heartbeat: Verb, beats: Sequence[Beat]) -> Any:
-    return [Written(Outcome.APPLIED, record) for record in heartbeat.__self__.get([b.id for b in beats])]  # type: ignore[attr-defined]
+    return [Written(Outcome.APPLIED, record) for record in heartbeat.__self__.get([b.id for b in beats])]
 
 
 # -- hygiene -------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from typing import Any
 
 __all__ = ["CARRYING", "MEMORY", "MUTANTS", "NONE", "SQLITE", "STORED", "WIRE", "Mutant", "Verb", "breaks"]
 
-Verb = Callable[..., Any]
+Verb = Any
+"""A bound method: what a mutant calls, and whose owner it may ask for."""
 
 MEMORY, SQLITE, WIRE, SPOOL = ("memory",), ("sqlite",), ("wire",), ("spool",)
 STORED = MEMORY + SQLITE

@@ -175,12 +175,11 @@ class Dead(Case):
 
     @needs(Capability.PERSISTENT)
     def test_D5_a_rolling_deploy_loses_nothing(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
-        patient = {"QUEUEPORT_UNKNOWN_AFTER": "30"}  # a new process may take its time to start
-        harness.process(**patient)
+        harness.process(QUEUEPORT_UNKNOWN_AFTER="30")  # a new process may take its time to start
         newer = queue.enqueue("queueport.testing.newer.only_here", 5)
         assert queue.enqueue(tasks.echo, 1).result(10) == 1
         assert newer.status().state is JobState.QUEUED
-        harness.process(options=["queueport.testing.newer"], **patient)
+        harness.process(options=["queueport.testing.newer"], QUEUEPORT_UNKNOWN_AFTER="30")
         assert newer.result(15) == 5
         status = newer.status()
         assert (status.attempts, status.failures, status.crashes) == (1, 0, 0)
