@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from typing import Any
+from typing import IO, Any
 
 from queueport.cli.logs import set_up
 from queueport.connect import get_queue
@@ -25,8 +25,10 @@ from queueport.worker import Worker
 
 def main() -> None:
     """Run until told to stop."""
+    told = os.fdopen(0, "rb", buffering=0, closefd=False)  # a lock of a buffer would be held while this process ends
     report = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
-    spec: dict[str, Any] = json.loads(sys.stdin.readline())
+    os.set_blocking(report.fileno(), False)  # nobody reads it before this process has ended
+    spec: dict[str, Any] = json.loads(told.readline())
     sys.path[:] = spec["path"]
     set_up(spec["log_level"], spec["log_format"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the parent too, which says when to stop
@@ -39,17 +41,19 @@ def main() -> None:
     except (QueueportError, ImportError) as error:
         logging.getLogger("queueport").critical("the worker process cannot start: %s", error)
         sys.exit(CANNOT_START)
-    threading.Thread(target=_listen, args=(worker,), name="queueport-parent", daemon=True).start()
+    threading.Thread(target=_listen, args=(told, worker), name="queueport-parent", daemon=True).start()
     stuck = worker.run_process()
     for attempt in stuck:
         report.write(json.dumps(attempt).encode() + b"\n")
-    logging.shutdown()
-    os._exit(0 if not stuck else 1)  # threads that cannot be stopped must not hold up the exit
+    if not worker.idle:  # threads that cannot be stopped must not hold up the exit
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1 if stuck else 0)
 
 
-def _listen(worker: Worker) -> None:
-    for line in sys.stdin:
-        if line.strip() == "stop":
+def _listen(told: IO[bytes], worker: Worker) -> None:
+    for line in told:
+        if line.strip() == b"stop":
             worker.stop(wait=False)
     os._exit(1)  # the parent is gone, and nobody would start this process again
 

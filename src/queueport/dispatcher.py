@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from queueport.clock import Moment
 from queueport.errors import BackendUnavailable
 from queueport.operations import Operations
 from queueport.record import Change
@@ -37,7 +38,7 @@ class Dispatcher:
         self._keep = keep
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._answered_at: float | None = None
+        self._answered_at: Moment | None = None
         self._leases_from = 0.0
         self._sweep_every = min(SWEEP, operations.rules.lost_after / 2)
         self._swept_at = time.monotonic()
@@ -87,12 +88,12 @@ class Dispatcher:
 
     def _may_judge_leases(self) -> bool:
         """Not before a third of a lease after the store came (back) within reach: its workers beat first."""
-        now, wait = time.monotonic(), self._operations.rules.lease / 3
-        if self._answered_at is None or now - self._answered_at > wait:
+        wait = self._operations.rules.lease / 3
+        if self._answered_at is None or self._answered_at.ago() > wait:
             self._operations.store.now()
             self._leases_from = time.monotonic() + wait
-        self._answered_at = time.monotonic()
-        return now >= self._leases_from
+        self._answered_at = Moment.now()
+        return time.monotonic() >= self._leases_from
 
     def _find_lost(self) -> None:
         """Messages that should have arrived by now, queue by queue; the frontier says by when."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from queueport.attempt import Attempt, Why
+from queueport.clock import Moment
 from queueport.errors import BackendUnavailable
 from queueport.operations import Operations, new_id
 from queueport.record import Record
@@ -37,7 +38,7 @@ class Heartbeat:
         self._beating = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._beat_at = self._asked_at = time.monotonic()
+        self._beat_at = self._asked_at = Moment.now()
         self.interval: float = operations.rules.lease / 3
 
     def start(self) -> None:
@@ -73,9 +74,10 @@ class Heartbeat:
 
     def refresh(self) -> None:
         """Beat now if the last beat is overdue, as after a pause of the whole process: before leases are judged."""
-        if time.monotonic() - self._beat_at > self.interval * 1.5:
+        if self._beat_at.ago() > self.interval * 1.5:
+            now = Moment.now()
             self.beat(self.running())
-            self._beat_at = time.monotonic()
+            self._beat_at = now
 
     def beat(self, attempts: Sequence[Attempt]) -> None:
         """Prolong these leases and hear what became of the jobs. Raises BackendUnavailable."""
@@ -135,17 +137,17 @@ class Heartbeat:
         return max(0.01, min([TICK, *deadlines]))
 
     def _tick(self) -> None:
-        now = time.monotonic()
+        now = Moment.now()
         attempts = self.running()
         for attempt in attempts:
-            if attempt.deadline is not None and attempt.deadline <= now:
+            if attempt.deadline is not None and attempt.deadline <= now.monotonic:
                 attempt.interrupt(Why.TIMEOUT)
-        if now - self._beat_at >= self.interval:
+        if self._beat_at.ago() >= self.interval:
             self.beat(attempts)
             self._announce()
             self._beat_at = self._asked_at = now
             return
         self.beat([a for a in attempts if a.job.latest_progress() is not a.written_progress])
-        if now - self._asked_at >= ASK:
+        if self._asked_at.ago() >= ASK:
             self._asked_at = now
             self.ask([a for a in attempts if a.seconds() > ASK])

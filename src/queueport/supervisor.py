@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from queueport.driver import Work
-from queueport.errors import BackendUnavailable, ConfigurationError
+from queueport.errors import ConfigurationError, QueueportError
 from queueport.heartbeat import STUCK_AFTER
 from queueport.runner import Runner
 
@@ -111,5 +111,5 @@ def _account(runner: Runner, child: Child) -> None:
     for line in lines:
         try:
             runner.finish_stuck(json.loads(line))
-        except BackendUnavailable as error:
+        except (QueueportError, ValueError) as error:  # the store is away, or the pipe was full
             logger.warning("an attempt that ended with its process waits for its lease to lapse: %s", error)

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,6 +72,7 @@ def worker(
             successor.replace_process(Legacy(stuck, stopping=made.stopped))
         if not made.idle:  # its threads would hold up the exit, or fall over it
             logging.shutdown()
+            sys.stdout.flush()
             os._exit(0)
 
 
