@@ -17,7 +17,7 @@ from queueport.stores.sqlite import SqliteStore
 from queueport.transport import Transport
 from queueport.transport_driver import TransportDriver
 from queueport.url import BackendURL
-from tests.mutants import broken_brokers, broken_stores  # noqa: F401  # importing them registers their mutants
+from tests.mutants import broken_brokers, broken_records, broken_running  # noqa: F401  # importing them registers their mutants
 from tests.mutants.mutant import MUTANTS, NONE, Mutant
 from tests.mutants.wire import WireTransport
 

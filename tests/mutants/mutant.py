@@ -10,11 +10,13 @@ The function stands in for the verb and is given the sound one first. Mutants ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-__all__ = ["CARRYING", "MEMORY", "MUTANTS", "NONE", "SQLITE", "STORED", "WIRE", "Mutant", "Verb", "breaks"]
+from queueport.record import Change
+
+__all__ = ["CARRYING", "MEMORY", "MUTANTS", "NONE", "SQLITE", "STORED", "WIRE", "Mutant", "Verb", "breaks", "without"]
 
 Verb = Any
 """A bound method: what a mutant calls, and whose owner it may ask for."""
@@ -64,3 +66,10 @@ def breaks(verb: str, line: str, *, on: Sequence[str]) -> Callable[[Verb], Verb]
         return broken
 
     return register
+
+
+def without(change: Change, *names: str) -> Change:
+    """The change, these fields aside."""
+    kept = {name: value for name, value in change.set.items() if name not in names}
+    stamp = {name: value for name, value in change.stamp.items() if name not in names}
+    return replace(change, set=kept, stamp=stamp)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import broken_brokers, broken_stores  # noqa: F401  # importing them registers their mutants
+from tests.mutants import broken_brokers, broken_records, broken_running  # noqa: F401  # importing them registers their mutants
 from tests.mutants.mutant import CARRYING, MUTANTS, NONE, STORED
 
 ROOT = Path(__file__).parents[2]

@@ -28,6 +28,12 @@ class NameHarness(Harness):
         yield
         AND TAKE IT AGAIN
 
+    @contextmanager
+    def store_down(self) -> Iterator[None]:
+        MAKE THE STORE DEAF
+        yield
+        AND LET IT ANSWER AGAIN
+
     def wipe(self, queue: str) -> None:
         DELETE THE MESSAGES OF A QUEUE BY NAME'S OWN CLIENT
 

@@ -86,16 +86,15 @@ class Cancelling(Case):
     def test_C2_without_interruption_a_deaf_task_runs_to_its_end(
         self, queue: JobQueue, harness: Harness, trace: Trace
     ) -> None:
-        handle = queue.enqueue(tasks.wait_for, "gate")
         with harness.working(queue):
-            eventually(lambda: handle.status().state is JobState.RUNNING)
-            assert handle.cancel(interrupt=False) is CancelOutcome.REQUESTED
-            beat = handle.status().next_attempt_at
-            assert beat is None
-            trace.open("gate")
-            eventually(lambda: handle.status().finished, 10)
-        assert handle.status().state is JobState.CANCELLED, "asked to stop is stopped, whatever it returned"
-        assert trace.runs(handle.id)[0].ended is not None
+            for gate in ("first", "second", "third"):  # each ends right after the request, before its worker has heard
+                handle = queue.enqueue(tasks.wait_for, gate)
+                eventually(lambda handle=handle: handle.status().state is JobState.RUNNING)  # type: ignore[misc]
+                assert handle.cancel(interrupt=False) is CancelOutcome.REQUESTED
+                trace.open(gate)
+                eventually(lambda handle=handle: handle.status().finished, 10)  # type: ignore[misc]
+                assert handle.status().state is JobState.CANCELLED, "asked to stop is stopped, whatever it returned"
+                assert trace.runs(handle.id)[0].ended is not None
 
     @needs(Capability.PERSISTENT)
     def test_C2_ends_cancelled_even_if_its_worker_dies(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
