@@ -49,6 +49,7 @@ class Attempt:
         "interrupted_at",
         "job",
         "on_acknowledge",
+        "on_heartbeat",
         "record",
         "started",
         "store_offset",
@@ -85,6 +86,7 @@ class Attempt:
         self._thread: int | None = None
         self._coroutine: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self.on_acknowledge: Callable[[], None] | None = None
+        self.on_heartbeat: Callable[[], None] | None = None
         self.job: CurrentJob = CurrentJob(
             id=record.id,
             task=record.task,
@@ -102,6 +104,13 @@ class Attempt:
     def seconds(self) -> float:
         """How long ago it began."""
         return time.monotonic() - self.started
+
+    def prolong(self) -> None:
+        """Tell the backend that the job still runs; one that does not ask for more has its message acknowledged."""
+        if self.on_heartbeat is None:
+            self.acknowledge()
+        else:
+            self.on_heartbeat()
 
     def acknowledge(self) -> None:
         """Tell the backend, once, that its message has done its work."""

@@ -96,7 +96,7 @@ class Heartbeat:
             attempt.written_progress = progress
             if self._heard(attempt, answer.record):
                 attempt.until = called_at + lease
-                attempt.acknowledge()
+                attempt.prolong()
 
     def ask(self, attempts: Sequence[Attempt]) -> None:
         """Hear what became of these jobs without prolonging anything. Raises BackendUnavailable."""

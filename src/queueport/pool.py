@@ -27,8 +27,8 @@ logger: logging.Logger = logging.getLogger("queueport")
 
 COROUTINES = 100
 """`async def` tasks that run at once in a process."""
-WAIT = 0.5
-"""Seconds that an idle worker waits for work before it looks whether it is to stop."""
+ROOM = 0.1
+"""Seconds that a busy worker waits for room before it looks whether it is to stop."""
 
 
 class Intake(ABC):
@@ -36,6 +36,8 @@ class Intake(ABC):
 
     filters: bool
     """It can be asked for some tasks only."""
+    wait: float = 0.5
+    """Seconds that an idle worker waits for work before it looks whether it is to stop."""
 
     @abstractmethod
     def next(self, tasks: Sequence[str], limit: int, wait: float) -> Sequence[Attempt]:
@@ -104,13 +106,13 @@ class Pool:
         """Fill free slots, once; False when nothing runs and nothing came."""
         tasks, limit = self._wanted()
         full = len(tasks) < len(self._plain) + len(self._async)  # for some: wait for their room, not for the others
-        wait = 0.0 if full or (self._work.burst and self._intake.filters) else WAIT
+        wait = 0.0 if full or (self._work.burst and self._intake.filters) else self._intake.wait
         attempts = self._intake.next(tasks, limit, wait) if limit else []
         for attempt in attempts:
             self._start(attempt)
         if full and not attempts:
             with self._free:
-                self._free.wait_for(lambda: self._wanted()[0] != tasks, WAIT / 5)
+                self._free.wait_for(lambda: self._wanted()[0] != tasks, ROOM)
             return True
         if not attempts and self._work.burst and self._runner.heartbeat.running():
             self._wait_for_room()
@@ -128,7 +130,7 @@ class Pool:
 
     def _wait_for_room(self) -> None:
         with self._free:
-            self._free.wait(WAIT / 5)
+            self._free.wait(ROOM)
 
     def _nothing_due(self) -> bool:
         return not self._runner.operations.dispatch(100, leases=False) and not self._runner.heartbeat.running()

@@ -39,13 +39,19 @@ class Transport(ABC):
 
     name: ClassVar[str]
     """What messages to users call it."""
-    capabilities: ClassVar[frozenset[Capability]] = frozenset()
-    limits: ClassVar[Limits] = Limits()
+    capabilities: frozenset[Capability] = frozenset()
+    """Those of the class, or of one transport where its options decide. PERSISTENT must be the class's."""
+    limits: Limits = Limits()
     settings: ClassVar[type[Any] | None] = None
     """The pydantic model of its URL options."""
-    pushes: ClassVar[bool] = False
+    pushes: bool = False
     """Messages are delivered ahead of free workers: then they are acknowledged at the job's end or at its first
     heartbeat, so that the broker hands them to another worker when this one dies. Else right after begin."""
+    holds: bool = False
+    """Where `pushes`, and the order of messages hangs on it: they are acknowledged at the job's end only, and `prolong`
+    is called at each heartbeat."""
+    wait: float = 0.5
+    """Seconds that an idle worker waits in one `receive`; it stops that much later. More where each call costs."""
 
     @classmethod
     @abstractmethod
@@ -73,6 +79,11 @@ class Transport(ABC):
     @abstractmethod
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """These are done with. May be called from any thread; one that the broker has forgotten is no error."""
+
+    def prolong(self, deliveries: Sequence[Delivery]) -> None:  # noqa: B027  # only where `holds`
+        """The jobs of these still run: keep them back from other workers for longer than a lease. Some may have been
+        acknowledged meanwhile, which is no error.
+        """
 
     @abstractmethod
     def put_aside(self, delivery: Delivery) -> None:

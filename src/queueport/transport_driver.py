@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -95,9 +96,13 @@ class _Deliveries(pool.Intake):
     filters = False
 
     def __init__(self, transport: Transport, runner: Runner, stop: threading.Event) -> None:
+        self.wait = transport.wait
         self._transport = transport
         self._runner = runner
         self._stop = stop
+        self._lock = threading.Lock()
+        self._held: list[Delivery] = []
+        self._holder = ThreadPoolExecutor(1, "queueport-hold")  # starts its thread when it is first needed
 
     def next(self, tasks: Sequence[str], limit: int, wait: float) -> Sequence[Attempt]:
         deliveries = self._transport.receive(self._runner.queues, limit, wait)
@@ -111,6 +116,8 @@ class _Deliveries(pool.Intake):
                 attempts.append(answer)
                 if self._transport.pushes:
                     answer.on_acknowledge = partial(self._acknowledge, [delivery])
+                    if self._transport.holds:
+                        answer.on_heartbeat = partial(self._hold, delivery)
                 else:
                     done.append(delivery)
             elif answer is Verdict.PUT_ASIDE:
@@ -125,6 +132,21 @@ class _Deliveries(pool.Intake):
             self._transport.put_aside(delivery)
         except BackendUnavailable as error:  # it comes again; the jobs begun with it must run
             logger.warning("a message could not be put aside: %s", error)
+
+    def _hold(self, delivery: Delivery) -> None:
+        """Prolong it beside the heartbeat, which must not wait for a broker that does not answer."""
+        with self._lock:
+            self._held.append(delivery)
+            if len(self._held) == 1:
+                self._holder.submit(self._prolong)
+
+    def _prolong(self) -> None:
+        with self._lock:
+            held, self._held = self._held, []
+        try:
+            self._transport.prolong(held)
+        except BackendUnavailable as error:  # they may come to another worker, and lose against their records
+            logger.warning("%d messages could not be kept back: %s", len(held), error)
 
     def _acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         try:
