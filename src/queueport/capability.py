@@ -29,15 +29,21 @@ class Capability(StrEnum):
 class Limits:
     """How large things may be; None: no limit that queueport knows of.
 
-    `payload` is the encoded arguments and `result` the encoded result, both in bytes.
+    `payload` is the encoded arguments, `result` the encoded result and `message` the whole job as a broker carries it,
+    with its headers; all in bytes.
     """
 
     payload: int | None = None
     result: int | None = None
+    message: int | None = None
 
     def smaller(self, other: Limits) -> Limits:
         """The limits that hold when both apply."""
-        return Limits(_smaller(self.payload, other.payload), _smaller(self.result, other.result))
+        return Limits(
+            _smaller(self.payload, other.payload),
+            _smaller(self.result, other.result),
+            _smaller(self.message, other.message),
+        )
 
 
 def _smaller(one: int | None, other: int | None) -> int | None:

@@ -11,6 +11,7 @@ from queueport import lifecycle
 from queueport.capability import Capability
 from queueport.errors import InvalidJob, PayloadTooLarge, Unsupported
 from queueport.job import Job
+from queueport.message import Message
 from queueport.operations import Operations, frozen_options
 from queueport.record import Change, Record
 from queueport.status import JobState
@@ -35,19 +36,15 @@ def made(what: Task[..., Any, Any] | Job[Any] | str, args: Sequence[Any], kwargs
 
 def admitted(job: Job[Any], operations: Operations) -> tuple[Record, Change]:
     """The job's record and its first change. Raises Unsupported, PayloadTooLarge."""
-    options, backend = job.options, operations.driver
+    options = job.options
     _need(operations, Capability.PRIORITY, options.priority, "priority")
     _need(operations, Capability.GROUPS, options.group, "group")
-    limit = operations.limits.payload
-    if limit is not None and len(job.payload) > limit:
-        raise PayloadTooLarge(
-            f"the arguments of {job.task} have {len(job.payload)} bytes; {backend.name} takes {limit}: "
-            "keep large data elsewhere and pass its key"
-        )
+    record = bare_record(job)
+    _fits(operations, record)
     at = None if options.run_at is None else options.run_at.timestamp()
     delay = options.delay if at is None else at - time.time()
     change = lifecycle.new(operations.rules, delay=delay, expires=job.expires)
-    return bare_record(job), change if at is None else _at(change, at)
+    return record, change if at is None else _at(change, at)
 
 
 def bare_record(job: Job[Any]) -> Record:
@@ -70,6 +67,22 @@ def _need(operations: Operations, capability: Capability, value: object, option:
     name = operations.driver.name
     if value not in (None, 0) and capability not in operations.driver.capabilities:
         raise Unsupported(f"{name} has no {option}: leave out {option}=, or use a backend with {capability.name}")
+
+
+def _fits(operations: Operations, record: Record) -> None:
+    name, limits = operations.driver.name, operations.limits
+    size = len(record.payload)
+    if limits.payload is not None and size > limits.payload:
+        raise PayloadTooLarge(
+            f"the arguments of {record.task} have {size} bytes; {name} takes {limits.payload}: "
+            "keep large data elsewhere and pass its key"
+        )
+    size = 0 if limits.message is None else len(Message.of(record, time.time()).body)
+    if limits.message is not None and size > limits.message:
+        raise PayloadTooLarge(
+            f"the message of {record.task} has {size} bytes with its headers; {name} takes {limits.message}: "
+            "keep large data elsewhere and pass its key"
+        )
 
 
 def _at(change: Change, run_at: float) -> Change:

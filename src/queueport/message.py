@@ -15,6 +15,8 @@ from queueport.record import Record
 __all__ = ["MESSAGE_VERSION", "Message", "NotAMessage"]
 
 MESSAGE_VERSION = 1
+SHORT = 1_000
+"""Characters that a shortened copy keeps: of an error's message the first ones, of its traceback the last ones."""
 
 
 class NotAMessage(ValueError):
@@ -41,8 +43,8 @@ class Message:
     buried: bool = False
 
     @classmethod
-    def of(cls, record: Record, sent_at: float, *, buried: bool = False) -> Self:
-        """The message for that record."""
+    def of(cls, record: Record, sent_at: float, *, buried: bool = False, limit: int | None = None) -> Self:
+        """The message for that record. A buried copy of more than `limit` bytes leaves out what is large."""
         data: dict[str, Any] = {
             "v": MESSAGE_VERSION,
             "id": record.id,
@@ -57,8 +59,9 @@ class Message:
         if buried:
             error = record.errors[-1].as_dict() if record.errors else None
             data.update(buried=True, error=error, failures=record.failures, crashes=record.crashes)
-        head = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-        body = head[:-1] + b',"payload":' + record.payload + b"}"
+        body = _body(data, record.payload)
+        if buried and limit is not None and len(body) > limit:
+            body = _body({**data, "error": _shortened(data["error"]), "headers": {}}, b"null")
         return cls(
             id=record.id,
             task=record.task,
@@ -96,6 +99,17 @@ class Message:
             )
         except (KeyError, TypeError) as error:
             raise NotAMessage(f"of the wrong shape ({error})") from None
+
+
+def _body(data: dict[str, Any], payload: bytes) -> bytes:
+    head = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    return head[:-1] + b',"payload":' + payload + b"}"
+
+
+def _shortened(error: dict[str, Any] | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    return {**error, "message": error["message"][:SHORT], "traceback": error["traceback"][-SHORT:]}
 
 
 def _typed(value: Any, kind: type | tuple[type, ...]) -> Any:

@@ -195,7 +195,8 @@ class Operations:
         ]
         if not dead:
             return
-        copies = [Message.of(record, record.finished_at or 0.0, buried=True) for record in dead]
+        limit = self.limits.message
+        copies = [Message.of(record, record.finished_at or 0.0, buried=True, limit=limit) for record in dead]
         self.driver.bury(copies)
         swaps = [Swap(r.id, r.rev, lifecycle.buried(self.rules, r), new_id()) for r in dead]
         for copy, answer in zip(copies, self.store.swap(swaps), strict=True):

@@ -22,7 +22,7 @@ from queueport.message import Message
 from queueport.status import JobState
 from queueport.store import Insert, Written
 from queueport.testing import tasks
-from queueport.testing.case import Case, lacks
+from queueport.testing.case import Case, disrupts, lacks
 from queueport.testing.harness import Harness
 from queueport.testing.trace import Trace
 
@@ -119,6 +119,14 @@ class Refusing(Case):
             queue.enqueue_many(tasks.length.job("é" * (size // 2)) for size in sizes)
         assert queue.jobs() == []
 
+    def test_E5_headers_count_where_the_whole_message_is_limited(
+        self, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queue.operations.store, "limits", Limits(message=2000))
+        with silent(queue), pytest.raises(PayloadTooLarge, match=r"\b2000\b"):
+            queue.enqueue(tasks.length.using(headers={"note": "x" * 2000}), "")
+        queue.enqueue(tasks.length.using(headers={"note": "x" * 1000}), "")
+
     # -- E6: options -------------------------------------------------------------------------------
 
     @lacks(Capability.PRIORITY)
@@ -141,6 +149,7 @@ class Refusing(Case):
 
     # -- E9: nothing can be sent -------------------------------------------------------------------
 
+    @disrupts
     def test_E9_while_nothing_can_be_sent_it_says_so_in_time(
         self, queue: JobQueue, harness: Harness, trace: Trace
     ) -> None:
