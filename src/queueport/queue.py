@@ -20,6 +20,7 @@ from queueport.driver import Depth, Driver
 from queueport.enqueueing import admitted, made
 from queueport.errors import (
     BackendUnavailable,
+    ConfigurationError,
     DuplicateJob,
     InvalidState,
     JobCancelled,
@@ -328,7 +329,7 @@ class JobQueue:
             try:
                 warnings += part.check()
                 seconds.append(time.perf_counter() - started)
-            except BackendUnavailable as error:
+            except (BackendUnavailable, ConfigurationError) as error:
                 problems.append(str(error))
                 seconds.append(None)
         return Health(not problems, seconds[0], seconds[1], problems, warnings)

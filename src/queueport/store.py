@@ -230,7 +230,9 @@ class JobStore(ABC):
         """Make what must exist before use (tables, indexes). Must be idempotent."""
 
     def check(self) -> Sequence[str]:
-        """Reach the store; warnings about how it is run, one sentence each. Raises BackendUnavailable."""
+        """Reach the store; warnings about how it is run, one sentence each. Raises BackendUnavailable, and
+        ConfigurationError where records would be lost as it is run.
+        """
         self.now()
         return ()
 

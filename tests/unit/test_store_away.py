@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from queueport import JobQueue, JobState, get_queue
 from queueport.attempt import Attempt
 from queueport.dispatcher import Dispatcher
-from queueport.errors import BackendUnavailable
+from queueport.errors import BackendUnavailable, ConfigurationError
 from queueport.message import Message
 from queueport.runner import Runner
 from queueport.testing import tasks
@@ -107,6 +108,15 @@ def test_leases_that_lapsed_while_the_machine_slept_are_spared(
     Dispatcher(queue.operations, runner).tick()
     assert (handle.status().state, handle.status().crashes) == (JobState.RUNNING, 0)
     eventually(lambda: other.tick() and handle.status().crashes == 1)
+
+
+@pytest.mark.parametrize("error", [BackendUnavailable("it is away"), ConfigurationError("it evicts keys")])
+def test_a_store_that_must_not_be_used_as_it_is_makes_check_fail(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(queue.operations.store, "check", Mock(side_effect=error))
+    health = queue.check()
+    assert (health.ok, health.problems, health.store_seconds) == (False, [str(error)], None)
 
 
 def away(*args: Any, **kwargs: Any) -> Any:
