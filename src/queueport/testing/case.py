@@ -15,7 +15,7 @@ from queueport.testing.harness import Harness
 from queueport.testing.report import report
 from queueport.testing.trace import TRACE, Trace
 
-__all__ = ["Case", "lacks", "needs"]
+__all__ = ["Case", "disrupts", "lacks", "needs"]
 
 Test = TypeVar("Test", bound=Callable[..., object])
 
@@ -30,8 +30,13 @@ def lacks(*capabilities: Capability) -> Callable[[Test], Test]:
     return lambda test: _mark(test, "lacks", capabilities)
 
 
-def _mark(test: Test, name: str, capabilities: tuple[Capability, ...]) -> Test:
-    setattr(test, name, capabilities)
+def disrupts(test: Test) -> Test:
+    """The test stops a server: the author's fixture sees `request.function.disrupts`, and gives it a private one."""
+    return _mark(test, "disrupts", True)
+
+
+def _mark(test: Test, name: str, value: object) -> Test:
+    setattr(test, name, value)
     return test
 
 
@@ -51,7 +56,7 @@ class Case:
 
     @pytest.fixture(autouse=True)
     def _capable(self, request: pytest.FixtureRequest, harness: Harness, trace: Trace) -> Iterator[None]:
-        told = partial(report, request.node.name, harness.open().backend, harness.capabilities)
+        told = partial(report, request.node.name, harness.title or harness.open().backend, harness.capabilities)
         reason = _unfit(request.function, harness.capabilities)
         if reason is not None:
             harness.end()

@@ -10,7 +10,7 @@ import pytest
 
 from queueport import Capability, JobHandle, JobQueue, JobState, Retry
 from queueport.errors import JobFailed, JobNotFound
-from queueport.testing.case import Case, needs
+from queueport.testing.case import Case, disrupts, needs
 from queueport.testing.harness import Harness
 from queueport.testing.stopping import budgets
 from queueport.testing.tasks import QUEUE, echo, fail, spin, wait_for
@@ -75,6 +75,7 @@ class Losses(Case):
 
     @needs(Capability.PERSISTENT)
     @pytest.mark.parametrize("what", ["backend", "store"])
+    @disrupts
     def test_X4_X5_restarted_in_mid_work_every_accepted_job_ends(
         self, harness: Harness, queue: JobQueue, trace: Trace, what: str
     ) -> None:
@@ -86,6 +87,7 @@ class Losses(Case):
             assert queue.enqueue(echo, "reconnected").result(10) == "reconnected"
         assert {handle.status().crashes for handle in handles} == {0}
 
+    @disrupts
     def test_X5_a_store_away_for_longer_than_a_lease_makes_no_crash(
         self, harness: Harness, queue: JobQueue, trace: Trace
     ) -> None:

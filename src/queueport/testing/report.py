@@ -1,7 +1,7 @@
 """What a run of the suite has shown, line by line, for the table of backends in the README. For the suite.
 
-Where the environment variable REPORT names a folder, each backend gets a file `contract-NAME.json` there. Runs add to
-it: begin with an empty folder.
+Where the environment variable REPORT names a folder, each backend gets a file `contract-NAME.json` there, named by the
+harness's `title`. Runs add to it: begin with an empty folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def report(test: str, backend: str, capabilities: Iterable[Capability], outcome:
     found = re.match(r"test_((?:[A-Z][0-9]+_)+)", test)
     if folder is None or found is None:
         return
-    file = Path(folder) / f"contract-{backend}.json"
+    file = Path(folder) / f"contract-{re.sub('[^a-z0-9]+', '-', backend.lower()).strip('-')}.json"
     with file.open("a+", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)

@@ -11,7 +11,7 @@ from queueport import CancelOutcome, Capability, JobHandle, JobQueue
 from queueport.errors import JobCancelled
 from queueport.status import JobState
 from queueport.testing import tasks
-from queueport.testing.case import Case, needs
+from queueport.testing.case import Case, disrupts, needs
 from queueport.testing.harness import Harness
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
@@ -102,6 +102,7 @@ class Timing(Case):
     # -- S3: restarts ------------------------------------------------------------------------------
 
     @needs(Capability.PERSISTENT)
+    @disrupts
     def test_S3_a_delayed_job_survives_a_restart_of_everything(
         self, queue: JobQueue, harness: Harness, trace: Trace
     ) -> None:
