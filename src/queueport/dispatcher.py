@@ -30,11 +30,22 @@ SWEEP = 5.0
 
 
 class Dispatcher:
-    """Moves due jobs until stopped. `runner`: the one in this process, whose own heartbeats go first."""
+    """Moves due jobs until stopped. `runner`: the one in this process, whose own heartbeats go first.
 
-    def __init__(self, operations: Operations, runner: Runner | None = None, *, keep: KeepCount | None = None) -> None:
+    `received`: per queue and priority the newest `sent_at` that this process received; by default, the runner's.
+    """
+
+    def __init__(
+        self,
+        operations: Operations,
+        runner: Runner | None = None,
+        *,
+        keep: KeepCount | None = None,
+        received: Mapping[tuple[str, int], float] | None = None,
+    ) -> None:
         self._operations = operations
         self._runner = runner
+        self._received = received if received is not None else {} if runner is None else runner.received
         self._keep = keep
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -112,10 +123,6 @@ class Dispatcher:
                     found = self._operations.find_lost(queue, priority, frontier, BATCH)
                     if found:
                         logger.warning("sent %d jobs of queue %s again: their messages did not arrive", found, queue)
-
-    @property
-    def _received(self) -> Mapping[tuple[str, int], float]:
-        return {} if self._runner is None else self._runner.received
 
     def _trim(self) -> None:
         """Where succeeded jobs are kept by count: drop the oldest."""

@@ -164,6 +164,15 @@ def unknown(rules: Rules, record: Record | None) -> Change | Refusal:
     return Change({"sent": False, "sends": 0}, wait)
 
 
+def hand_on(record: Record | None) -> Change | Refusal:
+    """A worker that takes no more jobs met it: its message is as good as not sent."""
+    if record is None:
+        return Refusal.GONE
+    if record.state is not JobState.QUEUED:
+        return Refusal.NOT_ALLOWED
+    return Change({"sent": False, "sends": 0}, {"wake_at": HANDED_ON})
+
+
 def cancel(rules: Rules, record: Record | None, *, interrupts: bool = True) -> Change | Refusal:
     """Waiting: cancelled. Running: requested, and its worker ends it."""
     if record is None:

@@ -123,6 +123,15 @@ class Runner:
 
         return self._insist(ask, f"{len(bodies)} messages", self._give_up if stop is None else stop)
 
+    def hand_on(self, body: bytes) -> Verdict:
+        """This worker takes no more jobs: the job of this message goes to another one."""
+        message = self._screen(body)
+        if isinstance(message, Verdict):
+            return message
+        if message.buried:
+            return self._redriven(message)
+        return self._verdict(message.id, self.operations.settle(message.id, lifecycle.hand_on))
+
     def take(self, tasks: Sequence[str], limit: int) -> list[Attempt]:
         """Begin the next queued jobs of these tasks, straight from a store that is the queue itself."""
         store = self.operations.store
@@ -225,12 +234,12 @@ class Runner:
 
     # -- run ---------------------------------------------------------------------------------------
 
-    def run(self, attempt: Attempt) -> None:
-        """Run the task in this thread and record its end; returns when that is done."""
+    def run(self, attempt: Attempt) -> Record | None:
+        """Run the task in this thread and record its end; returns when that is done, with the job as it is then."""
         if not self.ready(attempt):
-            return
+            return None
         outcome = contextvars.copy_context().run(self._execute, attempt)
-        self.finish(attempt, outcome)
+        return self.finish(attempt, outcome)
 
     async def run_async(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> Outcome | None:
         """Run an `async def` task; make it an asyncio task of its own. The caller is `ready`, and calls `finish`."""
@@ -276,14 +285,19 @@ class Runner:
 
     # -- finish ------------------------------------------------------------------------------------
 
-    def finish(self, attempt: Attempt, outcome: Outcome | None) -> None:
-        """Record how an attempt ended whose code has stopped; where the store is away, again and again."""
+    def finish(self, attempt: Attempt, outcome: Outcome | None) -> Record | None:
+        """Record how an attempt ended whose code has stopped; where the store is away, again and again.
+
+        The job as it is then; None where this attempt's end was not heard.
+        """
+        settled = None
         if attempt.why is not Why.LOST or outcome is not None:
             decide = self._end(attempt.token, outcome, attempt.job.latest_progress())
             settled = self._persist(lambda: self.operations.settle(attempt.record.id, decide, attempt.record), attempt)
             self._log(attempt, settled, outcome)
         self.heartbeat.remove(attempt)
         attempt.acknowledge()
+        return settled.record if settled is not None and _heard(settled) else None
 
     def finish_stuck(self, stuck: Mapping[str, Any]) -> None:
         """Record the end of an attempt whose code stopped with its process, as `describe_stuck` described it."""
@@ -337,7 +351,7 @@ class Runner:
         names = {"job_id": attempt.record.id, "task": attempt.record.task, "attempt": attempt.record.attempts}
         about = f"job {attempt.record.id} {attempt.record.task} attempt {attempt.record.attempts}"
         record = None if settled is None else settled.record
-        if record is None or settled is None or (settled.change is None and settled.refusal is not Refusal.NOTHING):
+        if record is None or settled is None or not _heard(settled):
             logger.warning(
                 "%s: its end was not heard; another attempt holds the job, or it is gone", about, extra=names
             )
@@ -349,6 +363,11 @@ class Runner:
             logger.warning("%s is %s: %s: %s%s", about, record.state, error.type, error.message, due, extra=names)
         else:
             logger.info("%s is %s", about, record.state, extra=names)
+
+
+def _heard(settled: Settled) -> bool:
+    """Whether the store has taken my word, now or by an earlier call whose answer was lost."""
+    return settled.change is not None or settled.refusal is Refusal.NOTHING
 
 
 def _function(attempt: Attempt) -> Callable[..., Any]:

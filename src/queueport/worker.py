@@ -54,6 +54,9 @@ class Worker:
                 raise ConfigurationError(f"{name} must be a whole number, 1 or more, not {number!r}")
         if not grace >= 0:
             raise ConfigurationError(f"grace must be a number of seconds, 0 or more, not {grace!r}")
+        if threads > 1 and Capability.THREADS not in queue.capabilities:
+            logger.info("%s runs one job in a process: %d processes", queue.backend, threads * processes)
+            threads, processes = 1, threads * processes
         if processes > 1 and Capability.PERSISTENT not in queue.capabilities:
             raise Unsupported(
                 f"{queue.backend} lives in one process: use processes=1, or a URL such as sqlite:///jobs.db"

@@ -9,6 +9,7 @@ import typer
 
 from queueport.connect import get_queue
 from queueport.errors import ConfigurationError
+from queueport.modules import VARIABLE
 from queueport.queue import JobQueue
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "JobId",
     "Json",
     "Limit",
+    "Modules",
     "Namespace",
     "OfQueue",
     "OfTask",
@@ -43,6 +45,10 @@ OfTask = Annotated[str | None, typer.Option("--task", help="Only jobs of the tas
 WithError = Annotated[str | None, typer.Option("--error", help="Only jobs with this error, like ValueError.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="So many at most.")]
 After = Annotated[str | None, typer.Option("--after", metavar="ID", help="The next page: older than this job.")]
+Modules = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODULE]...", help=f"Modules that declare tasks.  \\[default: ${VARIABLE}]"),
+]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
 
 

@@ -5,8 +5,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from queueport import modules
 from queueport.capability import Capability
-from queueport.cli import modules, output
+from queueport.cli import output
 from queueport.cli.connection import Json
 from queueport.errors import ConfigurationError, Unsupported
 from queueport.queue import JobQueue

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from queueport.cli import modules, output
-from queueport.cli.connection import Json
+from queueport import modules
+from queueport.cli import output
+from queueport.cli.connection import Json, Modules
 from queueport.cli.endings import FAILED
 from queueport.cli.logs import one_line
 from queueport.errors import BackendUnavailable
@@ -133,7 +134,7 @@ def _print_health(url: str, health: Health) -> None:
 def setup(
     queue: JobQueue,
     *,
-    names: modules.Modules = None,
+    names: Modules = None,
     queues: Annotated[list[str] | None, typer.Option("--queue", help="A queue to make; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:

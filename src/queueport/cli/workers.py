@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from queueport.cli import modules, successor
-from queueport.cli.connection import Namespace, Store, Url, opened
+from queueport import modules
+from queueport.cli import successor
+from queueport.cli.connection import Modules, Namespace, Store, Url, opened
 from queueport.cli.logs import set_up
 from queueport.cli.successor import Legacy
 from queueport.errors import BackendUnavailable, ConfigurationError
@@ -40,7 +41,7 @@ Level = Annotated[LogLevel, typer.Option("--log-level", case_sensitive=False, he
 def worker(
     queue: JobQueue,
     *,
-    names: modules.Modules = None,
+    names: Modules = None,
     queues: Annotated[
         list[str] | None,
         typer.Option("--queue", help="Take jobs of this queue only; repeatable.  \\[default: those of the tasks]"),

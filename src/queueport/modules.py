@@ -1,4 +1,4 @@
-"""Task modules, imported by their names, and what is wrong with one that cannot be. For worker, enqueue and setup."""
+"""Task modules, imported by their names, and what is wrong with one that cannot be. For commands and native workers."""
 
 import importlib
 import os
@@ -7,24 +7,16 @@ import sysconfig
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 import queueport
 from queueport.errors import ConfigurationError
 
-__all__ = ["VARIABLE", "Modules", "environment", "load"]
+__all__ = ["VARIABLE", "environment", "load"]
 
 VARIABLE = "QUEUEPORT_TASKS"
 """Names modules, comma-separated, where the command line names none."""
 NOT_MINE = [sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), str(Path(queueport.__file__).parent)]
 """Where libraries are: an error raised in one of them is shown at the line of the module that called it."""
-
-Modules = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[MODULE]...", help=f"Modules that declare tasks.  \\[default: ${VARIABLE}]"),
-]
 
 
 def environment() -> list[str]:
