@@ -40,6 +40,7 @@ STORES_INSTALLED_BY = {
     "dynamodb": "queueport-sqs",
     "redis": "'queueport[redis]'",
     "rediss": "'queueport[redis]'",
+    "unix": "'queueport[redis]'",
 }
 """The same for the schemes of job stores."""
 

@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound="BaseModel")
 SECRETS = re.compile(
     r"""(://[^:/?\#\s@]*:)(?:(?!://)[^\s'"])*(?=@)"""  # up to the last @, for a password may hold one unencoded
     r"|(%3A%2F%2F(?:(?!%3A)[^\s&@])*%3A)[^\s&]*?(?=%40)"  # the same in a nested URL
-    r"|([?&](?:password|passwd|secret|token)=)[^&\s'\"]+",
+    r"|([?&][a-z_]*(?:password|passwd|secret|token)=)[^&\s'\"]+",
     re.IGNORECASE,
 )
 

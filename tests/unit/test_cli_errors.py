@@ -5,13 +5,16 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from queueport import get_queue
+from queueport import connect, get_queue
 from queueport.cli.app import app
+
+GROUPS = ("queueport.backends", "queueport.stores")
 
 WRONG_WORDS = [
     (("nothing",), "No such command 'nothing'; `queueport --help` tells more"),
@@ -70,7 +73,9 @@ BROKEN_MODULES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a queue that has one job in it."""
+    """A working directory with a queue that has one job in it, where no adapter is installed."""
+    built_in = {group: [e for e in entry_points(group=group) if e.module.startswith("queueport.")] for group in GROUPS}
+    monkeypatch.setattr(connect, "_installed", lambda group: {entry.name: entry for entry in built_in[group]})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))  # the command adds the working directory
     monkeypatch.setenv("QUEUEPORT_URL", "sqlite:///jobs.db")
@@ -119,7 +124,7 @@ def test_without_a_url_the_line_to_write_is_named(folder: Path, monkeypatch: pyt
 
 
 def test_passwords_are_never_printed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUEUEPORT_STORE", "redis://:secret@host")
+    monkeypatch.setenv("QUEUEPORT_STORE", "redis+sentinel://:secret@host/service?sentinel_password=secret")
     assert "rq://:***@host" in refused("stats", "--url", "rq://:secret@host?lease=x", code=2)
     refused("stats", "--url", "://:secret@host", code=2)
     refused("worker", "--url", "dramatiq+amqp://user:secret@host", "t", code=2)

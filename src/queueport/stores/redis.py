@@ -1,0 +1,283 @@
+"""The Redis store: one server, many threads, processes and machines. For those who run it or change it.
+
+Every verb is one script, which runs alone on the server, sent in one round trip; the clock is the server's. What is
+kept under which key is written in `redis_lua`. A job whose record cannot be read is put aside by a second script, under
+the rev with which it was read: only Python can tell that a record cannot be read, and only that very record is moved.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, ClassVar, Self
+
+from queueport.record import RECORD_VERSION, CorruptRecord, Record
+from queueport.stats import WorkerStats
+from queueport.status import JobState
+from queueport.store import Beat, Begin, Insert, JobStore, Outcome, Query, QueueCounts, StoreStats, Swap, Written
+from queueport.stores import LIMITS, redis_scripts
+from queueport.stores.redis_connection import Redis
+from queueport.stores.redis_health import warnings
+from queueport.stores.redis_rows import beat_arguments, change_arguments, encoded, fields, insert_arguments
+from queueport.stores.redis_scripts import Script
+from queueport.stores.redis_url import RedisOptions, parse
+from queueport.stores.redis_waiting import Waiting
+from queueport.url import BackendURL
+
+__all__ = ["RedisStore"]
+
+log: logging.Logger = logging.getLogger(__name__)
+
+BATCH = 200
+"""Items in one run of a script, so that none keeps the server from others for more than some milliseconds."""
+BATCH_SIZE = 2**20
+"""Bytes after which a batch is closed: the server takes 1 GiB from a client at once, `client-query-buffer-limit`."""
+PAGE = 500
+"""Records that one run of a script looks at."""
+OUTCOMES = {0: Outcome.REFUSED, 1: Outcome.APPLIED, 2: Outcome.KEY_HELD}
+STATES = {state.value: state for state in JobState}
+
+
+class RedisStore(JobStore):
+    """Records in one Redis, under keys that begin with `{NAMESPACE}:`."""
+
+    limits = LIMITS
+    settings: ClassVar[type[Any] | None] = RedisOptions
+    poll: ClassVar[float] = 0.25  # a look is a round trip, and a thousand workers may share the server
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "queueport",
+        call_timeout: float = 5.0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.redis: Redis = Redis(parse(BackendURL.parse(url)), call_timeout=call_timeout)
+        self.prefix: bytes = f"{{{namespace}}}:".encode()
+        self._clock = clock
+        self._waiting = Waiting(self.redis, self.prefix, self._final)
+        self._newer_told = False
+
+    @classmethod
+    def open(cls, url: BackendURL, *, namespace: str, call_timeout: float) -> Self:
+        return cls(url.full, namespace=namespace, call_timeout=call_timeout)
+
+    def _run(self, script: Script, *batches: Iterable[bytes]) -> list[Any]:
+        """The answer to each batch of arguments."""
+        clock = b"" if self._clock is None else encoded(float(self._clock()))
+        start = (self.prefix, b"%d" % RECORD_VERSION, clock)
+        return self.redis.run(script, [(*start, *batch) for batch in batches])
+
+    def insert(self, inserts: Sequence[Insert]) -> Sequence[Written]:
+        answers = self._run(redis_scripts.INSERT, *_batches(list(map(insert_arguments, inserts))))
+        met = [(now, *pair) for now, *answer in answers for pair in _pairs(answer)]
+        return [self._inserted(insert, *one) for insert, one in zip(inserts, met, strict=True)]
+
+    def _inserted(self, insert: Insert, now: bytes, outcome: int, whole: bytes | None) -> Written:
+        if outcome == 1:
+            return Written(Outcome.APPLIED, insert.change.applied(insert.record, insert.rev, float(now)))
+        return self._met(outcome, whole) or self.insert([insert])[0]
+
+    def swap(self, swaps: Sequence[Swap]) -> Sequence[Written]:
+        items = [[swap.id.encode(), swap.expected.encode(), *change_arguments(swap.change, swap.rev)] for swap in swaps]
+        return self._write(b"rev", items)
+
+    def begin(self, begins: Sequence[Begin]) -> Sequence[Written]:
+        items = [[begin.id.encode(), b"", *change_arguments(begin.change, begin.rev)] for begin in begins]
+        return self._write(b"startable", items)
+
+    def heartbeat(self, beats: Sequence[Beat]) -> Sequence[Written]:
+        return self._write(b"token", [[beat.id.encode(), beat.token.encode(), *beat_arguments(beat)] for beat in beats])
+
+    def _write(self, kind: bytes, items: Sequence[list[bytes]]) -> list[Written]:
+        answers = self._run(redis_scripts.WRITE, *([kind, *batch] for batch in _batches(items)))
+        met = [pair for answer in answers for pair in _pairs(answer)]
+        return [self._met(*pair) or self._write(kind, [item])[0] for item, pair in zip(items, met, strict=True)]
+
+    def _met(self, outcome: int, whole: bytes | None) -> Written | None:
+        """The answer to a write; None where it is to be repeated, for the damaged holder of its key is out of the way.
+
+        A record that proves to be damaged is put aside, and then it is as if it had not been there.
+        """
+        if whole is None:
+            return Written(OUTCOMES[outcome], None)
+        (found,), moved = self._readable([whole])
+        if outcome == 2 and moved:
+            return None
+        return Written(OUTCOMES[outcome if found or outcome == 2 else 0], found)
+
+    def _readable(self, wholes: Iterable[bytes]) -> tuple[list[Record | None], bool]:
+        """These records; None for each that cannot be read, and whether such a one was put aside."""
+        found: list[Record | None] = []
+        moved = False
+        for values in map(fields, wholes):
+            try:
+                found.append(Record.from_flat(values))
+            except CorruptRecord as error:
+                found.append(None)
+                moved |= self._aside(values["id"], values.get("rev", b""), str(error))
+        return found, moved
+
+    def _aside(self, job_id: bytes, rev: bytes, reason: str) -> bool:
+        """Put a record out of everybody's way, if it is as it was read, and of no newer queueport."""
+        (moved,) = self._run(redis_scripts.ASIDE, [job_id, rev, reason.encode("utf-8", "replace")])
+        if moved:
+            place = (self.prefix + b"aside:" + job_id).decode("utf-8", "replace")
+            log.warning("job %s was put aside to %s: %s", job_id.decode("utf-8", "replace"), place, reason)
+        return bool(moved)
+
+    def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        return [None if whole is None else _checked(whole) for whole in self._wholes(ids)]
+
+    def _wholes(self, ids: Sequence[str]) -> list[bytes | None]:
+        batches = _batches([[job_id.encode()] for job_id in ids])
+        return [whole for answer in self._run(redis_scripts.GET, *batches) for whole in answer]
+
+    def find(self, query: Query) -> Sequence[Record]:
+        size = PAGE if query.finished_before is not None else min(query.limit, PAGE)
+        pages = (self._readable(page)[0] for page in self._pages(query, size, b"whole"))
+        return list(islice((record for page in pages for record in page if record is not None), query.limit))
+
+    def count(self, query: Query) -> int:
+        if query.finished_before is not None:
+            return sum(len(page) for page in self._pages(Query(**_filters(query)), PAGE, b"marked"))
+        return int(self._run(redis_scripts.COUNT, _filter_arguments(query)[:4])[0])
+
+    def _pages(self, query: Query, size: int, form: bytes) -> Iterator[list[Any]]:
+        """What matches, newest first, by so many records looked at."""
+        after, number = (query.after or "").encode(), b""
+        while True:
+            arguments = [*_filter_arguments(query), after, number, b"%d" % size, form]
+            ((number, *page),) = self._run(redis_scripts.FIND, arguments)
+            yield page
+            if not number:
+                return
+            after = b""
+
+    def overflow(self, state: JobState, keep: int, limit: int) -> Sequence[Record]:
+        arguments = [state.value.encode(), b"%d" % keep, b"%d" % min(limit, PAGE)]
+        return self._found(lambda: self._run(redis_scripts.OVERFLOW, arguments)[0])
+
+    def unreceived(self, queue: str, priority: int, sent_before: float, limit: int) -> Sequence[Record]:
+        arguments = [queue.encode(), b"%d" % priority, encoded(float(sent_before)), b"%d" % min(limit, PAGE)]
+        return self._found(lambda: self._run(redis_scripts.UNRECEIVED, arguments)[0])
+
+    def _found(self, search: Callable[[], list[bytes]]) -> list[Record]:
+        """The records of a search; where some had to be put aside, it is searched again."""
+        found, moved = self._readable(search())
+        return self._found(search) if moved else [record for record in found if record is not None]
+
+    def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
+        arguments = [b"%d" % min(limit, PAGE), encoded(float(claim)), rev.encode(), b"1" if leases else b"0"]
+        ((newer, *claimed),) = self._run(redis_scripts.CLAIM_DUE, arguments)
+        if newer and not self._newer_told:
+            self._newer_told = True
+            log.warning("some jobs have records of a newer queueport: such jobs are left alone here")
+        return [record for record in self._readable(claimed)[0] if record is not None]
+
+    def stats(self) -> StoreStats:
+        ((now, processed, failed, queues, counts, heads),) = self._run(redis_scripts.STATS, [])
+        states = {queue.decode(): dict.fromkeys(JobState, 0) for queue in queues}
+        priorities: dict[str, dict[int, int]] = defaultdict(dict)
+        oldest: dict[str, float] = {}
+        for place, n in _named(counts):
+            kind, _, rest = place.partition(":")
+            if kind == "listed":
+                state, queue, _ = rest.split(":", 2)
+                if state in STATES and queue in states:
+                    states[queue][STATES[state]] += int(n)
+            elif kind == "queued":
+                queue, _, priority = rest.rpartition(":")
+                priorities[queue][int(priority)] = int(n)
+        for place, at in _named(heads):
+            queue = place.split(":")[1]
+            oldest[queue] = min(float(at), oldest.get(queue, float("inf")))
+        known = {queue: at for queue, at in oldest.items() if at != float("inf")}
+        kept = {queue: QueueCounts(n, priorities[queue], known.get(queue)) for queue, n in states.items()}
+        return StoreStats(float(now), kept, int(processed), int(failed))
+
+    def announce(self, worker: WorkerStats, ttl: float) -> None:
+        said = json.dumps([worker.queues, worker.tasks]).encode()
+        self._run(redis_scripts.ANNOUNCE, [worker.name.encode(), said, encoded(float(ttl))])
+
+    def workers(self) -> Sequence[WorkerStats]:
+        (answer,) = self._run(redis_scripts.WORKERS, [])
+        found = []
+        for name, said in sorted(_named(answer)):
+            heard, _, text = said.partition(b" ")
+            queues, tasks = json.loads(text)
+            found.append(WorkerStats(name, tuple(queues), tuple(tasks), datetime.fromtimestamp(float(heard), UTC)))
+        return found
+
+    def wait(self, ids: Collection[str], timeout: float) -> Sequence[Record]:
+        return self._waiting.wait(set(ids), timeout) if ids else []
+
+    def _final(self, ids: Collection[str]) -> list[Record]:
+        found = []
+        for whole in self._wholes(list(ids)):
+            try:
+                record = None if whole is None else _checked(whole)
+            except CorruptRecord:
+                continue  # told by get
+            if record is not None and record.state.final:
+                found.append(record)
+        return found
+
+    def now(self) -> float:
+        return float(self._run(redis_scripts.NOW, [])[0])
+
+    def check(self) -> Sequence[str]:
+        return warnings(self.redis, self.prefix + b"aside")
+
+    def close(self) -> None:
+        self._waiting.close()
+        self.redis.close()
+
+
+def _checked(whole: bytes) -> Record:
+    values = fields(whole)
+    try:
+        return Record.from_flat(values)
+    except CorruptRecord as error:
+        raise CorruptRecord(f"job {values['id'].decode('utf-8', 'replace')!r} is damaged: {error}") from None
+
+
+def _batches(items: Sequence[list[bytes]]) -> Iterator[list[bytes]]:
+    """The arguments of these items in as many batches as it takes, each after the number of its items."""
+    start = size = 0
+    for number, item in enumerate(items):
+        if number > start and (number - start == BATCH or size > BATCH_SIZE):
+            yield _joined(items[start:number])
+            start, size = number, 0
+        size += sum(map(len, item))
+    if items:
+        yield _joined(items[start:])
+
+
+def _joined(items: Sequence[list[bytes]]) -> list[bytes]:
+    return [b"%d" % len(items), *(argument for item in items for argument in item)]
+
+
+def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _named(flat: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+    return ((name.decode(), value) for name, value in _pairs(flat))
+
+
+def _filters(query: Query) -> dict[str, Any]:
+    return {name: getattr(query, name) for name in ("state", "queue", "task", "error", "finished_before")}
+
+
+def _filter_arguments(query: Query) -> list[bytes]:
+    """State, queue, task, error and finished_before; empty for any."""
+    before = None if query.finished_before is None else float(query.finished_before)
+    return [
+        encoded(value) for value in (query.state and query.state.value, query.queue, query.task, query.error, before)
+    ]

@@ -1,0 +1,36 @@
+"""The Redis store under the suite of all stores."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+import redis
+
+from queueport.stores.redis import RedisStore
+from queueport.testing.stores import SharedSuite, StoreHarness
+from tests.servers import redis_server
+
+
+@dataclass
+class Harness(StoreHarness):
+    url: str
+    prefix: str
+
+    def open(self, namespace: str = "suite", clock: Callable[[], float] | None = None) -> RedisStore:
+        return RedisStore(self.url, namespace=f"{self.prefix}_{namespace}", call_timeout=30.0, clock=clock)
+
+    def damage(self, namespace: str, job_id: str, field: str, value: object) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            client.hset(f"{{{self.prefix}_{namespace}}}:job:{job_id}", field, str(value))
+
+
+class TestRedisStore(SharedSuite):
+    @pytest.fixture
+    def harness(self) -> Iterator[StoreHarness]:
+        """On a private server, for `check` warns of one that keeps nothing on disk."""
+        harness = Harness(redis_server(private=True).url, f"test{uuid4().hex[:12]}")
+        yield harness
+        with redis.Redis.from_url(harness.url) as client:
+            for key in client.scan_iter(f"{{{harness.prefix}_*", 1000):
+                client.unlink(key)
