@@ -10,6 +10,9 @@ from tempfile import TemporaryDirectory
 import nox
 
 ROOT = Path(__file__).parent
+ADAPTERS = sorted(path.parent for path in ROOT.glob("adapters/[!_]*/pyproject.toml"))
+REPORTS = ROOT / "docs/contract"
+"""What the README's table of backends is made of."""
 
 # A URI, for pip splits these variables at blanks. Two variables, for pip pins what it builds with apart.
 CONSTRAINTS = (ROOT / "constraints.txt").as_uri()
@@ -19,19 +22,38 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
-nox.options.sessions = ["lint", "types", "tests", "lifecycle", "contract", "mutants", "examples", "docs", "wheels"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests",
+    "lifecycle",
+    "contract",
+    "adapters",
+    "mutants",
+    "examples",
+    "docs",
+    "wheels",
+]
 
 
-def install(session: nox.Session, *groups: str, package: bool = True) -> None:
+def install(session: nox.Session, *groups: str, package: bool = True, adapters: bool = False) -> None:
     """Install queueport from this folder and the dependency groups it is to be checked with."""
-    session.install(
-        *(("-e", ".") if package else ()), *(word for group in groups for word in ("--group", group)), env=PINNED
-    )
+    folders = [".[redis]", *map(str, ADAPTERS)] if adapters else [".[redis]"] if package else []
+    words = [word for folder in folders for word in ("-e", folder)]
+    session.install(*words, *(word for group in groups for word in ("--group", group)), env=PINNED)
 
 
-def pytest(session: nox.Session, *arguments: str) -> None:
-    """Run pytest on as many cores as there are, four at most."""
-    session.run("pytest", "--numprocesses=auto", "--maxprocesses=4", *arguments, *session.posargs)
+def pytest(session: nox.Session, *arguments: str, processes: str = "auto") -> None:
+    """Run pytest on as many cores as there are, four at most; in more processes where they wait more than they work."""
+    session.run("pytest", f"--numprocesses={processes}", "--maxprocesses=4", *arguments, *session.posargs)
+
+
+def report(session: nox.Session, *backends: str) -> None:
+    """Have a whole run of the contract leave its reports, and drop the old ones of these backends."""
+    if not session.posargs:
+        for old in [path for backend in backends for path in REPORTS.glob(f"contract-{backend}*.json")]:
+            old.unlink()  # runs add to what is there
+        session.env["QUEUEPORT_CONTRACT_REPORT"] = str(REPORTS)
 
 
 @nox.session
@@ -46,7 +68,7 @@ def quickstart(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The fast tests; what follows `--` goes to pytest."""
-    install(session, "tests")
+    install(session, "tests", "servers")
     pytest(session, *(f"--ignore=tests/{slow}" for slow in ("lifecycle", "contract", "mutants", "examples")))
 
 
@@ -61,12 +83,16 @@ def lifecycle(session: nox.Session) -> None:
 def contract(session: nox.Session) -> None:
     """The shipped contract suite, on the built-in backends and on the adapter that the examples write."""
     install(session, "tests")
-    if not session.posargs:  # the whole suite: its reports are what the README's table is made of
-        reports = ROOT / "docs/contract"
-        for old in reports.glob("*.json"):  # runs add to what is there
-            old.unlink()
-        session.env["QUEUEPORT_CONTRACT_REPORT"] = str(reports)
-    pytest(session, "tests/contract")
+    report(session, "memory", "spool", "sqlite")
+    pytest(session, "tests/contract", processes="4")
+
+
+@nox.session
+def adapters(session: nox.Session) -> None:
+    """The adapters' own tests, the contract suite among them, on real servers."""
+    install(session, "tests", "servers", adapters=True)
+    report(session, *(folder.name for folder in ADAPTERS))
+    pytest(session, *map(str, ADAPTERS), processes="4")
 
 
 @nox.session
@@ -79,7 +105,7 @@ def mutants(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example, as a process of its own, with its output checked."""
-    install(session, "tests")
+    install(session, "tests", "servers", adapters=True)
     pytest(session, "tests/examples")
 
 
@@ -94,7 +120,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types of the code, of its tests and of the public interface."""
-    install(session, "types")
+    install(session, "types", "servers", adapters=True)
     session.run("mypy")
     session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"  # else pyright asks the network for a newer pyright
     session.run("pyright")
@@ -120,7 +146,7 @@ def verify_types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The generated parts of the documentation are up to date."""
-    install(session)
+    install(session, adapters=True)
     session.run("python", "docs/generate.py", "--check")
 
 
@@ -129,8 +155,8 @@ def wheels(session: nox.Session) -> None:
     """Build queueport and its adapters, and run the quickstart in an environment that has nothing but the wheels."""
     install(session, "wheels", package=False)
     with TemporaryDirectory() as place:
-        for pyproject in (ROOT / "pyproject.toml", *sorted(ROOT.glob("adapters/[!_]*/pyproject.toml"))):
-            session.run("python", "-m", "build", f"--outdir={place}/dist", str(pyproject.parent), env=PINNED)
+        for folder in (ROOT, *ADAPTERS):
+            session.run("python", "-m", "build", f"--outdir={place}/dist", str(folder), env=PINNED)
         session.run("virtualenv", "--quiet", f"{place}/empty")
         python = f"{place}/empty/bin/python"
         built = [str(wheel) for wheel in Path(place, "dist").glob("*.whl")]

@@ -1,4 +1,4 @@
-"""Write the parts of README.md and docs/ that come from code and from runs of the contract. For contributors and CI.
+"""Write the parts of the READMEs and docs/ that come from code and from runs of the contract. For contributors and CI.
 
     python docs/generate.py             after a change of settings, or with new reports in docs/contract
     python docs/generate.py --check     exit code 1 if a file is stale; changes nothing
@@ -9,8 +9,9 @@ A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is one
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from queueport import Capability, connect
 from queueport.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+ADAPTERS = ROOT / "adapters"
 PART = re.compile(r"(?<=<!-- generated: )(\w+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -51,14 +53,14 @@ def settings() -> str:
     return table(["setting", "variable", "default", "meaning"], rows)
 
 
-def options() -> str:
-    """The URL options of what is built in."""
-    found: dict[str, list[list[str]]] = {}
-    for scheme, entry in chain(connect.backends().items(), connect.stores().items()):
-        model = entry.load().settings
-        if entry.value.startswith("queueport.") and model is not None:
-            found[scheme] = [[f"`{scheme}://`", f"`{name}`", *about] for name, *about in _fields(model)]
-    return table(["URL", "option", "default", "meaning"], chain.from_iterable(found[name] for name in sorted(found)))
+def options(package: str = "queueport") -> str:
+    """The URL options of the backends and stores in that package; schemes of one class share their lines."""
+    found: dict[type[Any], list[str]] = defaultdict(list)
+    for scheme, entry in sorted({**connect.backends(), **connect.stores()}.items()):
+        if entry.module.partition(".")[0] == package and (kind := entry.load().settings) is not None:
+            found[kind].append(f"`{scheme}://`")
+    rows = ([", ".join(urls), f"`{name}`", *about] for kind, urls in found.items() for name, *about in _fields(kind))
+    return table(["URL", "option", "default", "meaning"], rows)
 
 
 def harness() -> str:
@@ -80,15 +82,18 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
-def generated(text: str) -> str:
-    """The text with its parts written anew."""
-    return PART.sub(lambda part: f"{part[1]} -->\n{PARTS[part[1]]()}", text)
+def generated(path: Path, text: str) -> str:
+    """The text with its parts written anew; an adapter's README has the options of that adapter."""
+    adapter = path.relative_to(ROOT).parts[1] if path.is_relative_to(ADAPTERS) else None
+    parts = PARTS if adapter is None else {"options": partial(options, f"queueport_{adapter}")}
+    return PART.sub(lambda part: f"{part[1]} -->\n{parts[part[1]]()}", text)
 
 
 def main(check: bool) -> int:
     """The exit code."""
-    old = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-    stale = {path: new for path, text in old.items() if (new := generated(text)) != text}
+    pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ADAPTERS.glob("[!_]*/README.md")))
+    old = {path: path.read_text() for path in pages}
+    stale = {path: new for path, text in old.items() if (new := generated(path, text)) != text}
     for path, text in stale.items():
         print(f"{path.relative_to(ROOT)} is {'stale: run `python docs/generate.py`' if check else 'written'}")
         if not check:
