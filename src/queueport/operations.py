@@ -102,13 +102,14 @@ class Operations:
         taken = [i.record.id for i, w in zip(inserts, written, strict=True) if w.outcome is Outcome.REFUSED]
         ids = [w.record.id if w.record is not None else i.record.id for i, w in zip(inserts, written, strict=True)]
         if rejected:
-            cause = next(iter(rejected.values()))
+            why = next(iter(rejected.values()))
+            told = f"{why}; " if isinstance(why, BackendUnavailable) else ""
             accepted = [job_id for job_id in ids if job_id not in rejected and job_id not in taken]
             raise BackendUnavailable(
-                f"{self.driver.name} did not take {len(rejected)} of {len(records)} jobs; they will not run",
+                f"{told}{self.driver.name} did not take {len(rejected)} of {len(records)} jobs; they will not run",
                 accepted=accepted,
                 rejected=[job_id for job_id in ids if job_id in rejected],
-            ) from cause
+            ) from (why.__cause__ if told and why is not None else why)
         if taken:
             accepted = [job_id for job_id in ids if job_id not in taken]
             message = f"a job with the id {taken[0]!r} exists already: choose another job_id"

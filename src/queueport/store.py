@@ -165,7 +165,10 @@ class JobStore(ABC):
 
     @abstractmethod
     def insert(self, inserts: Sequence[Insert]) -> Sequence[Written]:
-        """Add records whose id is absent and whose key is free, in the order given."""
+        """Add records whose id is absent and whose key is free, in the order given.
+
+        May raise PayloadTooLarge, before any I/O, for what a record has beside its payload: `limits` do not say it all.
+        """
 
     @abstractmethod
     def get(self, ids: Sequence[str]) -> Sequence[Record | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -38,6 +38,11 @@ def die(queue: JobQueue, harness: Harness, *jobs: tuple[str, str]) -> list[str]:
     with harness.working(queue, *{name for name, _ in jobs}):
         eventually(lambda: all(handle.status().state is JobState.DEAD for handle in handles), 15)
     return [handle.id for handle in handles]
+
+
+def died(queue: JobQueue, *job_ids: str) -> datetime:
+    """When the last of these died."""
+    return max(at for job_id in job_ids if (at := queue.status(job_id).finished_at) is not None)
 
 
 class Dead(Case):
@@ -110,10 +115,11 @@ class Dead(Case):
         old = die(queue, harness, ("a", "ValueError"), ("b", "ValueError"))
         letters = queue.dead_letters
         assert letters.purge(older_than=3600) == 0
-        died = [queue.status(job_id).finished_at for job_id in old]
-        eventually(lambda: all(at is not None and (datetime.now(UTC) - at).total_seconds() > 1 for at in died))
+        last = died(queue, *old)
+        eventually(lambda: datetime.now(UTC) - last > timedelta(seconds=1))
         (young,) = die(queue, harness, ("a", "ValueError"))
-        assert letters.purge(queue="a", older_than=1.0) == 1
+        between = last + (died(queue, young) - last) / 2
+        assert letters.purge(queue="a", older_than=datetime.now(UTC) - between) == 1
         assert {status.id for status in letters.list()} == {old[1], young}
         assert letters.purge(queue="b") == 1
         assert letters.purge() == 1

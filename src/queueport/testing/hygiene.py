@@ -101,10 +101,13 @@ class Hygiene(Case):
     def test_H3_no_password_is_shown(
         self, harness: Harness, trace: Trace, url: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with caplog.at_level(logging.DEBUG), pytest.raises(QueueportError) as raised:
-            get_queue(url).check()
-        shown = [repr(raised.value), "".join(traceback.format_exception(raised.value)), caplog.text]
-        assert not [text for text in shown if SECRET in text]
+        with caplog.at_level(logging.DEBUG):
+            try:
+                with get_queue(url, call_timeout=1.0) as opened:
+                    shown = [repr(opened.check())]  # where that adapter is installed
+            except QueueportError as error:
+                shown = [repr(error), "".join(traceback.format_exception(error))]
+        assert not [text for text in (*shown, caplog.text) if SECRET in text]
 
     def test_H3_no_password_in_what_a_queue_shows(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         password = re.search(r"://[^/@]*:([^/@]+)@", harness.url)
@@ -138,10 +141,15 @@ class Hygiene(Case):
         assert len(ended.stderr.strip().splitlines()) == 1
 
     @pytest.mark.parametrize("wrong", list(WRONG))
-    def test_H4_bad_input_gets_one_sentence(self, harness: Harness, trace: Trace, wrong: str) -> None:
+    def test_H4_bad_input_gets_one_sentence(
+        self, harness: Harness, trace: Trace, wrong: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         url, told = WRONG[wrong]
-        with pytest.raises(ConfigurationError) as raised:
-            get_queue(url)
+        with monkeypatch.context() as patched:
+            if wrong == "missing package":
+                patched.setattr("queueport.connect.backends", dict)
+            with pytest.raises(ConfigurationError) as raised:
+                get_queue(url)
         assert told in str(raised.value)
         assert "\n" not in str(raised.value)
 
