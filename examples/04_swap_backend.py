@@ -11,6 +11,7 @@ scheduled 1, queued 0, running 0, retrying 0, succeeded 3, dead 1, cancelled 1
 6 jobs ended, 8 attempts failed
 """
 
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from queueport import CancelOutcome, JobQueue, JobState, get_queue
 from tasks import add, count_lines, flaky
 
 URL = sys.argv[1] if len(sys.argv) > 1 else "memory://"
-NAMESPACE = f"swap_{secrets.token_hex(4)}"  # what an earlier run left on the same server is not seen
+os.environ.setdefault("QUEUEPORT_NAMESPACE", f"swap_{secrets.token_hex(4)}")  # apart from earlier runs on that server
 
 
 def work(queue: JobQueue) -> None:
@@ -65,5 +66,5 @@ def main(queue: JobQueue, folder: Path) -> None:
     print(f"{stats.processed} jobs ended, {stats.failed} attempts failed")
 
 
-with TemporaryDirectory() as place, get_queue(URL, namespace=NAMESPACE) as opened:
+with TemporaryDirectory() as place, get_queue(URL) as opened:
     main(opened, Path(place))

@@ -155,7 +155,7 @@ class JobStore(ABC):
     """The pydantic model of its URL options, for `queueport backends` and the docs."""
     shared: ClassVar[bool] = True
     """Other processes see the same records. False for memory."""
-    poll: ClassVar[float] = 0.25
+    poll: float = 0.25
     """Seconds between two looks of an idle dispatcher: what a look costs decides."""
 
     @classmethod

@@ -1,25 +1,37 @@
 """Every example, as a process of its own, prints what its docstring promises; the fourth one on every backend."""
 
 import ast
-import os
 import subprocess
 import sys
 import textwrap
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+
+from adapters.rabbitmq.tests.broker import Broker
+from tests.servers import aws_server, rabbitmq_server, redis_server
+from tests.servers.harness import forget
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUMBERED = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
 SWAP = "04_swap_backend.py"
-URLS = [
-    "memory://",
-    "sqlite:///FOLDER/jobs.db",
-    "spool:///FOLDER/spool",
-    "spool:///FOLDER/s?store=sqlite:///FOLDER/s.db",
-]
-MORE_URLS = os.environ.get("QUEUEPORT_EXAMPLE_URLS", "").split()
-"""Backends that are not built in, where CI has them: separated by blanks."""
+URLS: dict[str, Callable[[Path], str]] = {
+    "sqlite": lambda folder: f"sqlite:///{folder}/jobs.db",
+    "spool": lambda folder: f"spool:///{folder}/spool",
+    "spool + sqlite": lambda folder: f"spool:///{folder}/spool?store=sqlite:///{folder}/jobs.db",
+    "rabbitmq + redis": lambda _: f"{rabbitmq_server().url}?store={redis_server().url}",
+    "rabbitmq (classic) + redis": lambda _: f"{rabbitmq_server().url}?store={redis_server().url}&queue_type=classic",
+    "sqs + redis": lambda _: (
+        f"sqs://us-east-1?endpoint={aws_server('sqs').url}&create=true&wait=1&store={redis_server().url}"
+    ),
+    "sqs + dynamodb": lambda _: (
+        f"sqs://us-east-1?endpoint={aws_server('sqs').url}&create=true&wait=1&store={dynamodb()}"
+    ),
+}
+"""Each beside memory://, which is the example's default."""
 
 
 def printed(example: str, *arguments: str) -> str:
@@ -28,6 +40,11 @@ def printed(example: str, *arguments: str) -> str:
     run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
     assert run.returncode == 0, run.stderr
     return run.stdout
+
+
+def dynamodb() -> str:
+    """The store, percent-encoded for it has options of its own."""
+    return quote(f"dynamodb://us-east-1/examples?endpoint={aws_server('dynamodb').url}&create=true", safe="")
 
 
 def promised(example: str) -> str:
@@ -46,9 +63,19 @@ def test_an_example_prints_what_it_promises(example: str) -> None:
     assert printed(example) == promised(example)
 
 
-@pytest.mark.parametrize("url", [*URLS[1:], *MORE_URLS])
-def test_every_backend_prints_the_same(url: str, tmp_path: Path) -> None:
-    assert printed(SWAP, url.replace("FOLDER", str(tmp_path))) == promised(SWAP)
+@pytest.mark.parametrize("backend", URLS)
+def test_every_backend_prints_the_same(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    namespace = f"swap_{uuid.uuid4().hex[:12]}"
+    monkeypatch.setenv("QUEUEPORT_NAMESPACE", namespace)
+    try:
+        assert printed(SWAP, URLS[backend](tmp_path)) == promised(SWAP)
+    finally:
+        if "redis" in backend:
+            forget(redis_server(), namespace)
+        if "rabbitmq" in backend:
+            Broker(rabbitmq_server().url, namespace).clean("default")
 
 
 @pytest.mark.parametrize("example", [*NUMBERED, "tasks.py"])

@@ -24,7 +24,7 @@ from tests.servers.server import Missing, Server
 
 __all__ = ["aws_server", "rabbitmq_server", "redis_server"]
 
-PRIVATE: dict[str, Callable[[], Server]] = {"redis": Redis, "rabbitmq": RabbitMQ, "aws": Moto}
+PRIVATE: dict[str, Callable[[], Server]] = {"redis": Redis, "rabbitmq": RabbitMQ, "sqs": Moto, "dynamodb": Moto}
 
 
 def redis_server(*, private: bool = False) -> Server:
@@ -39,9 +39,9 @@ def rabbitmq_server(*, private: bool = False) -> Server:
     return shared or _private("rabbitmq")
 
 
-def aws_server() -> Server:
-    """An emulator of SQS and DynamoDB, always private; its URL is what adapters take as `endpoint`."""
-    return _private("aws")
+def aws_server(service: str) -> Server:
+    """An emulator of "sqs" or "dynamodb", each always private; its URL is what adapters take as `endpoint`."""
+    return _private(service)
 
 
 def _running(variable: str, standard: str) -> Server | None:

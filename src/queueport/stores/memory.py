@@ -46,7 +46,7 @@ class MemoryStore(ClaimingStore):
     limits = LIMITS
     settings: ClassVar[type[Any] | None] = MemoryOptions
     shared = False
-    poll: ClassVar[float] = 0.05
+    poll: float = 0.05
 
     def __init__(self, records: Records | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self.records: Records = Records() if records is None else records

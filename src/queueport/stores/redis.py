@@ -47,7 +47,7 @@ class RedisStore(JobStore):
 
     limits = LIMITS
     settings: ClassVar[type[Any] | None] = RedisOptions
-    poll: ClassVar[float] = 0.25  # a look is a round trip, and a thousand workers may share the server
+    poll: float = 0.25  # a look is a round trip, and a thousand workers may share the server
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class SqliteStore(ClaimingStore):
 
     limits = LIMITS
     settings: ClassVar[type[Any] | None] = SqliteOptions
-    poll: ClassVar[float] = 0.1
+    poll: float = 0.1
 
     def __init__(
         self,

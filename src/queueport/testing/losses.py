@@ -118,12 +118,12 @@ class Losses(Case):
     ) -> None:
         lost = queue.enqueue(echo, "found")
         harness.wipe(QUEUE)
-        deadline = time.monotonic() + 3 * harness.settings["lost_after"] + 2.0
         with ExitStack() as stack:
             if Capability.PERSISTENT in queue.capabilities:
                 harness.process(options=["--threads=2", "--processes=2"])
             else:
                 stack.enter_context(harness.working(queue, threads=2))
+            deadline = time.monotonic() + 3 * harness.settings["lost_after"] + 2.0
             while not lost.status().finished:
                 assert time.monotonic() < deadline
                 if queue.stats().totals.queued < 20:

@@ -1,0 +1,94 @@
+"""Copies of dead jobs: put in, taken out of the middle of a long queue, and seen in order all the while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import pika
+import pytest
+
+from adapters.rabbitmq.tests.broker import Broker
+from adapters.rabbitmq.tests.conftest import Opener, message, received
+from queueport.errors import BackendUnavailable
+from queueport.message import Message
+from queueport.testing.waiting import eventually
+from queueport_rabbitmq import RabbitMQTransport
+
+DEEP = 20_000
+
+
+def copy(job_id: str, life: int = 1) -> Message:
+    """A buried copy."""
+    return replace(message(job_id, life=life), buried=True)
+
+
+def test_only_the_copy_of_that_job_and_life_goes(broker: Broker, transport: RabbitMQTransport) -> None:
+    transport.bury([copy("a"), copy("b"), copy("b", life=2), copy("c"), copy("b")])
+    transport.unbury([copy("b"), copy("nowhere")])
+    assert broker.ids(broker.dead("q")) == ["a", "b", "c"]
+    transport.unbury([copy("a"), copy("b", life=2), copy("c")])
+    assert broker.ids(broker.dead("q")) == []
+
+
+def test_there_is_nothing_to_take_out_where_nothing_was_buried(broker: Broker, transport: RabbitMQTransport) -> None:
+    transport.unbury([copy("a")])
+    transport.setup(["q"])
+    transport.unbury([copy("a")])
+
+
+def test_a_deep_queue_is_passed_in_time_and_keeps_its_order(broker: Broker, transport: RabbitMQTransport) -> None:
+    for start in range(0, DEEP, 2_000):
+        transport.bury([copy(str(number)) for number in range(start, start + 2_000)])
+    started = time.monotonic()
+    transport.unbury([copy("0"), copy("10000"), copy("19999")])
+    assert time.monotonic() - started < 5.0
+    expected = [str(number) for number in range(DEEP) if number not in (0, 10_000, 19_999)]
+    assert broker.drain(broker.dead("q")) == expected
+
+
+def test_two_who_take_out_at_once_both_succeed(broker: Broker, transport: RabbitMQTransport, opener: Opener) -> None:
+    transport.bury([copy(str(number)) for number in range(500)])
+    others = [transport, opener(broker.url), opener(broker.url)]
+
+    def take(transport: RabbitMQTransport, first: int) -> None:
+        for number in range(first, 30, 3):
+            transport.unbury([copy(str(number))])
+
+    threads = [threading.Thread(target=take, args=(one, number)) for number, one in enumerate(others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert broker.ids(broker.dead("q")) == [str(number) for number in range(30, 500)]
+
+
+def test_it_waits_for_another_consumer_and_says_so_in_time(broker: Broker, opener: Opener) -> None:
+    transport = opener(broker.url, call_timeout=1.0)
+    transport.bury([copy("a")])
+    with broker.channel() as channel:
+        channel.basic_consume(broker.dead("q"), lambda *_: None, exclusive=True)
+        started = time.monotonic()
+        with pytest.raises(BackendUnavailable, match="dead letters"):
+            transport.unbury([copy("a")])
+        assert 1.0 <= time.monotonic() - started < 1.5
+    eventually(lambda: broker.ids(broker.dead("q")) == ["a"])
+    transport.unbury([copy("a")])
+    assert broker.ids(broker.dead("q")) == []
+
+
+def test_what_is_put_aside_keeps_its_properties_and_comes_no_more(broker: Broker, transport: RabbitMQTransport) -> None:
+    transport.setup(["q"])
+    properties = pika.BasicProperties(content_type="text/plain", headers={"from": "elsewhere"}, expiration="600000")
+    broker.publish(broker.work("q"), b"not ours", properties)
+    (delivery,) = received(transport, 1)
+    transport.put_aside(delivery)
+    with broker.channel() as channel:
+        got: Any = channel.basic_get(broker.aside("q"))
+    _, kept, body = got
+    assert body == b"not ours"
+    assert (kept.content_type, kept.headers, kept.expiration) == ("text/plain", {"from": "elsewhere"}, None)
+    transport.close()
+    assert broker.depth(broker.work("q")) == 0

@@ -1,0 +1,180 @@
+"""What a job costs in DynamoDB: the units of its life by AWS's published rules, counted from the items themselves.
+
+The emulator's own figures are constants, so they are not asked.
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html (write considerations)
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from adapters.sqs.tests.clients import client
+from adapters.sqs.tests.test_dynamodb import own_table
+from queueport import lifecycle
+from queueport.lifecycle import Succeeded
+from queueport.record import Change, Record
+from queueport.store import Beat, Insert, Swap
+from queueport.testing.stores.harness import CARRIED, RULES, TOKEN, Clock, bare, put, rev, run
+from queueport_sqs.dynamodb import DynamoStore
+from queueport_sqs.dynamodb_items import Item, size
+from queueport_sqs.dynamodb_schema import INDEXES
+
+KIB = 1024
+EMPTY = 0.5
+"""Read units of a query that finds nothing, and of any other small one: it may lag behind."""
+
+
+class Meter:
+    """Counts the units of a store's calls, one call at a time."""
+
+    def __init__(self, store: DynamoStore, url: str) -> None:
+        self.writes = self.reads = self.calls = 0.0
+        self._aws = client(url)
+        self._table = store.table
+        self._call = store.table.call
+        self._lock = threading.Lock()
+        store.table.call = self.call  # type: ignore[method-assign]
+
+    def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        with self._lock:
+            self.calls += 1
+            keys = _written(operation, parameters)
+            before = {key: self._item(key) for key in keys}
+            answer = self._call(operation, **parameters)
+            transactional = 2 if operation == "transact_write_items" else 1
+            for key, old in before.items():
+                new = self._item(key)
+                self.writes += transactional * max(_kib(old), _kib(new)) + sum(_index(i, old, new) for i in INDEXES)
+            if operation == "batch_get_item":
+                (asked,) = parameters["RequestItems"].values()
+                found = answer["Responses"][self._table.name]
+                units = sum(math.ceil(size(item) / (4 * KIB)) for item in found) + len(asked["Keys"]) - len(found)
+                self.reads += units * (1 if asked["ConsistentRead"] else 0.5)
+            elif operation == "query":
+                self.reads += max(EMPTY, EMPTY * math.ceil(sum(map(size, answer.get("Items", ()))) / (4 * KIB)))
+            return answer
+
+    def spent(self) -> tuple[float, float, float]:
+        """Write units, read units and calls since the last time."""
+        spent = self.writes, self.reads, self.calls
+        self.writes = self.reads = self.calls = 0.0
+        return spent
+
+    def _item(self, key: str) -> Item | None:
+        item: Item | None = self._aws.get_item(TableName=self._table.name, Key={"pk": {"S": key}}).get("Item")
+        return item
+
+
+def _written(operation: str, parameters: dict[str, Any]) -> list[str]:
+    if operation == "transact_write_items":
+        actions = [action for item in parameters["TransactItems"] for action in item.values()]
+    else:
+        actions = [parameters] if operation in ("put_item", "update_item", "delete_item") else []
+    return [(action.get("Key") or action["Item"])["pk"]["S"] for action in actions]
+
+
+def _kib(item: Item | None) -> int:
+    return 1 if item is None else math.ceil(size(item) / KIB)
+
+
+def _index(name: str, old: Item | None, new: Item | None) -> int:
+    """Units for one index: the entry comes, goes, goes and comes elsewhere, or has another projected value."""
+    keys = INDEXES[name]["keys"]
+    projected = ["pk", *keys, *INDEXES[name]["projection"].get("NonKeyAttributes", ())]
+    gone, come = (
+        {n: item[n] for n in projected if n in item} if item is not None and all(k in item for k in keys) else {}
+        for item in (old, new)
+    )
+    if gone == come:
+        return 0
+    moved = any(gone.get(key) != come.get(key) for key in keys)
+    return sum(_kib(entry) for entry in (gone, come) if entry) if moved else _kib(come)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> Iterator[DynamoStore]:
+    with own_table() as harness:
+        store = harness.open(clock=clock)
+        put(store)  # names the parts of the counts, once for each process
+        for shard in range(store.names.shards):
+            store._counts._known.add(store.names.counter("default", shard))
+        yield store
+        store.close()
+
+
+@pytest.fixture
+def meter(store: DynamoStore) -> Meter:
+    return Meter(store, str(store.table._client.get().meta.endpoint_url))
+
+
+def changed(store: DynamoStore, record: Record, change: Change) -> Record:
+    (written,) = store.swap([Swap(record.id, record.rev, change, rev())])
+    assert written.applied
+    return written.record or record
+
+
+def test_the_units_of_a_small_jobs_life_are_known(store: DynamoStore, meter: Meter, clock: Clock) -> None:
+    """The figures of the README: whoever changes one changes the price of a million jobs."""
+    spent: dict[str, tuple[float, float, float]] = {}
+    record = put(store, rules=CARRIED)
+    spent["insert"] = meter.spent()
+    record = changed(store, record, lifecycle.mark(record))
+    spent["mark"] = meter.spent()
+    record = run(store, record)
+    spent["begin"] = meter.spent()
+    clock.advance(10)
+    (beaten,) = store.heartbeat([Beat(record.id, TOKEN, 30.0, rev())])
+    assert beaten.record is not None
+    spent["heartbeat"] = meter.spent()
+    ended = lifecycle.finish(RULES, beaten.record, token=TOKEN, outcome=Succeeded(b"1"), random=0.5)
+    assert isinstance(ended, Change)
+    changed(store, beaten.record, ended)
+    spent["finish"] = meter.spent()
+    clock.advance(RULES.keep_succeeded or 0)
+    (record,) = store.claim_due(10, 10.0, rev())
+    spent["claim"] = meter.spent()
+    changed(store, record, Change(delete=True))
+    spent["delete"] = meter.spent()
+    queries = EMPTY * store.names.shards
+    assert spent == {  # write units, read units, calls
+        "insert": (7, 0, 1),
+        "mark": (3, 0, 1),
+        "begin": (9, 1, 2),
+        "heartbeat": (3, 0, 1),
+        "finish": (8, 0, 1),
+        "claim": (3, queries + 1, store.names.shards + 2),
+        "delete": (6, 0, 1),
+    }
+
+
+def test_many_jobs_share_the_price_of_their_counts(store: DynamoStore, meter: Meter) -> None:
+    new = lifecycle.new(CARRIED, delay=None, expires=None)
+    store.insert([Insert(bare(), new, rev()) for _ in range(90)])
+    assert meter.spent() == (90 * 5 + 2, 0, 1)
+
+
+def test_a_key_costs_four_units_more(store: DynamoStore, meter: Meter) -> None:
+    record = put(store, rules=CARRIED, key="k")
+    assert meter.spent()[0] == 7 + 2
+    changed(store, record, lifecycle.withdraw(CARRIED, certain=False))
+    with_key = meter.spent()[0]
+    record = put(store, rules=CARRIED)
+    meter.spent()
+    changed(store, record, lifecycle.withdraw(CARRIED, certain=False))
+    assert with_key == meter.spent()[0] + 2
+
+
+def test_an_idle_look_for_due_jobs_costs_a_query_a_shard(store: DynamoStore, meter: Meter) -> None:
+    assert list(store.claim_due(100, 10.0, rev())) == []
+    assert meter.spent() == (0, EMPTY * store.names.shards, store.names.shards)

@@ -1,0 +1,76 @@
+"""FIFO queues: one job of a group at a time, in order, however long it takes; groups, and jobs without one, at once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from queueport import JobQueue, JobState, get_queue
+from queueport.driver import SendOutcome
+from queueport.message import Message
+from queueport.testing import tasks
+from queueport.testing.trace import TRACE, Trace
+from queueport.testing.waiting import eventually
+from queueport.url import BackendURL
+from queueport_sqs.transport import SqsTransport
+from tests.servers import aws_server
+
+NAMESPACE = "fifo_"
+
+
+@pytest.fixture
+def url() -> str:
+    return f"sqs://us-east-1?endpoint={aws_server('sqs').url}&create=true&fifo=true&wait=1"
+
+
+@pytest.fixture
+def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trace:
+    monkeypatch.setenv(TRACE, str(tmp_path))
+    return Trace(tmp_path)
+
+
+@pytest.fixture
+def queue(url: str, tmp_path: Path, trace: Trace) -> Iterator[JobQueue]:
+    namespace = NAMESPACE + uuid.uuid4().hex[:8]
+    with get_queue(url, store=f"sqlite:///{tmp_path}/jobs.db", namespace=namespace, lease=1.0) as made:
+        yield made
+        for name in made.native.list_queues(QueueNamePrefix=namespace).get("QueueUrls", []):
+            made.native.delete_queue(QueueUrl=name)
+
+
+def test_a_job_that_runs_holds_back_its_group_and_no_other(queue: JobQueue, trace: Trace) -> None:
+    grouped = tasks.wait_for.using(group="a")
+    first, second = queue.enqueue(grouped, "go"), queue.enqueue(grouped, "go")
+    other, alone = queue.enqueue(tasks.echo.using(group="b"), 1), queue.enqueue(tasks.echo, 2)
+    with queue.worker(tasks=[tasks.echo, tasks.wait_for], threads=4):
+        assert (other.result(10), alone.result(10)) == (1, 2)
+        eventually(lambda: first.status().state is JobState.RUNNING)
+        for number in range(2):  # which were sent after it, and are received after it
+            assert queue.enqueue(tasks.echo, number).result(10) == number
+        assert second.status().state is JobState.QUEUED
+        trace.open("go")
+        assert (first.result(10), second.result(10)) == ("go", "go")
+
+
+def test_a_job_holds_its_group_for_longer_than_a_message_stays_hidden(queue: JobQueue, trace: Trace) -> None:
+    long, next_one = (queue.enqueue(tasks.spin.using(group="a"), seconds) for seconds in (5.0, 0.0))
+    with queue.worker(tasks=[tasks.spin], threads=4):
+        assert next_one.result(20) == 0.0
+    ended, begun = long.status().finished_at, next_one.status().started_at
+    assert ended is not None
+    assert begun is not None
+    assert begun >= ended
+    assert (long.status().attempts, next_one.status().attempts) == (1, 1)
+
+
+def test_a_message_that_is_sent_twice_arrives_once(url: str, queue: JobQueue) -> None:
+    transport = SqsTransport.open(BackendURL.parse(url), queue.settings)
+    sent = Message(id="a", task="t", queue="default", life=1, sent_at=1.0, body=b'{"v":1}')
+    outcomes = [transport.send("default", [sent])[0].outcome for _ in range(2)]
+    assert outcomes == [SendOutcome.SENT, SendOutcome.SENT]
+    assert len(transport.receive(["default"], 10, 0.0)) == 1
+    assert transport.receive(["default"], 10, 0.0) == []
+    transport.close()
