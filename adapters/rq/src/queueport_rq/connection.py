@@ -1,0 +1,36 @@
+"""Clients of the Redis, as RQ takes them. For the driver and the workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from queueport.errors import ConfigurationError
+from queueport.stores.redis_url import Target
+
+__all__ = ["client"]
+
+MAX_CONNECTIONS = 10_000
+"""One for each thread that calls; redis-py would refuse the hundred-and-first."""
+
+
+def client(target: Target, timeout: float) -> redis.Redis:
+    """A client that connects when it is first used, waits no longer than `timeout` seconds for an answer, and repeats
+    nothing by itself. Raises ConfigurationError for a Redis that is found by sentinels.
+    """
+    if target.service is not None:
+        raise ConfigurationError(f"{target.shown} names sentinels, which this backend does not ask: name the primary")
+    options: dict[str, Any] = {
+        **target.login,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": MAX_CONNECTIONS,
+    }
+    if target.path is not None:
+        return redis.Redis(unix_socket_path=target.path, **options)
+    host, port = target.hosts[0]
+    return redis.Redis(host, port, ssl=target.tls is not None, **(target.tls or {}), **options)

@@ -1,0 +1,148 @@
+"""Who may write to the Redis can fill it with rubbish, and can still not make a worker run code of theirs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.job import Job
+
+from adapters.rq.tests.rq_harness import RQCase, RQHarness
+from adapters.rq.tests.rq_server import ENTRY, RQ
+from queueport import JobQueue
+from queueport.testing.tasks import QUEUE, echo
+from queueport.testing.trace import Trace
+from queueport.testing.waiting import eventually
+from queueport_rq.job import QueueportJob
+
+
+class Malice:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def planted(rq: RQ, data: bytes, name: str = "planted", **fields: str) -> str:
+    """A job's hash written by hand, and its id in the queue."""
+    queue = rq.queue(QUEUE)
+    rq_id = f"{rq.namespace}-{name}"
+    known = {"origin": queue.name, "status": "queued", "created_at": "2026-01-01T00:00:00Z"}
+    mapping: dict[Any, Any] = {"data": zlib.compress(data), **known, **fields}
+    rq.client.hset(Job.key_for(rq_id), mapping=mapping)
+    rq.client.rpush(queue.key, rq_id)
+    return rq_id
+
+
+def call(name: str, *args: Any) -> bytes:
+    return json.dumps([name, None, args, {}]).encode()
+
+
+class TestSafety(RQCase):
+    @pytest.mark.parametrize("native", [False, True], ids=["our_command", "rq_worker"])
+    @pytest.mark.parametrize("what", ["another_function", "pickle"])
+    def test_a_job_that_is_not_queueports_is_refused_and_put_aside(
+        self, harness: RQHarness, trace: Trace, tmp_path: Path, native: bool, what: str
+    ) -> None:
+        queue, canary = harness.open(), tmp_path / "canary"
+        data = pickle.dumps(Malice(canary)) if what == "pickle" else call("os.system", f"touch {canary}")
+        rq_id = planted(harness.rq, data)
+        worker = harness.process(native=native)
+        assert queue.enqueue(echo, "the worker goes on").result(20) == "the worker goes on"
+        failed = harness.rq.queue(QUEUE).failed_job_registry
+        eventually(lambda: failed.get_job_ids() == [rq_id])
+        assert "none of queueport's" in worker.log
+        assert not canary.exists()
+
+    @pytest.mark.parametrize("native", [False, True], ids=["our_command", "rq_worker"])
+    def test_rubbish_that_rq_cannot_read_ends_no_worker(self, harness: RQHarness, trace: Trace, native: bool) -> None:
+        queue = harness.open()
+        message = call(ENTRY, "{}")
+        rubbish = [{"timeout": "soon"}, {"status": "unheard of"}, {"created_at": "yesterday"}, {"origin": "elsewhere"}]
+        planted_ids = [planted(harness.rq, message, f"planted-{n}", **fields) for n, fields in enumerate(rubbish)]
+        harness.rq.client.rpush(harness.rq.queue(QUEUE).key, "no id!", "no:id", b"\xff")
+        worker = harness.process(native=native)
+        assert queue.enqueue(echo, "the worker goes on").result(20) == "the worker goes on"
+        failed = harness.rq.queue(QUEUE).failed_job_registry
+        eventually(lambda: sorted(failed.get_job_ids()) == planted_ids)
+        assert worker.running
+        assert "unhandled" not in worker.log
+        eventually(lambda: not harness.rq.client.exists("rq:wip:", "rq:wip:elsewhere", "rq:failed:elsewhere"))
+
+    @pytest.mark.parametrize("field", ["success_callback_name", "failure_callback_name"])
+    def test_a_callback_that_somebody_added_is_not_called(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace, field: str
+    ) -> None:
+        rq_id = planted(harness.rq, call(ENTRY, "rubbish"), **{field: "nowhere.at_all"})
+        with harness.working(queue):
+            eventually(lambda: harness.rq.queue(QUEUE).failed_job_registry.get_job_ids() == [rq_id])
+        (result,) = QueueportJob.fetch(rq_id, harness.rq.client, "json").results()
+        assert "Not run" in str(result.exc_string)
+
+    def test_what_makes_rq_call_or_send_something_is_not_even_read(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace
+    ) -> None:
+        hook = json.dumps([{"url": "http://localhost:1", "statuses": ["finished", "failed"]}])
+        rq_id = planted(harness.rq, call(ENTRY, "{}"), webhooks=hook, repeats_left="3", retries_left="3")
+        plain, ours = (kind.fetch(rq_id, harness.rq.client, "json") for kind in (Job, QueueportJob))
+        assert (plain.repeats_left, plain.retries_left) == (3, 3)
+        assert (ours.repeats_left, ours.retries_left, ours.webhooks) == (None, None, [])
+        assert isinstance(ours, QueueportJob)
+        assert ours.body == b"{}"
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"no JSON",
+            b"[]",
+            call("os.system", "x"),
+            call(ENTRY),
+            call(ENTRY, 1),
+            call(ENTRY, "a", "b"),
+            json.dumps([ENTRY, None, 5, {}]).encode(),
+            call(ENTRY, "\ud800"),
+        ],
+    )
+    def test_only_our_entry_with_one_text_is_a_message(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace, data: bytes
+    ) -> None:
+        job = QueueportJob("any", connection=harness.rq.client, serializer="json")
+        job.data = data
+        assert job.body is None
+        with pytest.raises(PermissionError, match="is not run"):
+            job.func  # noqa: B018  # reading it is what RQ does
+
+    def test_a_plain_rq_worker_says_which_worker_to_start(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace
+    ) -> None:
+        handle = queue.enqueue(echo, 1)
+        plain = [sys.executable, "-m", "rq.cli", "worker", "--burst", "-S", "json", "-u", harness.server.url]
+        name = harness.rq.queue(QUEUE).name
+        done = subprocess.run([*plain, name], capture_output=True, text=True, timeout=60, check=False)
+        assert "-w queueport_rq.worker.QueueportWorker" in done.stdout + done.stderr
+        assert trace.times(handle.id) == 0
+
+    def test_the_apps_own_jobs_in_the_same_redis_are_left_alone(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace
+    ) -> None:
+        theirs = Queue(f"{harness.namespace}_theirs", connection=harness.rq.client)
+        job = theirs.enqueue("shop.resize", 1)
+        try:
+            with harness.working(queue):
+                queue.enqueue(echo, 1).result(10)
+            queue.purge(QUEUE)
+            assert theirs.job_ids == [job.id]
+            assert job.get_status() == "queued"
+        finally:
+            theirs.delete()
