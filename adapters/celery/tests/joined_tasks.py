@@ -1,0 +1,9 @@
+"""What a joined application adds for `queueport worker`: its tasks are made known. For `test_joining`."""
+
+from adapters.celery.tests.legacy_app import on_rabbitmq, on_redis
+from queueport_celery import join
+
+__all__: list[str] = []
+
+join(on_redis)
+join(on_rabbitmq)
