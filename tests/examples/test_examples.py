@@ -13,7 +13,7 @@ import pytest
 
 from adapters.rabbitmq.tests.broker import Broker
 from tests.servers import aws_server, rabbitmq_server, redis_server
-from tests.servers.harness import forget
+from tests.servers.server import Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUMBERED = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
@@ -22,14 +22,17 @@ URLS: dict[str, Callable[[Path], str]] = {
     "sqlite": lambda folder: f"sqlite:///{folder}/jobs.db",
     "spool": lambda folder: f"spool:///{folder}/spool",
     "spool + sqlite": lambda folder: f"spool:///{folder}/spool?store=sqlite:///{folder}/jobs.db",
-    "rabbitmq + redis": lambda _: f"{rabbitmq_server().url}?store={redis_server().url}",
-    "rabbitmq (classic) + redis": lambda _: f"{rabbitmq_server().url}?store={redis_server().url}&queue_type=classic",
-    "sqs + redis": lambda _: (
-        f"sqs://us-east-1?endpoint={aws_server('sqs').url}&create=true&wait=1&store={redis_server().url}"
-    ),
+    "rabbitmq + redis": lambda _: f"{rabbitmq_server().url}?store={redis().url}",
+    "rabbitmq (classic) + redis": lambda _: f"{rabbitmq_server().url}?store={redis().url}&queue_type=classic",
+    "sqs + redis": lambda _: f"sqs://us-east-1?endpoint={aws_server('sqs').url}&create=true&wait=1&store={redis().url}",
     "sqs + dynamodb": lambda _: (
         f"sqs://us-east-1?endpoint={aws_server('sqs').url}&create=true&wait=1&store={dynamodb()}"
     ),
+    "celery + redis": lambda _: f"celery+{redis().url}",
+    "celery + rabbitmq + redis": lambda _: f"celery+{rabbitmq_server().url}?store={redis().url}",
+    "rq + redis": lambda _: f"rq+{redis().url}",
+    "dramatiq + redis": lambda _: f"dramatiq+{redis().url}",
+    "dramatiq + rabbitmq + redis": lambda _: f"dramatiq+{rabbitmq_server().url}?store={redis().url}",
 }
 """Each beside memory://, which is the example's default."""
 
@@ -40,6 +43,11 @@ def printed(example: str, *arguments: str) -> str:
     run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
     assert run.returncode == 0, run.stderr
     return run.stdout
+
+
+def redis() -> Server:
+    """One of this test process's own, in which anything may be left behind."""
+    return redis_server(private=True)
 
 
 def dynamodb() -> str:
@@ -72,10 +80,8 @@ def test_every_backend_prints_the_same(backend: str, tmp_path: Path, monkeypatch
     try:
         assert printed(SWAP, URLS[backend](tmp_path)) == promised(SWAP)
     finally:
-        if "redis" in backend:
-            forget(redis_server(), namespace)
         if "rabbitmq" in backend:
-            Broker(rabbitmq_server().url, namespace).clean("default")
+            Broker(rabbitmq_server().url, namespace).clean("default", "default.DQ", "default.XQ")
 
 
 @pytest.mark.parametrize("example", [*NUMBERED, "tasks.py"])

@@ -110,10 +110,11 @@ class Hygiene(Case):
         assert not [text for text in (*shown, caplog.text) if SECRET in text]
 
     def test_H3_no_password_in_what_a_queue_shows(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
-        password = re.search(r"://[^/@]*:([^/@]+)@", harness.url)
+        login = re.search(r"://([^/@:]*):([^/@]+)@", harness.url)
         shown = [repr(queue), queue.url, repr(queue.check()), repr(AsyncJobQueue(queue)), repr(queue.native)]
         shown += [repr(queue.driver), repr(queue.operations.store), repr(queue.enqueue(tasks.echo, 1))]
-        assert password is None or not [text for text in shown if password[1] in text]
+        if login is not None and login[1] != login[2]:  # a password that is its user's name is seen in any case
+            assert not [text for text in shown if login[2] in text]
 
     def test_H3_no_password_of_backend_or_store_in_what_any_queue_shows(
         self, queue: JobQueue, harness: Harness, trace: Trace, caplog: pytest.LogCaptureFixture
