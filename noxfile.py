@@ -92,7 +92,7 @@ def adapters(session: nox.Session) -> None:
     """The adapters' own tests, the contract suite among them, on real servers."""
     install(session, "tests", "servers", adapters=True)
     report(session, *(folder.name for folder in ADAPTERS))
-    pytest(session, *map(str, ADAPTERS), processes="4")
+    pytest(session, *map(str, ADAPTERS))  # servers and emulators work while the tests wait
 
 
 @nox.session
