@@ -192,6 +192,15 @@ def test_following_shows_progress_and_the_end_of_a_job_in_another_process(
     assert json.loads(follower.log.splitlines()[-1])["state"] == "succeeded"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a terminal's programs have, and inherit: a shell lets those in its background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_watching_ends_with_ctrl_c(start: Start) -> None:
     watcher = start("stats", "--watch", "--json", "--interval", "0.1")
     eventually(lambda: watcher.log.count("\n") > 2)
