@@ -3,27 +3,35 @@
 moto keeps everything in memory, so "down" closes its port and keeps the process: what it holds survives. Its DynamoDB
 is made fit to test a store, one call at a time, as if each were atomic. As it is it serves threads without a lock, so
 that two conditional writes may both succeed; and it undoes a cancelled transaction by putting back a copy of the whole
-table, with which the writes of others meanwhile are gone. Its SQS reads the clock twice for every message in the queue
-at each send, by a long way round: here it looks at the clock itself.
+table, with which the writes of others meanwhile are gone. Its answers walk through a model of every value: items are
+written as they are instead, in a twentieth of the time. Its SQS reads the clock twice for every message in the queue at
+each send, by a long way round: here it looks at the clock itself.
 """
 
+import base64
 import copy
 import functools
+import json
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from moto.core.utils import unix_time_millis
 from moto.dynamodb import models
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.table import Table
-from moto.dynamodb.responses import DynamoHandler
+from moto.dynamodb.responses import DynamoHandler, DynamoResult
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from moto.sqs import models as sqs
+from werkzeug.serving import WSGIRequestHandler
 
 LOCK = threading.RLock()
+ITEMS = {"Item", "Items", "Responses", "Attributes"}
+MODELLED = DynamoResult.execute_result
 
 
 def one_at_a_time(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,6 +68,34 @@ def milliseconds(moment: Any = None) -> float:
     return time.time() * 1000 if moment is None else unix_time_millis(moment)
 
 
+def item_answer(result: Any, context: Any) -> Any:
+    """The answer of an operation on items, which `DynamoResult` has brought into the form that is sent."""
+    if ITEMS.isdisjoint(result.result):
+        return MODELLED(result, context)
+    told = {name: value for name, value in result.result.items() if value is not None}
+    body = json.dumps(told, default=lambda binary: base64.b64encode(binary).decode())
+    return 200, {"Content-Type": "application/x-amz-json-1.0"}, body
+
+
+def keep_connections() -> set[socket.socket]:
+    """Serve many calls on one connection; those that are open."""
+    kept: set[socket.socket] = set()
+    setup, finish = WSGIRequestHandler.setup, WSGIRequestHandler.finish
+
+    def begin(self: Any) -> None:
+        setup(self)
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        kept.add(self.connection)
+
+    def end(self: Any) -> None:
+        kept.discard(self.connection)
+        finish(self)
+
+    WSGIRequestHandler.protocol_version = "HTTP/1.1"
+    WSGIRequestHandler.setup, WSGIRequestHandler.finish = begin, end  # type: ignore[method-assign]
+    return kept
+
+
 def mend() -> None:
     """Make moto, in this process, as it is said above."""
     sqs.__dict__["unix_time_millis"] = lambda moment=None: (
@@ -75,16 +111,21 @@ def mend() -> None:
         transact(self, transact_items)
 
     DynamoDBBackend.transact_write_items = transact_write_items  # type: ignore[method-assign]
+    DynamoResult.execute_result = item_answer  # type: ignore[assignment]
     DynamoHandler.call_action = one_at_a_time(DynamoHandler.call_action)  # type: ignore[method-assign]
 
 
 def main(port: int) -> None:
     """Serve until standard input ends."""
     mend()
+    kept = keep_connections()
     server = started(port)
     for line in sys.stdin:
         if line == "down\n":
             server.stop()
+            for connection in list(kept):
+                with suppress(OSError):  # it ended just now
+                    connection.shutdown(socket.SHUT_RDWR)
         else:
             server = started(port)
 

@@ -135,7 +135,7 @@ class WithDynamo(SqsHarness):
     def __init__(self) -> None:
         self._store = aws_server("dynamodb")
         self._table = f"contract-{uuid.uuid4().hex}"
-        store = f"dynamodb://us-east-1/{self._table}?endpoint={self._store.url}&shards=2&poll=0.1"
+        store = f"dynamodb://us-east-1/{self._table}?endpoint={self._store.url}&shards=2&poll=0.25"
         super().__init__(f"{sqs_url(fifo=False)}&store={quote(store, safe='')}")
         self.title = "sqs + dynamodb"
         self.open().operations.store.setup()
@@ -152,6 +152,7 @@ class WithDynamo(SqsHarness):
         client(self._store.url).delete_table(TableName=self._table)
 
 
+@pytest.mark.xdist_group("dynamodb")  # two emulators and their clients have work for a core: one of them at a time
 class TestSqsWithDynamo(Contract):
     @pytest.fixture
     def harness(self) -> Harness:

@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import threading
-import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -47,14 +46,13 @@ from queueport_sqs.dynamodb_items import LIMITS, Item, Names, check_size
 from queueport_sqs.dynamodb_listing import Listing
 from queueport_sqs.dynamodb_reading import Known, Reading, checked, ended
 from queueport_sqs.dynamodb_table import Table
+from queueport_sqs.dynamodb_waiting import Waiting
 from queueport_sqs.dynamodb_workers import Workers
 
 __all__ = ["DynamoOptions", "DynamoStore"]
 
 REGION, TABLE = re.compile(r"[a-z0-9-]*"), re.compile(r"[a-zA-Z0-9_.-]{3,255}")
 """Names that can be; without a region it is that of the environment."""
-LOOKS = (0.05, 1.0)
-"""Seconds between two looks of whoever waits for the end of a job, at first and at most."""
 
 
 class DynamoOptions(BaseModel):
@@ -100,11 +98,12 @@ class DynamoStore(JobStore):
         self._clock = clock
         self._known = Known()
         self._places = _Places()
+        self._waiting = Waiting(self._final)
         _all.add(self)
 
     def forget(self) -> None:
         """In a child after a fork: what another thread of the parent may have been at is made anew."""
-        self._known, self._places = Known(), _Places()
+        self._known, self._places, self._waiting = Known(), _Places(), Waiting(self._final)
         self.table.forget()
 
     @classmethod
@@ -253,17 +252,12 @@ class DynamoStore(JobStore):
         return self._workers.alive(self._listing(now), now)
 
     def wait(self, ids: Collection[str], timeout: float) -> Sequence[Record]:
-        keys = [self.names.job(job_id) for job_id in dict.fromkeys(ids)]
-        deadline, pause, consistent = time.monotonic() + timeout, LOOKS[0], True
-        while keys:
-            items = self.table.get(keys, consistent=consistent)
-            found = [job for item in items.values() if (job := ended(item, self.now())) is not None]
-            left = deadline - time.monotonic()
-            if found or left <= 0:
-                return found
-            time.sleep(min(pause, left))
-            pause, consistent = min(2 * pause, LOOKS[1]), False  # half the price, and it is looked again anyway
-        return []
+        return self._waiting.wait(set(ids), timeout)
+
+    def _final(self, ids: Collection[str], consistent: bool) -> list[Record]:
+        items = self.table.get([self.names.job(job_id) for job_id in ids], consistent=consistent)
+        now = self.now() if items else 0.0
+        return [job for item in items.values() if (job := ended(item, now)) is not None]
 
     def setup(self) -> None:
         self.table.setup()
