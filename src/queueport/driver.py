@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from queueport.capability import Capability, Limits
 from queueport.message import Message
-from queueport.store import JobStore
+from queueport.store import Command, JobStore
 from queueport.url import BackendURL
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Driver(ABC):
     """The pydantic model of its URL options, for `queueport backends` and the docs."""
     carries: ClassVar[bool] = True
     """It has messages of its own. False where the store itself is the queue."""
+    alongside: bool = False
+    """Its messages go out with the record, in one step of the server that it shares with the store: see `along`."""
 
     @classmethod
     @abstractmethod
@@ -100,6 +102,10 @@ class Driver(ABC):
     @abstractmethod
     def publish(self, messages: Sequence[Message]) -> Sequence[Sent]:
         """Hand messages to the backend; an outcome for each, in order. Must not raise: an error is an outcome."""
+
+    def along(self, messages: Sequence[Message]) -> Sequence[Sequence[Command]]:
+        """The commands that publish each message, where `alongside`. They must not fail once the first was done."""
+        raise NotImplementedError
 
     @abstractmethod
     def work(self, runner: Runner, work: Work) -> None:

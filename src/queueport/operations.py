@@ -95,10 +95,11 @@ class Operations:
 
         Raises DuplicateJob for an id that exists, and BackendUnavailable with `accepted` and `rejected`.
         """
-        inserts = [Insert(record, change, new_id()) for record, change in records]
+        inserts = self._alongside([Insert(record, change, new_id()) for record, change in records])
         written = [self._insert_again(i, w) for i, w in zip(inserts, self._insert(inserts), strict=True)]
         mine = [w.record for i, w in zip(inserts, written, strict=True) if w.applied and Then.PUBLISH in i.change.then]
         rejected = self._publish_new([record for record in mine if record is not None])
+        rejected |= {i.record.id: None for i, w in zip(inserts, written, strict=True) if w.outcome is Outcome.NOT_SENT}
         taken = [i.record.id for i, w in zip(inserts, written, strict=True) if w.outcome is Outcome.REFUSED]
         ids = [w.record.id if w.record is not None else i.record.id for i, w in zip(inserts, written, strict=True)]
         if rejected:
@@ -115,6 +116,19 @@ class Operations:
             message = f"a job with the id {taken[0]!r} exists already: choose another job_id"
             raise DuplicateJob(message, accepted=accepted, rejected=taken)
         return ids
+
+    def _alongside(self, inserts: list[Insert]) -> list[Insert]:
+        """The same with their messages, where these go out in the step that inserts: then no producer marks them."""
+        new = [i for i in inserts if Then.PUBLISH in i.change.then]
+        if not self.driver.alongside or not new:
+            return inserts
+        now = self.store.reckoned()
+        messages = [Message.of(i.change.applied(i.record, i.rev, now), now) for i in new]
+        sent = {
+            i.rev: replace(i, change=i.change.with_next(lifecycle.mark(i.record)), along=tuple(along))
+            for i, along in zip(new, self.driver.along(messages), strict=True)
+        }
+        return [sent.get(i.rev, i) for i in inserts]
 
     def _insert(self, inserts: Sequence[Insert]) -> Sequence[Written]:
         started = time.monotonic()

@@ -187,6 +187,13 @@ class Change:
         """False where there is nothing to swap, only something to do."""
         return self.delete or bool(self.set) or bool(self.stamp)
 
+    def with_next(self, other: Change) -> Change:
+        """This change and then that one, in one step; what is to follow is left to the caller."""
+        mine = {name: value for name, value in self.set.items() if name not in other.stamp}
+        stamp = {name: seconds for name, seconds in self.stamp.items() if name not in other.set}
+        counts = self.processed + other.processed, self.failed + other.failed
+        return Change({**mine, **other.set}, {**stamp, **other.stamp}, *counts)
+
     def applied(self, record: Record, rev: str, now: float) -> Record:
         """The record after this change, at the store's time `now`."""
         stamps = {name: now + seconds for name, seconds in self.stamp.items()}

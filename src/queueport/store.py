@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+Command = Sequence[bytes]
+"""One command, in the words of the server that a store and a backend share."""
+
+
 class Outcome(Enum):
     """What became of one write."""
 
@@ -42,6 +46,8 @@ class Outcome(Enum):
     """The condition did not hold; for an insert: the id exists."""
     KEY_HELD = auto()
     """Another living job of the same task holds the key."""
+    NOT_SENT = auto()
+    """The server refused what was to go along with the record, which then was not inserted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,8 @@ class Insert:
     record: Record
     change: Change
     rev: str
+    along: tuple[Command, ...] = ()
+    """Run in the same step where the record is inserted; only where `JobStore.alongside` said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +236,14 @@ class JobStore(ABC):
     @abstractmethod
     def now(self) -> float:
         """The store's clock, in seconds since the epoch."""
+
+    def reckoned(self) -> float:
+        """The same, without asking where the store's clock is known well enough; not ahead of it."""
+        return self.now()
+
+    def alongside(self, url: BackendURL) -> bool:
+        """Whether that URL, of this store's kind, is its own server, so that it takes commands along with inserts."""
+        return False
 
     def setup(self) -> None:  # noqa: B027  # nothing to make is the common case
         """Make what must exist before use (tables, indexes). Must be idempotent."""

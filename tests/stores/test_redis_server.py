@@ -127,6 +127,25 @@ def test_while_the_server_hangs_every_call_fails_in_time_and_afterwards_all_is_w
     put(store, "b")
 
 
+def test_an_insert_that_a_hanging_server_reads_later_is_not_made(store: RedisStore) -> None:
+    store.insert([Insert(bare("before"), Change(), "r")])
+    with redis_server(private=True).paused(), pytest.raises(BackendUnavailable):
+        store.insert([Insert(bare("meanwhile"), Change(), "r")])
+    with redis.Redis.from_url(redis_server(private=True).url) as client:
+        client.client_setname("looks")
+        eventually(lambda: [other["name"] for other in client.client_list()] == ["looks"])  # the other's end was read
+    assert store.get(["meanwhile"]) == [None]
+    assert store.insert([Insert(bare("meanwhile"), Change(), "r")])[0].applied
+
+
+def test_inserts_go_on_where_the_clock_was_set_forward() -> None:
+    times = iter([1e9, 1e9, 1e9 + 3600, 1e9 + 3600])
+    with opened(redis_server().url, clock=lambda: next(times)) as store:
+        assert store.insert([Insert(bare("a"), Change(), "r")])[0].applied
+        assert store.insert([Insert(bare("b"), Change(), "r")])[0].applied
+        assert next(times, None) is None
+
+
 def test_while_the_server_is_down_every_call_says_so_and_afterwards_all_is_well(store: RedisStore) -> None:
     put(store, "a")
     store.wait(["a"], 0.0)

@@ -15,12 +15,17 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, ClassVar, Self
 
+from redis import exceptions
+
 from queueport.record import RECORD_VERSION, CorruptRecord, Record
 from queueport.stats import WorkerStats
 from queueport.status import JobState
 from queueport.store import Beat, Begin, Insert, JobStore, Outcome, Query, QueueCounts, StoreStats, Swap, Written
 from queueport.stores import LIMITS, redis_scripts
+from queueport.stores.redis_batches import batches, named, pairs
+from queueport.stores.redis_clock import ServerClock
 from queueport.stores.redis_connection import Redis
+from queueport.stores.redis_errors import unavailable
 from queueport.stores.redis_health import warnings
 from queueport.stores.redis_rows import beat_arguments, change_arguments, encoded, fields, insert_arguments
 from queueport.stores.redis_scripts import Script
@@ -32,13 +37,11 @@ __all__ = ["RedisStore"]
 
 log: logging.Logger = logging.getLogger(__name__)
 
-BATCH = 200
-"""Items in one run of a script, so that none keeps the server from others for more than some milliseconds."""
-BATCH_SIZE = 2**20
-"""Bytes after which a batch is closed: the server takes 1 GiB from a client at once, `client-query-buffer-limit`."""
+WAY_BACK = 0.1
+"""The part of a call's time that is left to the answer to an insert."""
 PAGE = 500
 """Records that one run of a script looks at."""
-OUTCOMES = {0: Outcome.REFUSED, 1: Outcome.APPLIED, 2: Outcome.KEY_HELD}
+OUTCOMES = {0: Outcome.REFUSED, 1: Outcome.APPLIED, 2: Outcome.KEY_HELD, 3: Outcome.NOT_SENT}
 STATES = {state.value: state for state in JobState}
 
 
@@ -60,6 +63,7 @@ class RedisStore(JobStore):
         self.redis: Redis = Redis(parse(BackendURL.parse(url)), call_timeout=call_timeout)
         self.prefix: bytes = f"{{{namespace}}}:".encode()
         self._clock = clock
+        self._server = ServerClock()
         self._waiting = Waiting(self.redis, self.prefix, self._final)
         self._newer_told = False
 
@@ -67,20 +71,38 @@ class RedisStore(JobStore):
     def open(cls, url: BackendURL, *, namespace: str, call_timeout: float) -> Self:
         return cls(url.full, namespace=namespace, call_timeout=call_timeout)
 
-    def _run(self, script: Script, *batches: Iterable[bytes]) -> list[Any]:
+    def _run(self, script: Script, *sent: Iterable[bytes]) -> list[Any]:
         """The answer to each batch of arguments."""
         clock = b"" if self._clock is None else encoded(float(self._clock()))
         start = (self.prefix, b"%d" % RECORD_VERSION, clock)
-        return self.redis.run(script, [(*start, *batch) for batch in batches])
+        return self.redis.run(script, [(*start, *batch) for batch in sent])
 
     def insert(self, inserts: Sequence[Insert]) -> Sequence[Written]:
-        answers = self._run(redis_scripts.INSERT, *_batches(list(map(insert_arguments, inserts))))
-        met = [(now, *pair) for now, *answer in answers for pair in _pairs(answer)]
-        return [self._inserted(insert, *one) for insert, one in zip(inserts, met, strict=True)]
+        met = self._insert(inserts)
+        if None in met:  # the clock was set forward, or the way there took long
+            again = iter(self._insert([insert for insert, one in zip(inserts, met, strict=True) if one is None]))
+            met = [next(again) if one is None else one for one in met]
+        written = [one for one in met if one is not None]
+        if len(written) < len(met):
+            raise unavailable(self.redis.target.shown, exceptions.TimeoutError(), self.redis.call_timeout)
+        return written
 
-    def _inserted(self, insert: Insert, now: bytes, outcome: int, whole: bytes | None) -> Written:
+    def _insert(self, inserts: Sequence[Insert]) -> list[Written | None]:
+        """What became of each; None where the server got it too late to make it."""
+        until = encoded(self.reckoned() + self.redis.call_timeout * (1 - WAY_BACK))
+        sent = list(batches([insert_arguments(insert) for insert in inserts]))
+        met: list[Written | None] = []
+        answers = self._run(redis_scripts.INSERT, *([until, *batch] for batch in sent))
+        for batch, (now, *answer) in zip(sent, answers, strict=True):
+            self._server.heard(float(now))
+            mine = inserts[len(met) : len(met) + int(batch[0])]
+            found = zip(mine, pairs(answer), strict=True) if answer else ()
+            met += [self._inserted(insert, float(now), *pair) for insert, pair in found] or [None] * len(mine)
+        return met
+
+    def _inserted(self, insert: Insert, now: float, outcome: int, whole: bytes | None) -> Written:
         if outcome == 1:
-            return Written(Outcome.APPLIED, insert.change.applied(insert.record, insert.rev, float(now)))
+            return Written(Outcome.APPLIED, insert.change.applied(insert.record, insert.rev, now))
         return self._met(outcome, whole) or self.insert([insert])[0]
 
     def swap(self, swaps: Sequence[Swap]) -> Sequence[Written]:
@@ -95,8 +117,8 @@ class RedisStore(JobStore):
         return self._write(b"token", [[beat.id.encode(), beat.token.encode(), *beat_arguments(beat)] for beat in beats])
 
     def _write(self, kind: bytes, items: Sequence[list[bytes]]) -> list[Written]:
-        answers = self._run(redis_scripts.WRITE, *([kind, *batch] for batch in _batches(items)))
-        met = [pair for answer in answers for pair in _pairs(answer)]
+        answers = self._run(redis_scripts.WRITE, *([kind, *batch] for batch in batches(items)))
+        met = [pair for answer in answers for pair in pairs(answer)]
         return [self._met(*pair) or self._write(kind, [item])[0] for item, pair in zip(items, met, strict=True)]
 
     def _met(self, outcome: int, whole: bytes | None) -> Written | None:
@@ -135,8 +157,8 @@ class RedisStore(JobStore):
         return [None if whole is None else _checked(whole) for whole in self._wholes(ids)]
 
     def _wholes(self, ids: Sequence[str]) -> list[bytes | None]:
-        batches = _batches([[job_id.encode()] for job_id in ids])
-        return [whole for answer in self._run(redis_scripts.GET, *batches) for whole in answer]
+        answers = self._run(redis_scripts.GET, *batches([[job_id.encode()] for job_id in ids]))
+        return [whole for answer in answers for whole in answer]
 
     def find(self, query: Query) -> Sequence[Record]:
         size = PAGE if query.finished_before is not None else min(query.limit, PAGE)
@@ -185,7 +207,7 @@ class RedisStore(JobStore):
         states = {queue.decode(): dict.fromkeys(JobState, 0) for queue in queues}
         priorities: dict[str, dict[int, int]] = defaultdict(dict)
         oldest: dict[str, float] = {}
-        for place, n in _named(counts):
+        for place, n in named(counts):
             kind, _, rest = place.partition(":")
             if kind == "listed":
                 state, queue, _ = rest.split(":", 2)
@@ -194,7 +216,7 @@ class RedisStore(JobStore):
             elif kind == "queued":
                 queue, _, priority = rest.rpartition(":")
                 priorities[queue][int(priority)] = int(n)
-        for place, at in _named(heads):
+        for place, at in named(heads):
             queue = place.split(":")[1]
             oldest[queue] = min(float(at), oldest.get(queue, float("inf")))
         known = {queue: at for queue, at in oldest.items() if at != float("inf")}
@@ -208,7 +230,7 @@ class RedisStore(JobStore):
     def workers(self) -> Sequence[WorkerStats]:
         (answer,) = self._run(redis_scripts.WORKERS, [])
         found = []
-        for name, said in sorted(_named(answer)):
+        for name, said in sorted(named(answer)):
             heard, _, text = said.partition(b" ")
             queues, tasks = json.loads(text)
             found.append(WorkerStats(name, tuple(queues), tuple(tasks), datetime.fromtimestamp(float(heard), UTC)))
@@ -231,6 +253,14 @@ class RedisStore(JobStore):
     def now(self) -> float:
         return float(self._run(redis_scripts.NOW, [])[0])
 
+    def reckoned(self) -> float:
+        if not self._server.known:
+            self._server.heard(self.now())
+        return self._server.now()
+
+    def alongside(self, url: BackendURL) -> bool:
+        return parse(url) == self.redis.target
+
     def check(self) -> Sequence[str]:
         return warnings(self.redis, self.prefix + b"aside")
 
@@ -245,30 +275,6 @@ def _checked(whole: bytes) -> Record:
         return Record.from_flat(values)
     except CorruptRecord as error:
         raise CorruptRecord(f"job {values['id'].decode('utf-8', 'replace')!r} is damaged: {error}") from None
-
-
-def _batches(items: Sequence[list[bytes]]) -> Iterator[list[bytes]]:
-    """The arguments of these items in as many batches as it takes, each after the number of its items."""
-    start = size = 0
-    for number, item in enumerate(items):
-        if number > start and (number - start == BATCH or size > BATCH_SIZE):
-            yield _joined(items[start:number])
-            start, size = number, 0
-        size += sum(map(len, item))
-    if items:
-        yield _joined(items[start:])
-
-
-def _joined(items: Sequence[list[bytes]]) -> list[bytes]:
-    return [b"%d" % len(items), *(argument for item in items for argument in item)]
-
-
-def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
-def _named(flat: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
-    return ((name.decode(), value) for name, value in _pairs(flat))
 
 
 def _filters(query: Query) -> dict[str, Any]:

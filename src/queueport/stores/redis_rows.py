@@ -22,14 +22,15 @@ _values = attrgetter(*_DEFAULTS)
 
 
 def insert_arguments(insert: Insert) -> list[bytes]:
-    """A new record's id and change."""
+    """A new record's id and change, and what goes along."""
     record, change = insert.record, insert.change
     given = zip(_DEFAULTS.items(), _values(record), strict=True)
     values = {name: value for (name, default), value in given if value != default}
     values.update(change.set)
     values["rev"] = insert.rev
     del values["id"]
-    return [record.id.encode(), *_arguments(values, change, new=True)]
+    along = [argument for command in insert.along for argument in (b"%d" % len(command), *command)]
+    return [record.id.encode(), *_arguments(values, change, new=True), b"%d" % len(insert.along), *along]
 
 
 def change_arguments(change: Change, rev: str) -> list[bytes]:

@@ -49,18 +49,34 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-# n, then n times: id, change. Answers: the time, then n times: 1 | 0 refused | 2 key held, the record met.
+# Until when, n, then n times: id, change, the number of commands that go along, each after the number of its words.
+# Answers: the time, then n times: 1 | 0 refused | 2 key held | 3 a command failed, the record met; the time alone where
+# it is too late.
 INSERT = Script("""
-local n = tonumber(take())
+local till, n = tonumber(take()), tonumber(take())
+if now > till then return {exact(now)} end
 local seq = call('HINCRBY', P .. 'counters', 'seq', n) - n
 local answers = {exact(now)}
 for i = 1, n do
   local id, c = take(), change()
+  local along = {}
+  for j = 1, tonumber(take()) do
+    along[j] = {}
+    for k = 1, tonumber(take()) do along[j][k] = take() end
+  end
   local outcome, met = 0, load(id)
   if not met then
     c.set.seq = string.format('%.0f', seq + i)
     local new, holder = apply(id, {}, c)
     outcome, met = new and 1 or 2, holder
+    for _, command in ipairs(new and along or {}) do
+      local answer = redis.pcall(unpack(command))
+      if type(answer) == 'table' and answer.err then
+        apply(id, new, {processed = -c.processed, failed = -c.failed, delete = true})
+        outcome = 3
+        break
+      end
+    end
   end
   answers[#answers + 1] = outcome
   answers[#answers + 1] = whole(met) or false

@@ -83,8 +83,9 @@ def worker_faults(queue: JobQueue, when: str) -> list[Fault]:
 
 
 def producer_faults(queue: JobQueue) -> list[Fault]:
-    """Two for each step that a producer takes: record, publish, mark."""
-    steps = ["store.insert", "driver.publish", "store.swap"] if queue.driver.carries else ["store.insert"]
+    """Two for each step that a producer takes: record, publish, mark; or all of it at once."""
+    apart = queue.driver.carries and not queue.driver.alongside
+    steps = ["store.insert", "driver.publish", "store.swap"] if apart else ["store.insert"]
     return [Fault(when, step) for step in steps for when in ("before", "after")]
 
 

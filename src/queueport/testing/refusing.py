@@ -44,6 +44,7 @@ class Refusing(Case):
     ) -> None:
         with monkeypatch.context() as patched:
             if queue.driver.carries:
+                patched.setattr(queue.driver, "alongside", False)  # else there is nothing to cut
                 patched.setattr(queue.driver, "publish", _cut_publish(queue, outcome))
             else:
                 patched.setattr("queueport.queue.BATCH", len(KEPT))

@@ -1,0 +1,39 @@
+"""Items on their way to the server, so many in one run of a script, and its flat answers. For readers of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+__all__ = ["batches", "named", "pairs"]
+
+BATCH = 200
+"""Items in one run of a script, so that none keeps the server from others for more than some milliseconds."""
+BATCH_SIZE = 2**20
+"""Bytes after which a batch is closed: the server takes 1 GiB from a client at once, `client-query-buffer-limit`."""
+
+
+def batches(items: Sequence[list[bytes]]) -> Iterator[list[bytes]]:
+    """The arguments of these items in as many batches as it takes, each after the number of its items."""
+    start = size = 0
+    for number, item in enumerate(items):
+        if number > start and (number - start == BATCH or size > BATCH_SIZE):
+            yield _joined(items[start:number])
+            start, size = number, 0
+        size += sum(map(len, item))
+    if items:
+        yield _joined(items[start:])
+
+
+def _joined(items: Sequence[list[bytes]]) -> list[bytes]:
+    return [b"%d" % len(items), *(argument for item in items for argument in item)]
+
+
+def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """An answer two by two."""
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def named(flat: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+    """The same where the first is a name."""
+    return ((name.decode(), value) for name, value in pairs(flat))
