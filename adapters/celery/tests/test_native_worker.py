@@ -44,7 +44,7 @@ class TestPrefork(Retries, Losses, Crashes):
     def harness(self, request: pytest.FixtureRequest) -> NativeHarness:
         return NativeHarness("redis", private=getattr(request.function, "disrupts", False))
 
-    # noqa's reason: named after the contract's lines
+    # named after the lines of the contract
     test_W6_a_timeout = Stopping.test_W6_a_timeout_is_a_failure_and_the_worker_lives  # noqa: N815
     test_W6_another_try = Stopping.test_W6_after_a_timeout_it_is_tried_again  # noqa: N815
     test_W6_no_interrupt = Stopping.test_W6_code_that_cannot_be_interrupted_ends_with_its_process  # noqa: N815

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
@@ -16,7 +16,7 @@ from adapters.dramatiq.tests.onrabbitmq import RabbitMQQueues
 from adapters.dramatiq.tests.onredis import RedisQueues
 from queueport import Retry
 from queueport.connect import get_queue
-from queueport.errors import BackendUnavailable, ConfigurationError
+from queueport.errors import BackendUnavailable, ConfigurationError, DuplicateJob, JobNotFound
 from queueport.runner import Runner
 from queueport.testing import Harness
 from queueport.testing.tasks import QUEUE, add, echo, fail
@@ -170,3 +170,31 @@ def test_a_wrong_url_gets_one_sentence(url: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as raised:
         get_queue(url)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("harness", ["redis"], indirect=True)
+def test_on_one_redis_a_single_step_records_and_sends(harness: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> NoReturn:
+        raise AssertionError("a step more")
+
+    queue = harness.open()
+    with monkeypatch.context() as patched:
+        patched.setattr(queue.driver, "publish", refused)
+        patched.setattr(queue.operations.store, "swap", refused)
+        handles = queue.enqueue_many(echo.job(number) for number in range(500))
+    assert len(harness.queues.waiting(QUEUE)) == queue.stats().queues[QUEUE].queued == 500
+    with queue.worker(QUEUE):
+        assert [handle.result(30) for handle in handles] == list(range(500))
+    with pytest.raises(DuplicateJob):
+        queue.enqueue(echo.using(job_id=handles[0].id), 1)
+    assert harness.queues.waiting(QUEUE) == []
+
+
+@pytest.mark.parametrize("harness", ["redis"], indirect=True)
+def test_on_one_redis_what_is_not_sent_is_not_recorded(harness: BrokerHarness) -> None:
+    queue = harness.open()
+    harness.queues.client.set(harness.queues.key(QUEUE), "no list")
+    with pytest.raises(BackendUnavailable, match="dramatiq on redis did not take 1 of 1 jobs; they will not run"):
+        queue.enqueue(echo.using(job_id="mine"), 1)
+    with pytest.raises(JobNotFound):
+        queue.status("mine")

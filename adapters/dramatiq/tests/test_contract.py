@@ -42,7 +42,7 @@ class DramatiqHarness(Harness):
         self._store.restart()
 
     def sends_down(self) -> AbstractContextManager[None]:
-        return self._server.down() if self._server is self._store else self._server.paused()
+        return self._server.paused()
 
     def store_down(self) -> AbstractContextManager[None]:
         return self._store.paused()

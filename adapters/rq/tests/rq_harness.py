@@ -41,7 +41,7 @@ class RQHarness(Harness):
         self.server.restart()
 
     def sends_down(self) -> AbstractContextManager[None]:
-        return self.server.down()
+        return self.server.paused()
 
     def store_down(self) -> AbstractContextManager[None]:
         return self.server.paused()

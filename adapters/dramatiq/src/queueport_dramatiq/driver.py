@@ -17,7 +17,7 @@ from queueport.errors import ConfigurationError
 from queueport.message import Message
 from queueport.runner import Runner
 from queueport.settings import Settings
-from queueport.store import JobStore
+from queueport.store import Command, JobStore
 from queueport.stores.redis_connection import Redis
 from queueport.stores.redis_url import RedisOptions, parse
 from queueport.url import BackendURL
@@ -116,6 +116,7 @@ class DramatiqDriver(Driver):
 class DramatiqOnRedis(DramatiqDriver):
     """`dramatiq+redis://[[USER:]PASSWORD@]HOST[:PORT][/DB]`, or `dramatiq+rediss://`."""
 
+    link: RedisLink
     name = "dramatiq on redis"
     settings: ClassVar[type[Any] | None] = RedisOptions
 
@@ -133,7 +134,12 @@ class DramatiqOnRedis(DramatiqDriver):
             client.close()
 
         link = RedisLink(broker, server.ask, f"the Redis at {target.shown}", close, joined=False)
-        return cls(link, settings.namespace)
+        made = cls(link, settings.namespace)
+        made.alongside = store.alongside(server_url(url))
+        return made
+
+    def along(self, messages: Sequence[Message]) -> Sequence[Sequence[Command]]:
+        return [self.link.commands(self._translated(message)) for message in messages]  # no middleware is there to ask
 
     @classmethod
     def default_store(cls, url: BackendURL) -> str | None:

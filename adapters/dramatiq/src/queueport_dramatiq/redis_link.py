@@ -59,7 +59,7 @@ class RedisLink(Link):
 
     def _publish(self, messages: Sequence[Wire]) -> list[Sent]:
         try:
-            answers = self._transaction([command for message in messages for command in self._commands(message)])
+            answers = self._transaction([command for message in messages for command in self.commands(message)])
         except BackendUnavailable as error:
             return [Sent(SendOutcome.UNKNOWN, error)] * len(messages)
         return [
@@ -67,7 +67,7 @@ class RedisLink(Link):
             for pushed in answers[1::2]
         ]
 
-    def _commands(self, message: Wire) -> list[list[bytes]]:
+    def commands(self, message: Wire) -> list[list[bytes]]:
         """What Dramatiq's own script does to enqueue one."""
         job = message.options[OPTION]
         name = f"{message.message_id}.{job['life']}.{job['send']}"

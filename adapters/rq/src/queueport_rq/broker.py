@@ -58,6 +58,13 @@ class Broker:
                 self.queue(name).enqueue_many([self._data(message) for message in those], pipeline=pipeline)
             pipeline.execute()
 
+    def commands(self, message: Message) -> list[list[bytes]]:
+        """What enqueueing this one would have the Redis do; nothing is sent."""
+        encode: Any = self.connection.get_encoder().encode
+        with self.connection.pipeline() as pipeline:
+            self.queue(message.queue).enqueue_many([self._data(message)], pipeline=pipeline)
+            return [[encode(word) for word in words] for words, _ in pipeline.command_stack]
+
     def _data(self, message: Message) -> Any:
         return Queue.prepare_data(
             ENTRY,

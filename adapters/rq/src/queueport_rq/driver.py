@@ -25,7 +25,7 @@ from queueport_rq.threads import ThreadWorkers
 if TYPE_CHECKING:
     from queueport.runner import Runner
     from queueport.settings import Settings
-    from queueport.store import JobStore
+    from queueport.store import Command, JobStore
 
 __all__ = ["RQDriver"]
 
@@ -44,8 +44,9 @@ class RQDriver(Driver):
     )
     settings = RQOptions
 
-    def __init__(self, target: Target, names: Names, *, keep: int, call_timeout: float) -> None:
+    def __init__(self, target: Target, names: Names, *, keep: int, call_timeout: float, alongside: bool) -> None:
         self.target = target
+        self.alongside = alongside
         self.names = names
         self.keep = keep
         self.call_timeout = call_timeout
@@ -54,8 +55,14 @@ class RQDriver(Driver):
     @classmethod
     def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
         options = url.settings(RQOptions)
-        target = redis_url.parse(url_of_redis(url))
-        return cls(target, Names(settings.namespace), keep=options.keep, call_timeout=settings.call_timeout)
+        redis = url_of_redis(url)
+        return cls(
+            redis_url.parse(redis),
+            Names(settings.namespace),
+            keep=options.keep,
+            call_timeout=settings.call_timeout,
+            alongside=store.alongside(redis),
+        )
 
     @classmethod
     def default_store(cls, url: BackendURL) -> str | None:
@@ -75,6 +82,9 @@ class RQDriver(Driver):
                 sent = Sent(SendOutcome.FAILED if _refused(error) else SendOutcome.UNKNOWN, error)
             outcomes.extend([sent] * len(batch))
         return outcomes
+
+    def along(self, messages: Sequence[Message]) -> Sequence[Sequence[Command]]:
+        return [self._broker.commands(message) for message in messages]
 
     def work(self, runner: Runner, work: Work) -> None:
         if work.processes > 1:

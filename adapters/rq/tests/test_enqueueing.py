@@ -1,0 +1,52 @@
+"""Record and message are one step of the Redis that has both, and what cannot be sent is not recorded."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import pytest
+
+from adapters.rq.tests.rq_harness import RQCase, RQHarness
+from queueport import JobQueue
+from queueport.errors import BackendUnavailable, DuplicateJob, JobNotFound
+from queueport.testing.tasks import QUEUE, echo
+from queueport.testing.trace import Trace
+
+
+def refused(*_: Any) -> NoReturn:
+    raise AssertionError("a step more")
+
+
+class TestEnqueueing(RQCase):
+    def test_one_step_records_and_sends(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(queue.driver, "publish", refused)
+            patched.setattr(queue.operations.store, "swap", refused)
+            one = queue.enqueue(echo, 1)
+            many = queue.enqueue_many(echo.job(number) for number in range(500))
+        assert harness.rq.queue(QUEUE).count == queue.stats().queues[QUEUE].queued == 501
+        with harness.working(queue):
+            assert one.result(10) == 1
+            assert [handle.result(30) for handle in many] == list(range(500))
+
+    def test_what_is_not_recorded_is_not_sent(self, queue: JobQueue, harness: RQHarness, trace: Trace) -> None:
+        queue.enqueue(echo.using(job_id="mine"), 1)
+        with pytest.raises(DuplicateJob):
+            queue.enqueue(echo.using(job_id="mine"), 2)
+        held = queue.enqueue(echo.using(key="k"), 3)
+        assert queue.enqueue(echo.using(key="k"), 4).id == held.id
+        queue.enqueue(echo.using(delay=60), 5)
+        assert harness.rq.queue(QUEUE).count == 2
+
+    def test_what_is_not_sent_is_not_recorded(self, queue: JobQueue, harness: RQHarness, trace: Trace) -> None:
+        harness.rq.client.set(harness.rq.queue("odd").key, "no list")
+        jobs = [echo.using(job_id=f"job-{number}", queue="odd" if number == 1 else None).job(1) for number in range(3)]
+        with pytest.raises(BackendUnavailable, match="RQ did not take 1 of 3 jobs; they will not run") as raised:
+            queue.enqueue_many(jobs)
+        harness.rq.client.delete(harness.rq.queue("odd").key)
+        assert (raised.value.accepted, raised.value.rejected) == (("job-0", "job-2"), ("job-1",))
+        with pytest.raises(JobNotFound):
+            queue.status("job-1")
+        assert harness.rq.queue(QUEUE).count == 2
