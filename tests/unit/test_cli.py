@@ -203,6 +203,15 @@ def test_setup_names_what_it_made(run: Run, url: str) -> None:
     assert run("setup", "--queue", "a") == f"{url} is set up for a\n"
 
 
+def test_check_and_setup_take_the_url_as_their_first_word(run: Run, tmp_path: Path) -> None:
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert run("setup", other, "--queue", "a") == f"{other} is set up for a\n"
+    assert run("check", other).startswith(f"{other} is healthy\n")
+    for words in (["setup", other, "no.such"], ["setup", "no.such"]):
+        failed = CliRunner().invoke(app, words)
+        assert (failed.exit_code, "no.such" in failed.stderr) == (2, True)
+
+
 def test_backends_are_listed_with_capabilities_and_options(run: Run) -> None:
     found = answer(run("backends", "--json"))
     assert "persistent" in found["backends"]["sqlite"]["capabilities"]

@@ -23,6 +23,7 @@ __all__ = [
     "OfTask",
     "Store",
     "Url",
+    "UrlWord",
     "WithError",
     "opened",
     "with_queue",
@@ -32,6 +33,7 @@ Url = Annotated[
     str | None,
     typer.Option("--url", envvar="QUEUEPORT_URL", show_default=False, help="The queue's URL, like sqlite:///jobs.db."),
 ]
+UrlWord = Annotated[str | None, typer.Argument(metavar="[URL]", help="The same as --url.", show_default=False)]
 Store = Annotated[
     str | None,
     typer.Option("--store", show_default=False, help="The job store's URL, where the backend keeps none itself."),
@@ -59,17 +61,25 @@ def opened(url: str | None, store: str | None = None, namespace: str | None = No
     return get_queue(url, store=store, namespace=namespace)
 
 
-def with_queue(command: Callable[Concatenate[JobQueue, ...], None]) -> Callable[..., None]:
-    """A command with `--url`, `--store` and `--namespace` besides its own options; they make its first argument."""
+def with_queue(command: Callable[Concatenate[JobQueue, ...], None], *, takes_url: bool = False) -> Callable[..., None]:
+    """A command with `--url`, `--store` and `--namespace` besides its own options; they make its first argument.
 
-    def run(url: Url = None, store: Store = None, namespace: Namespace = None, **own: Any) -> None:
-        with opened(url, store, namespace) as queue:
+    `takes_url`: the URL may be its first word, too; modules that it takes may follow.
+    """
+
+    def run(
+        word: UrlWord = None, url: Url = None, store: Store = None, namespace: Namespace = None, **own: Any
+    ) -> None:
+        if word is not None and "://" not in word and "names" in own:
+            word, own["names"] = None, [word, *(own["names"] or ())]
+        with opened(word or url, store, namespace) as queue:
             command(queue, **own)
 
-    shared = [parameter for parameter in inspect.signature(run).parameters.values() if parameter.name != "own"]
+    word, *shared = (each for each in inspect.signature(run).parameters.values() if each.name != "own")
     own = list(inspect.signature(command).parameters.values())[1:]
     functools.update_wrapper(run, command)
-    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
+    first = [word] if takes_url else []
+    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*first, *own, *shared)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

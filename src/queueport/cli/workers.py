@@ -11,7 +11,7 @@ import typer
 
 from queueport import modules
 from queueport.cli import successor
-from queueport.cli.connection import Modules, Namespace, Store, Url, opened
+from queueport.cli.connection import Modules, Namespace, Store, Url, UrlWord, opened
 from queueport.cli.logs import set_up
 from queueport.cli.successor import Legacy
 from queueport.errors import BackendUnavailable, ConfigurationError
@@ -86,7 +86,7 @@ def _record(made: "Worker", legacy: Legacy) -> None:
 
 
 def dispatcher(
-    name: Annotated[str | None, typer.Argument(metavar="[URL]", help="The same as --url.", show_default=False)] = None,
+    word: UrlWord = None,
     url: Url = None,
     store: Store = None,
     namespace: Namespace = None,
@@ -100,7 +100,7 @@ def dispatcher(
     from queueport.url import KeepCount
 
     set_up(log_level.upper())
-    with opened(name or url, store, namespace) as queue:
+    with opened(word or url, store, namespace) as queue:
         keep = queue.settings.keep_succeeded
         made = Dispatcher(queue.operations, keep=keep if isinstance(keep, KeepCount) else None)
         ends = {signal.SIGTERM, signal.SIGINT}
