@@ -27,6 +27,7 @@ class DramatiqHarness(Harness):
         self._server = server
         self._store = store
         self.queues = queues(server.url, self.namespace)
+        self.title = f"dramatiq ({'redis' if server is store else 'rabbitmq'}) + redis"
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "QUEUEPORT_TASKS": f"{tasks.__name__},{hard_tasks.__name__}"}

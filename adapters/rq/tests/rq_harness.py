@@ -21,6 +21,8 @@ from tests.servers import redis_server
 class RQHarness(Harness):
     """RQ on a Redis that keeps the records too. A `private` one may be stopped."""
 
+    title = "rq + redis"
+
     def __init__(self, *, private: bool, store: str | None = None) -> None:
         self.server = redis_server(private=private)
         super().__init__(f"rq+{self.server.url}" + ("" if store is None else f"?store={quote(store, safe='')}"))

@@ -13,6 +13,7 @@ from adapters.rq.tests.rq_harness import RQHarness
 from queueport.testing import Contract, Harness
 from queueport.testing.losses import Losses
 from queueport.testing.refusing import Refusing
+from queueport.testing.report import REPORT
 
 
 class TestRQ(Contract):
@@ -23,8 +24,6 @@ class TestRQ(Contract):
 
 class BesideItsStore(RQHarness):
     """The records are elsewhere: RQ's Redis may hang while the store answers."""
-
-    title = "RQ + sqlite"
 
     def __init__(self, folder: Path, *, private: bool) -> None:
         super().__init__(private=private, store=f"sqlite:///{folder}/jobs.db")
@@ -50,5 +49,6 @@ class BesideItsStore(RQHarness):
 
 class TestBesideItsStore(Refusing, Losses):
     @pytest.fixture
-    def harness(self, request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
+    def harness(self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
+        monkeypatch.delenv(REPORT, raising=False)  # this is not the whole contract
         return BesideItsStore(tmp_path, private=getattr(request.function, "disrupts", False))
