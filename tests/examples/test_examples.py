@@ -1,6 +1,10 @@
-"""Every example, as a process of its own, prints what its docstring promises; the fourth one on every backend."""
+"""Every example, as a process of its own, prints what its docstring promises; the fourth one on every backend.
+
+Those that join an existing app do so on either of its brokers, and the app's own module knows nothing of it.
+"""
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -18,6 +22,8 @@ from tests.servers.server import Server
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUMBERED = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
 SWAP = "04_swap_backend.py"
+SHOPS = {"06_join_celery.py": "celery_shop.py", "07_join_dramatiq.py": "dramatiq_shop.py"}
+"""The application that each of these joins; they need a broker."""
 URLS: dict[str, Callable[[Path], str]] = {
     "sqlite": lambda folder: f"sqlite:///{folder}/jobs.db",
     "spool": lambda folder: f"spool:///{folder}/spool",
@@ -62,11 +68,11 @@ def promised(example: str) -> str:
     return textwrap.dedent(docstring.rpartition(":\n\n")[2]) + "\n"
 
 
-def test_there_are_five_examples() -> None:
-    assert [name[:2] for name in NUMBERED] == ["01", "02", "03", "04", "05"]
+def test_there_are_seven_examples() -> None:
+    assert [name[:2] for name in NUMBERED] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
-@pytest.mark.parametrize("example", NUMBERED)
+@pytest.mark.parametrize("example", [name for name in NUMBERED if name not in SHOPS])
 def test_an_example_prints_what_it_promises(example: str) -> None:
     assert printed(example) == promised(example)
 
@@ -84,7 +90,38 @@ def test_every_backend_prints_the_same(backend: str, tmp_path: Path, monkeypatch
             Broker(rabbitmq_server().url, namespace).clean("default", "default.DQ", "default.XQ")
 
 
-@pytest.mark.parametrize("example", [*NUMBERED, "tasks.py"])
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("example", SHOPS)
+def test_an_existing_app_is_joined(example: str, broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace = f"join_{uuid.uuid4().hex[:12]}"
+    shop = f"{namespace}_shop"
+    server, store = rabbitmq_server() if broker == "rabbitmq" else redis(), redis().url
+    monkeypatch.setenv("QUEUEPORT_NAMESPACE", namespace)
+    monkeypatch.setenv("QUEUEPORT_STORE", store)
+    monkeypatch.setenv("SHOP_BROKER", server.url)
+    monkeypatch.setenv("SHOP_RESULTS", store)
+    monkeypatch.setenv("SHOP_QUEUE", shop)
+    try:
+        assert printed(example) == promised(example)
+    finally:
+        if broker == "rabbitmq":
+            with Broker(server.url, namespace).channel() as channel:
+                for queue in (shop, f"{namespace}.default", f"{namespace}.{shop}"):
+                    for ending in ("", ".DQ", ".XQ"):
+                        channel.queue_delete(queue + ending)
+                channel.exchange_delete(shop)
+
+
+@pytest.mark.parametrize("example", SHOPS)
+def test_joining_takes_less_than_ten_lines(example: str) -> None:
+    before, joining, after = re.split(r"# Joining (?:begins|ends) here.*\n", (EXAMPLES / example).read_text())
+    assert len(joining.splitlines()) < 10
+    assert "QUEUEPORT_URL" in joining
+    assert "QUEUEPORT_URL" not in before + after
+    assert "queueport" not in (EXAMPLES / SHOPS[example]).read_text().lower()
+
+
+@pytest.mark.parametrize("example", [*NUMBERED, *SHOPS.values(), "tasks.py"])
 def test_an_example_is_short(example: str) -> None:
     lines = len((EXAMPLES / example).read_text().splitlines())
     assert lines <= (200 if example.startswith("05") else 80)

@@ -1,0 +1,30 @@
+"""A shop's Celery application, as its authors wrote it. `06_join_celery.py` joins it, unknown to it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, Task
+
+REDIS = "redis://localhost:6379/0"
+app = Celery("shop", broker=os.environ.get("SHOP_BROKER", REDIS), backend=os.environ.get("SHOP_RESULTS", REDIS))
+app.conf.task_default_queue = os.environ.get("SHOP_QUEUE", "shop")
+app.conf.broker_connection_retry_on_startup = True
+
+
+@app.task(bind=True, max_retries=2, default_retry_delay=1)
+def charge(self: Task[Any, Any], order: int, cents: int) -> str:
+    """Have the bank charge an order; where it does not answer, ask again, and give up at the third try."""
+    try:
+        return ask_bank(order, cents)
+    except TimeoutError as error:
+        raise self.retry(exc=error) from error
+
+
+def ask_bank(order: int, cents: int) -> str:
+    """Every request is noted in the shop's journal. For large sums the bank never answers."""
+    with Path(os.environ["SHOP_JOURNAL"]).open("a") as journal:
+        journal.write(f"order {order}\n")
+    if cents > 100_000:
+        raise TimeoutError("the bank does not answer")
+    return f"charged {cents} cents"
