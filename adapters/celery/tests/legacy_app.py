@@ -13,6 +13,8 @@ __all__ = ["on_rabbitmq", "on_redis"]
 
 BROKERS = "LEGACY_REDIS", "LEGACY_RABBITMQ"
 """Variables with the brokers' URLs; the results of both are kept in the Redis."""
+IMPORTS, JOINS = "LEGACY_IMPORTS", "queueport_celery.worker"
+"""What their workers import."""
 
 
 class Surrounded(Task[Any, Any]):
@@ -55,7 +57,7 @@ def automatic(key: str) -> None:
 
 def _application(broker: str) -> Celery:
     app = Celery("legacy", broker=os.environ.get(broker), backend=os.environ.get(BROKERS[0]), set_as_current=False)
-    app.conf.update(imports=["queueport_celery.worker"], broker_connection_retry_on_startup=True)
+    app.conf.update(imports=os.environ.get(IMPORTS, JOINS).split(), broker_connection_retry_on_startup=True)
     declare: Any = app.task
     declare(name="legacy.add", bind=True, base=Surrounded, shared=False)(add)
     declare(name="legacy.flaky", bind=True, max_retries=2, shared=False)(flaky)

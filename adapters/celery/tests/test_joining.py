@@ -9,9 +9,10 @@ import pytest
 
 from adapters.celery.tests import joined_tasks, legacy_app
 from adapters.celery.tests.harness import JoinedHarness
-from adapters.celery.tests.legacy_app import BROKERS
+from adapters.celery.tests.legacy_app import BROKERS, IMPORTS, JOINS
 from queueport import JobState, Retry, get_queue, task
 from queueport.errors import ConfigurationError, JobFailed
+from queueport.testing.tasks import QUEUE
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
 from tests.servers import rabbitmq_server, redis_server
@@ -31,6 +32,17 @@ def joined(request: pytest.FixtureRequest, trace: Trace, monkeypatch: pytest.Mon
     apps[request.param].conf.update(broker_url=urls[request.param == "rabbitmq"], result_backend=urls[0])
     yield harness
     harness.end()
+
+
+def test_a_worker_that_joins_too_late_says_so_and_takes_nothing(joined: JoinedHarness, trace: Trace) -> None:
+    queue = joined.open()
+    handle = queue.enqueue(task.named("legacy.add"), 1, 2)
+    worker = joined.start(joined.native_command([QUEUE], "-I", JOINS), ready=False, **{IMPORTS: ""})
+    assert worker.wait(30) != 0
+    assert f"{JOINS} was imported too late to take {joined.namespace}" in worker.log
+    assert handle.status().attempts == 0
+    joined.process(native=True)
+    assert handle.result(15) == 3
 
 
 @pytest.mark.parametrize("name", ["legacy.flaky", "legacy.automatic"])

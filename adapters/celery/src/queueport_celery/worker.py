@@ -106,6 +106,11 @@ def _make(sender: Any, **_: Any) -> None:
         if not queues:
             logger.warning("this worker takes no queue of queueport's: name one, -Q %s", names.work("default"))
             return
+        if not issubclass(symbol_by_name(sender.app.conf.worker_consumer), JobConsumer):  # `_prepare` was not called
+            raise ConfigurationError(
+                f"{__name__} was imported too late to take {', '.join(queues)}: name it in the app's `imports`, "
+                "which Celery reads before its option -I"
+            )
         native = NativeWorker.from_environment(list(queues.values()), threads=sender.concurrency or 1)
         join(sender.app)
     operations = native.queue.operations
