@@ -42,9 +42,9 @@ class Broker:
             channel.queue_purge(name)
 
     def messages(self, name: str) -> list[Any]:
-        """Take what lies in a queue."""
-        found = []
-        with self.channel() as channel:
+        """Take what lies in a queue; nothing where it has not been made yet."""
+        found: list[Any] = []
+        with self.channel() as channel, suppress(ChannelError):
             queue = kombu.Queue(name)(channel)
             while (message := queue.get(no_ack=True)) is not None:
                 found.append(message)

@@ -24,3 +24,4 @@ def celery(request: pytest.FixtureRequest, trace: Trace) -> Iterator[CeleryHarne
     harness = CeleryHarness(request.param)
     yield harness
     harness.end()
+    print(harness.story())  # noqa: T201  # pytest shows it where the test failed

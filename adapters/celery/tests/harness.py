@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from urllib.parse import quote
@@ -92,7 +93,8 @@ class JoinedHarness(CeleryHarness):
 
     def native_command(self, queues: Sequence[str], *options: str) -> Sequence[str]:
         names = ",".join([self.own, *(self.broker.names.work(queue) for queue in queues)])
-        return [sys.executable, "-m", "celery", "-A", self.app, "worker", "-Q", names, "-c", "2", *options]
+        node = f"{uuid.uuid4().hex}@%h"  # RabbitMQ lets no second worker of one name in
+        return [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", node, "-Q", names, "-c", "2", *options]
 
     def clean(self) -> None:
         super().clean()

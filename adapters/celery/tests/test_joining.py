@@ -32,6 +32,7 @@ def joined(request: pytest.FixtureRequest, trace: Trace, monkeypatch: pytest.Mon
     apps[request.param].conf.update(broker_url=urls[request.param == "rabbitmq"], result_backend=urls[0])
     yield harness
     harness.end()
+    print(harness.story())  # noqa: T201  # pytest shows it where the test failed
 
 
 def test_a_worker_that_joins_too_late_says_so_and_takes_nothing(joined: JoinedHarness, trace: Trace) -> None:
