@@ -99,7 +99,7 @@ class Operations:
         written = [self._insert_again(i, w) for i, w in zip(inserts, self._insert(inserts), strict=True)]
         mine = [w.record for i, w in zip(inserts, written, strict=True) if w.applied and Then.PUBLISH in i.change.then]
         rejected = self._publish_new([record for record in mine if record is not None])
-        rejected |= {i.record.id: None for i, w in zip(inserts, written, strict=True) if w.outcome is Outcome.NOT_SENT}
+        rejected |= {i.record.id: w.error for i, w in zip(inserts, written, strict=True) if w.error is not None}
         taken = [i.record.id for i, w in zip(inserts, written, strict=True) if w.outcome is Outcome.REFUSED]
         ids = [w.record.id if w.record is not None else i.record.id for i, w in zip(inserts, written, strict=True)]
         if rejected:

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from typing import Any, ClassVar, Self
 
 from queueport.capability import Limits
+from queueport.errors import BackendUnavailable
 from queueport.record import Change, Record
 from queueport.stats import WorkerStats
 from queueport.status import JobState
@@ -23,6 +24,7 @@ __all__ = [
     "Beat",
     "Begin",
     "ClaimingStore",
+    "Command",
     "Insert",
     "JobStore",
     "Outcome",
@@ -60,6 +62,8 @@ class Written:
 
     outcome: Outcome
     record: Record | None
+    error: BackendUnavailable | None = None
+    """Why it was NOT_SENT; its cause is the library's own exception."""
 
     @property
     def applied(self) -> bool:

@@ -3,9 +3,9 @@
 moto keeps everything in memory, so "down" closes its port and keeps the process: what it holds survives. Its DynamoDB
 is made fit to test a store, one call at a time, as if each were atomic. As it is it serves threads without a lock, so
 that two conditional writes may both succeed; and it undoes a cancelled transaction by putting back a copy of the whole
-table, with which the writes of others meanwhile are gone. Its answers walk through a model of every value: items are
-written as they are instead, in a twentieth of the time. Its SQS reads the clock twice for every message in the queue at
-each send, by a long way round: here it looks at the clock itself.
+table, with which the writes of others meanwhile are gone. Its answers walk through a model of every value: here items
+are written as they are. Its SQS reads the clock twice for every message in the queue at each send, by a long way round:
+here it looks at the clock itself. And it serves one call on a connection: here many.
 """
 
 import base64
@@ -68,11 +68,11 @@ def milliseconds(moment: Any = None) -> float:
     return time.time() * 1000 if moment is None else unix_time_millis(moment)
 
 
-def item_answer(result: Any, context: Any) -> Any:
+def item_answer(self: Any, context: Any) -> Any:
     """The answer of an operation on items, which `DynamoResult` has brought into the form that is sent."""
-    if ITEMS.isdisjoint(result.result):
-        return MODELLED(result, context)
-    told = {name: value for name, value in result.result.items() if value is not None}
+    if ITEMS.isdisjoint(self.result):
+        return MODELLED(self, context)
+    told = {name: value for name, value in self.result.items() if value is not None}
     body = json.dumps(told, default=lambda binary: base64.b64encode(binary).decode())
     return 200, {"Content-Type": "application/x-amz-json-1.0"}, body
 

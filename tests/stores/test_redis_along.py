@@ -60,6 +60,8 @@ def test_where_it_fails_there_is_no_record(store: RedisStore, wrong: tuple[bytes
     met = store.insert([sending("a", b"RPUSH", LIST, b"a"), sending("b", *wrong, key="k"), sending("c", b"LLEN", LIST)])
     assert [one.outcome for one in met] == [Outcome.APPLIED, Outcome.NOT_SENT, Outcome.APPLIED]
     assert met[1].record is None
+    assert met[1].error is not None
+    assert isinstance(met[1].error.__cause__, redis.ResponseError)
     assert [record is not None for record in store.get(["a", "b", "c"])] == [True, False, True]
     after = store.stats()
     assert sum(after.queues["default"].states.values()) == 2

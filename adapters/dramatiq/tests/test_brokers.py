@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
-import redis
 
 from adapters.dramatiq.tests.onrabbitmq import RabbitMQQueues
 from adapters.dramatiq.tests.onredis import RedisQueues
@@ -142,19 +141,6 @@ def test_a_queue_that_was_deleted_behind_our_back_is_made_again() -> None:
         harness.end()
 
 
-def test_a_foreign_key_in_the_way_is_told() -> None:
-    harness = BrokerHarness("redis")
-    client: Any = redis.Redis.from_url(harness.store.url)
-    client.set(harness.queues.key(QUEUE), "foreign")
-    try:
-        with pytest.raises(BackendUnavailable, match="did not take") as raised:
-            harness.open().enqueue(echo, 1)
-        assert "WRONGTYPE" in str(raised.value.__cause__)
-    finally:
-        harness.end()
-        client.close()
-
-
 @pytest.mark.parametrize(
     ("url", "told"),
     [
@@ -194,7 +180,8 @@ def test_on_one_redis_a_single_step_records_and_sends(harness: BrokerHarness, mo
 def test_on_one_redis_what_is_not_sent_is_not_recorded(harness: BrokerHarness) -> None:
     queue = harness.open()
     harness.queues.client.set(harness.queues.key(QUEUE), "no list")
-    with pytest.raises(BackendUnavailable, match="dramatiq on redis did not take 1 of 1 jobs; they will not run"):
+    with pytest.raises(BackendUnavailable, match="dramatiq on redis did not take 1 of 1 jobs") as raised:
         queue.enqueue(echo.using(job_id="mine"), 1)
+    assert "WRONGTYPE" in str(raised.value.__cause__)
     with pytest.raises(JobNotFound):
         queue.status("mine")

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, ClassVar, Self
 
 from redis import exceptions
 
+from queueport.errors import BackendUnavailable
 from queueport.record import RECORD_VERSION, CorruptRecord, Record
 from queueport.stats import WorkerStats
 from queueport.status import JobState
-from queueport.store import Beat, Begin, Insert, JobStore, Outcome, Query, QueueCounts, StoreStats, Swap, Written
+from queueport.store import Beat, Begin, Insert, JobStore, Outcome, Query, StoreStats, Swap, Written
 from queueport.stores import LIMITS, redis_scripts
-from queueport.stores.redis_batches import batches, named, pairs
+from queueport.stores.redis_answers import pairs, stats, workers
+from queueport.stores.redis_batches import batches
 from queueport.stores.redis_clock import ServerClock
 from queueport.stores.redis_connection import Redis
 from queueport.stores.redis_errors import unavailable
@@ -41,8 +41,7 @@ WAY_BACK = 0.1
 """The part of a call's time that is left to the answer to an insert."""
 PAGE = 500
 """Records that one run of a script looks at."""
-OUTCOMES = {0: Outcome.REFUSED, 1: Outcome.APPLIED, 2: Outcome.KEY_HELD, 3: Outcome.NOT_SENT}
-STATES = {state.value: state for state in JobState}
+OUTCOMES = {0: Outcome.REFUSED, 1: Outcome.APPLIED, 2: Outcome.KEY_HELD}
 
 
 class RedisStore(JobStore):
@@ -84,8 +83,13 @@ class RedisStore(JobStore):
             met = [next(again) if one is None else one for one in met]
         written = [one for one in met if one is not None]
         if len(written) < len(met):
-            raise unavailable(self.redis.target.shown, exceptions.TimeoutError(), self.redis.call_timeout)
+            raise self._unavailable(exceptions.TimeoutError())
         return written
+
+    def _unavailable(self, cause: exceptions.RedisError) -> BackendUnavailable:
+        error = unavailable(self.redis.target.shown, cause, self.redis.call_timeout)
+        error.__cause__ = cause
+        return error
 
     def _insert(self, inserts: Sequence[Insert]) -> list[Written | None]:
         """What became of each; None where the server got it too late to make it."""
@@ -103,6 +107,9 @@ class RedisStore(JobStore):
     def _inserted(self, insert: Insert, now: float, outcome: int, whole: bytes | None) -> Written:
         if outcome == 1:
             return Written(Outcome.APPLIED, insert.change.applied(insert.record, insert.rev, now))
+        if outcome == 3:
+            refused = exceptions.ResponseError((whole or b"").decode("utf-8", "replace"))
+            return Written(Outcome.NOT_SENT, None, self._unavailable(refused))
         return self._met(outcome, whole) or self.insert([insert])[0]
 
     def swap(self, swaps: Sequence[Swap]) -> Sequence[Written]:
@@ -203,38 +210,14 @@ class RedisStore(JobStore):
         return [record for record in self._readable(claimed)[0] if record is not None]
 
     def stats(self) -> StoreStats:
-        ((now, processed, failed, queues, counts, heads),) = self._run(redis_scripts.STATS, [])
-        states = {queue.decode(): dict.fromkeys(JobState, 0) for queue in queues}
-        priorities: dict[str, dict[int, int]] = defaultdict(dict)
-        oldest: dict[str, float] = {}
-        for place, n in named(counts):
-            kind, _, rest = place.partition(":")
-            if kind == "listed":
-                state, queue, _ = rest.split(":", 2)
-                if state in STATES and queue in states:
-                    states[queue][STATES[state]] += int(n)
-            elif kind == "queued":
-                queue, _, priority = rest.rpartition(":")
-                priorities[queue][int(priority)] = int(n)
-        for place, at in named(heads):
-            queue = place.split(":")[1]
-            oldest[queue] = min(float(at), oldest.get(queue, float("inf")))
-        known = {queue: at for queue, at in oldest.items() if at != float("inf")}
-        kept = {queue: QueueCounts(n, priorities[queue], known.get(queue)) for queue, n in states.items()}
-        return StoreStats(float(now), kept, int(processed), int(failed))
+        return stats(self._run(redis_scripts.STATS, [])[0])
 
     def announce(self, worker: WorkerStats, ttl: float) -> None:
         said = json.dumps([worker.queues, worker.tasks]).encode()
         self._run(redis_scripts.ANNOUNCE, [worker.name.encode(), said, encoded(float(ttl))])
 
     def workers(self) -> Sequence[WorkerStats]:
-        (answer,) = self._run(redis_scripts.WORKERS, [])
-        found = []
-        for name, said in sorted(named(answer)):
-            heard, _, text = said.partition(b" ")
-            queues, tasks = json.loads(text)
-            found.append(WorkerStats(name, tuple(queues), tuple(tasks), datetime.fromtimestamp(float(heard), UTC)))
-        return found
+        return workers(self._run(redis_scripts.WORKERS, [])[0])
 
     def wait(self, ids: Collection[str], timeout: float) -> Sequence[Record]:
         return self._waiting.wait(set(ids), timeout) if ids else []

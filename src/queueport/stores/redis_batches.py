@@ -1,11 +1,10 @@
-"""Items on their way to the server, so many in one run of a script, and its flat answers. For readers of the store."""
+"""Items on their way to the Redis server, so many in one run of a script. For readers of the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-__all__ = ["batches", "named", "pairs"]
+__all__ = ["batches"]
 
 BATCH = 200
 """Items in one run of a script, so that none keeps the server from others for more than some milliseconds."""
@@ -27,13 +26,3 @@ def batches(items: Sequence[list[bytes]]) -> Iterator[list[bytes]]:
 
 def _joined(items: Sequence[list[bytes]]) -> list[bytes]:
     return [b"%d" % len(items), *(argument for item in items for argument in item)]
-
-
-def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """An answer two by two."""
-    return zip(flat[::2], flat[1::2], strict=True)
-
-
-def named(flat: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
-    """The same where the first is a name."""
-    return ((name.decode(), value) for name, value in pairs(flat))

@@ -37,6 +37,10 @@ SAYINGS = (
     (r"max number of clients", "has no connection left: raise its maxclients, or close some"),
     (r"BUSY ", "is busy with a script that does not end: look at it, and call SCRIPT KILL"),
     (r"CLUSTERDOWN|MASTERDOWN|NOREPLICAS", "takes no writes at present, for other servers of its group are missing"),
+    (
+        r"WRONGTYPE",
+        "has something else where a queue should be: delete that, or take another database or namespace",
+    ),
     (r"unknown command", "lacks a command: queueport needs Redis 6.2, or Valkey, or what does the same"),
     (r"[Cc]onnection closed|reset by peer|Broken pipe", "closed the connection: is a Redis listening there?"),
 )

@@ -50,8 +50,8 @@ class Script:
 
 
 # Until when, n, then n times: id, change, the number of commands that go along, each after the number of its words.
-# Answers: the time, then n times: 1 | 0 refused | 2 key held | 3 a command failed, the record met; the time alone where
-# it is too late.
+# Answers: the time, then n times: 1 | 0 refused | 2 key held | 3 a command failed, the record met or the error; or
+# the time alone, where it is too late.
 INSERT = Script("""
 local till, n = tonumber(take()), tonumber(take())
 if now > till then return {exact(now)} end
@@ -73,13 +73,13 @@ for i = 1, n do
       local answer = redis.pcall(unpack(command))
       if type(answer) == 'table' and answer.err then
         apply(id, new, {processed = -c.processed, failed = -c.failed, delete = true})
-        outcome = 3
+        outcome, met = 3, answer.err
         break
       end
     end
   end
   answers[#answers + 1] = outcome
-  answers[#answers + 1] = whole(met) or false
+  answers[#answers + 1] = outcome == 3 and met or whole(met) or false
 end
 return answers
 """)
