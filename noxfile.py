@@ -8,11 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nox
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parent
 ADAPTERS = sorted(path.parent for path in ROOT.glob("adapters/[!_]*/pyproject.toml"))
 REPORTS = ROOT / "docs/contract"
 """What the README's table of backends is made of."""
+SAMPLE = "not test_contract or E1_ or T3_ or W1_ or D1_"
+"""Of the contract, what goes all the way through a backend: enqueue, wait, run, die."""
 
 # A URI, for pip splits these variables at blanks. Two variables, for pip pins what it builds with apart.
 CONSTRAINTS = (ROOT / "constraints.txt").as_uri()
@@ -92,7 +96,31 @@ def adapters(session: nox.Session) -> None:
     """The adapters' own tests, the contract suite among them, on real servers."""
     install(session, "tests", "servers", adapters=True)
     report(session, *(folder.name for folder in ADAPTERS))
-    pytest(session, *map(str, ADAPTERS))  # servers and emulators work while the tests wait
+    slowest_first = sorted(map(str, ADAPTERS), reverse=True)  # SQS, whose emulators work while the others wait
+    pytest(session, "--dist=loadgroup", *slowest_first, processes="3")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """A sample of the tests, with the lowest versions that are declared; what follows `--` is run in its place."""
+    install(session, "tests", "servers", adapters=True)
+    session.install(*lower_bounds())  # not pinned: what they need goes down with them
+    session.run("pip", "check")
+    sample = ("tests/unit", "tests/stores", *map(str, ADAPTERS), "-k", SAMPLE)
+    pytest(session, "--dist=loadgroup", *(() if session.posargs else sample), processes="3")
+
+
+def lower_bounds() -> list[str]:
+    """What queueport and its adapters need beside each other, in the lowest version that all of them declare."""
+    bounds: dict[str, Version] = {}
+    for folder in (ROOT, *ADAPTERS):
+        project = nox.project.load_toml(folder / "pyproject.toml")["project"]
+        redis = project.get("optional-dependencies", {}).get("redis", [])
+        for needed in map(Requirement, [*project["dependencies"], *redis]):
+            if needed.name != "queueport":
+                (bound,) = [Version(each.version) for each in needed.specifier if each.operator == ">="]
+                bounds[needed.name] = max(bound, bounds.get(needed.name, bound))
+    return [f"{name}=={bound}" for name, bound in bounds.items()]
 
 
 @nox.session

@@ -34,7 +34,7 @@ WRONG_WORDS = [
     (("enqueue", "t", "1e999"), "argument"),
     (("enqueue", "t", "--url", "memory://"), "memory lives in one process, and this one ends here"),
     (("worker", "--threads", "0", "m"), "Invalid value for '--threads'"),
-    (("worker", "--grace", "nan", "m"), "--grace"),
+    (("worker", "--grace", "nan", "queueport.testing.tasks"), "grace"),
     (("worker",), "no module is named: write `queueport worker app.tasks`, or set QUEUEPORT_TASKS"),
     (("stats", "--url", "jobs.db"), "'jobs.db' is not a URL: write one such as 'sqlite:///jobs.db'"),
     (("stats", "--url", "nosuch://"), "no backend for nosuch:// is installed"),
