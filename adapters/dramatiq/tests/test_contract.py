@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pytest
@@ -80,6 +81,12 @@ class DramatiqHarness(Harness):
         RedisQueues(self._store.url, self.namespace).clean()
 
 
+class OnRabbitMQ(DramatiqHarness):
+    """RabbitMQ is slow for a while after it has started."""
+
+    settings: ClassVar[dict[str, Any]] = {**Harness.settings, "call_timeout": 2.0}
+
+
 class TestRedis(Contract):
     @pytest.fixture
     def harness(self, request: pytest.FixtureRequest) -> Harness:
@@ -93,4 +100,4 @@ class TestRabbitMQ(Contract):
         private = getattr(request.function, "disrupts", False)
         server, store = rabbitmq_server(private=private), redis_server(private=private)
         url = f"dramatiq+{server.url.replace('guest:guest@', '')}?store={quote(store.url, safe='')}"
-        return DramatiqHarness(url, server, store, RabbitMQQueues)
+        return OnRabbitMQ(url, server, store, RabbitMQQueues)

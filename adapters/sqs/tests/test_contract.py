@@ -39,6 +39,7 @@ class SqsHarness(Harness):
 
     fifo: bool = False
     settings: ClassVar[dict[str, Any]] = {**Harness.settings, "call_timeout": 2.5}  # the emulator is slow under load
+    late = 2.0  # so is a job that takes a dozen calls to it
 
     def restart_backend(self) -> None:
         with self.sends_down():

@@ -32,6 +32,8 @@ class Harness:
 
     settings: ClassVar[dict[str, Any]] = {"lease": 2.0, "lost_after": 2.0, "unknown_after": 2.0, "call_timeout": 1.0}
     """Short, so that recovery can be watched. Seconds."""
+    late: float = 1.0
+    """Seconds that a job may start after its time; more only where an emulator is slower than what it plays."""
     title: str = ""
     """What the reports call it, such as "rabbitmq (classic) + redis"; without one, the backend's name."""
 

@@ -20,8 +20,6 @@ __all__ = ["Retries"]
 
 CLOCKS = 0.02
 """Seconds by which the clocks of a store and of its workers may differ, on one machine."""
-LATE = 1.0
-"""Seconds after its time by which an attempt has begun."""
 
 
 def quick(max_attempts: int, initial: float = 0.1, **rest: Any) -> Retry:
@@ -65,7 +63,7 @@ class Retries(Case):
             gaps = [later.started - (earlier.ended or 0.0) for earlier, later in pairwise(runs)]
             assert len(gaps) == len(waits)
             for gap, (least, most) in zip(gaps, waits, strict=True):
-                assert least - CLOCKS <= gap <= most + LATE, (gaps, waits)
+                assert least - CLOCKS <= gap <= most + harness.late, (gaps, waits)
 
     def test_R2_between_attempts_it_is_retrying(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         handle = queue.enqueue(tasks.fail_until.using(retry=quick(2, 3.0)), 2)
@@ -82,7 +80,7 @@ class Retries(Case):
             assert handle.result(10) == 2
         second = trace.runs(handle.id)[1]
         assert second.started >= status.next_attempt_at.timestamp() - CLOCKS
-        assert second.started - (first.ended or 0.0) <= 3 + LATE
+        assert second.started - (first.ended or 0.0) <= 3 + harness.late
         status = handle.status()
         assert (status.state, status.error, status.next_attempt_at) == (JobState.SUCCEEDED, None, None)
         assert [error.attempt for error in status.errors] == [1]
@@ -151,7 +149,7 @@ class Retries(Case):
             runs = trace.runs(handle.id)
             assert (len(runs), handle.status().failures) == (times, failures)
             for earlier, later in pairwise(runs):
-                assert delay - CLOCKS <= later.started - (earlier.ended or 0.0) <= delay + LATE
+                assert delay - CLOCKS <= later.started - (earlier.ended or 0.0) <= delay + harness.late
 
     def test_R4_the_task_sees_its_attempt(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         handle = queue.enqueue(tasks.fail_until.using(retry=quick(4)), 4)

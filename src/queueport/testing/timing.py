@@ -19,8 +19,6 @@ from queueport.testing.waiting import eventually
 __all__ = ["Timing"]
 
 DELAY = 2.0
-LATE = 1.0
-"""Seconds that a job may start after its time."""
 HOUR = timedelta(hours=1)
 
 
@@ -41,7 +39,7 @@ class Timing(Case):
                 queue.enqueue(tasks.echo.using(run_at=at), 3),
                 *queue.enqueue_many([tasks.echo.using(delay=DELAY).job(4)]),
             ]
-            latest = time.time() + DELAY + LATE
+            latest = time.time() + DELAY + harness.late
             assert {handle.status().state for handle in handles} == {JobState.SCHEDULED}
             assert [handle.result(10) for handle in handles] == [1, 2, 3, 4]
         starts = [run.started for run in trace.runs()]
@@ -59,7 +57,7 @@ class Timing(Case):
             before = time.time()
             later = queue.enqueue(tasks.echo.using(run_at=past), 3)
             assert [each.result(10) for each in (handle, at_once, later)] == [1, 2, 3]
-        assert trace.runs(later.id)[0].started - before < LATE
+        assert trace.runs(later.id)[0].started - before < harness.late
 
     def test_S1_retry_of_a_scheduled_job_is_now(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         handle = queue.enqueue(tasks.echo.using(delay=HOUR), 1)
@@ -68,7 +66,7 @@ class Timing(Case):
             handle.retry()
             assert handle.result(10) == 1
         (run,) = trace.runs(handle.id)
-        assert run.started - before < LATE
+        assert run.started - before < harness.late
 
     # -- S2: far away ------------------------------------------------------------------------------
 
@@ -153,9 +151,9 @@ class Timing(Case):
 
     def test_S4_what_starts_in_time_does_not_expire(self, queue: JobQueue, harness: Harness) -> None:
         with harness.working(queue):
-            started = queue.enqueue(tasks.spin.using(expires=1.0), 1.3)
+            started = queue.enqueue(tasks.spin.using(expires=harness.late), harness.late + 0.3)
             delayed = queue.enqueue(tasks.echo.using(expires=30, delay=0.2), 1)
-            assert (started.result(10), delayed.result(10)) == (1.3, 1)
+            assert (started.result(10), delayed.result(10)) == (harness.late + 0.3, 1)
 
     def _expired(self, handle: JobHandle[object]) -> None:
         with pytest.raises(JobCancelled, match="expired"):
