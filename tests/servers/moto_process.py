@@ -111,7 +111,7 @@ def mend() -> None:
         transact(self, transact_items)
 
     DynamoDBBackend.transact_write_items = transact_write_items  # type: ignore[method-assign]
-    DynamoResult.execute_result = item_answer  # type: ignore[assignment]
+    DynamoResult.execute_result = item_answer  # type: ignore[method-assign]
     DynamoHandler.call_action = one_at_a_time(DynamoHandler.call_action)  # type: ignore[method-assign]
 
 
