@@ -136,7 +136,11 @@ def _load(scheme: str, kinds: tuple[type, ...]) -> Any:
     if entry is None:
         if not is_store and scheme in (stores().keys() | STORES_INSTALLED_BY.keys()):
             raise ConfigurationError(f"{scheme}:// is a job store and carries no jobs: name it as store= of a backend")
-        hint = f": run `pip install {packages[family]}`" if family in packages else nearest(scheme, installed)
+        kin = [f"{name}://" for name in sorted(installed) if name.partition("+")[0] == family]
+        if kin:
+            hint = f": there are {', '.join(kin)}"
+        else:
+            hint = f": run `pip install {packages[family]}`" if family in packages else nearest(scheme, installed)
         raise ConfigurationError(f"no {what} for {scheme}:// is installed{hint}")
     try:
         loaded = entry.load()

@@ -38,6 +38,7 @@ WRONG_WORDS = [
     (("worker",), "no module is named: write `queueport worker app.tasks`, or set QUEUEPORT_TASKS"),
     (("stats", "--url", "jobs.db"), "'jobs.db' is not a URL: write one such as 'sqlite:///jobs.db'"),
     (("stats", "--url", "nosuch://"), "no backend for nosuch:// is installed"),
+    (("stats", "--url", "sqlite+file:///a"), "no backend for sqlite+file:// is installed: there are sqlite://"),
     (("stats", "--url", "celery+redis://h"), "run `pip install queueport-celery`"),
     (("stats", "--url", "sqlite:///x.db?leese=3"), "has no option 'leese'; did you mean 'lease'?"),
     (("stats", "--url", "sqlite:///x.db?lease=long"), "option lease='long' is wrong"),
