@@ -131,13 +131,23 @@ class Operations:
         return [sent.get(i.rev, i) for i in inserts]
 
     def _insert(self, inserts: Sequence[Insert]) -> Sequence[Written]:
+        since = self.store.reckoned() if self.driver.alongside else 0.0
         started = time.monotonic()
         try:
             return self.store.insert(inserts)
         except BackendUnavailable:
             if time.monotonic() - started > QUICK:
                 raise
-            return self.store.insert(inserts)  # by my own revs I know again what the first call did
+            again = self.store.insert(inserts)  # by my own revs I know again what the first call did
+            return [self._known_again(i, w, since) for i, w in zip(inserts, again, strict=True)]
+
+    def _known_again(self, insert: Insert, written: Written, since: float) -> Written:
+        """The same where a worker has begun what the first call sent, and gave it another rev: by all that is left."""
+        old, found = insert.record, written.record
+        if not insert.along or written.outcome is not Outcome.REFUSED or found is None or found.enqueued_at < since:
+            return written
+        same = (found.task, found.queue, found.payload) == (old.task, old.queue, old.payload)
+        return Written(Outcome.APPLIED, found) if same else written
 
     def _insert_again(self, insert: Insert, written: Written) -> Written:
         """Settle what the first insert met: my own lost answer, or a key whose holder must stay."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import pytest
 
 from adapters.rq.tests.rq_harness import RQCase, RQHarness
-from queueport import JobQueue
+from queueport import JobQueue, JobState
 from queueport.errors import BackendUnavailable, DuplicateJob, JobNotFound
+from queueport.store import Insert, Written
 from queueport.testing.tasks import QUEUE, echo
 from queueport.testing.trace import Trace
+from queueport.testing.waiting import eventually
 
 
 def refused(*_: Any) -> NoReturn:
@@ -30,6 +33,26 @@ class TestEnqueueing(RQCase):
         with harness.working(queue):
             assert one.result(10) == 1
             assert [handle.result(30) for handle in many] == list(range(500))
+
+    def test_a_lost_answer_is_known_again_where_a_worker_was_faster(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        insert, lost = queue.operations.store.insert, iter([True])
+
+        def lose_the_first_answer(inserts: Sequence[Insert]) -> Sequence[Written]:
+            written = insert(inserts)
+            if next(lost, False):
+                eventually(lambda: queue.status("mine").state is JobState.SUCCEEDED)
+                raise BackendUnavailable("the answer was lost")
+            return written
+
+        monkeypatch.setattr("queueport.operations.QUICK", 60.0)
+        monkeypatch.setattr(queue.operations.store, "insert", lose_the_first_answer)
+        with harness.working(queue):
+            assert queue.enqueue(echo.using(job_id="mine"), 1).result(10) == 1
+            with pytest.raises(DuplicateJob):
+                queue.enqueue(echo.using(job_id="mine"), 1)
+        assert trace.times("mine") == 1
 
     def test_what_is_not_recorded_is_not_sent(self, queue: JobQueue, harness: RQHarness, trace: Trace) -> None:
         queue.enqueue(echo.using(job_id="mine"), 1)

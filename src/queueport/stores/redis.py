@@ -70,11 +70,11 @@ class RedisStore(JobStore):
     def open(cls, url: BackendURL, *, namespace: str, call_timeout: float) -> Self:
         return cls(url.full, namespace=namespace, call_timeout=call_timeout)
 
-    def _run(self, script: Script, *sent: Iterable[bytes]) -> list[Any]:
+    def _run(self, script: Script, *sent: Iterable[bytes], once: bool = False) -> list[Any]:
         """The answer to each batch of arguments."""
         clock = b"" if self._clock is None else encoded(float(self._clock()))
         start = (self.prefix, b"%d" % RECORD_VERSION, clock)
-        return self.redis.run(script, [(*start, *batch) for batch in sent])
+        return self.redis.run(script, [(*start, *batch) for batch in sent], once=once)
 
     def insert(self, inserts: Sequence[Insert]) -> Sequence[Written]:
         met = self._insert(inserts)
@@ -96,7 +96,8 @@ class RedisStore(JobStore):
         until = encoded(self.reckoned() + self.redis.call_timeout * (1 - WAY_BACK))
         sent = list(batches([insert_arguments(insert) for insert in inserts]))
         met: list[Written | None] = []
-        answers = self._run(redis_scripts.INSERT, *([until, *batch] for batch in sent))
+        once = any(insert.along for insert in inserts)  # a worker may have begun it: the core must know of a doubt
+        answers = self._run(redis_scripts.INSERT, *([until, *batch] for batch in sent), once=once)
         for batch, (now, *answer) in zip(sent, answers, strict=True):
             self._server.heard(float(now))
             mine = inserts[len(met) : len(met) + int(batch[0])]

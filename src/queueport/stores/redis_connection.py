@@ -102,13 +102,13 @@ class Redis:
         self._moved: tuple[str, int] | None = None
         """The node of a cluster that has our keys, where it is not the one that the URL names."""
 
-    def run(self, script: Script, batches: Sequence[Sequence[bytes]]) -> list[Any]:
+    def run(self, script: Script, batches: Sequence[Sequence[bytes]], *, once: bool = False) -> list[Any]:
         """Run a script once for each batch of arguments, the key first, all in one round trip; the answers."""
         calls: list[Command] = [(b"EVALSHA", script.sha, b"1", *arguments) for arguments in batches]
-        answers = self.ask(calls)
+        answers = self.ask(calls, once=once)
         unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:  # the server is new, or was restarted
-            again = self.ask([(b"SCRIPT", b"LOAD", script.text), *(calls[number] for number in unknown)])
+            again = self.ask([(b"SCRIPT", b"LOAD", script.text), *(calls[number] for number in unknown)], once=once)
             for number, answer in zip(unknown, again[1:], strict=True):
                 answers[number] = answer
         for answer in answers:
@@ -116,17 +116,17 @@ class Redis:
                 raise unavailable(self.target.shown, answer, self.call_timeout) from answer
         return answers
 
-    def ask(self, commands: Sequence[Command]) -> list[Any]:
+    def ask(self, commands: Sequence[Command], *, once: bool = False) -> list[Any]:
         """The answers to these commands, sent together; a refusal by the server is an answer.
 
-        Raises BackendUnavailable.
+        `once`: what may have been applied is not sent again. Raises BackendUnavailable.
         """
         try:
-            return self._ask(packed(commands), len(commands), time.monotonic() + self.call_timeout)
+            return self._ask(packed(commands), len(commands), time.monotonic() + self.call_timeout, once=once)
         except (RedisError, OSError) as error:
             raise unavailable(self.target.shown, error, self.call_timeout) from error
 
-    def _ask(self, commands: bytes, count: int, deadline: float) -> list[Any]:
+    def _ask(self, commands: bytes, count: int, deadline: float, *, once: bool) -> list[Any]:
         """Once more where the connection had been closed meanwhile, or where the server is no longer the right one.
 
         What may have been applied the first time is applied once: every verb compares a rev or a token.
@@ -138,6 +138,8 @@ class Redis:
             if connection is None and self._moved is None:
                 raise
             self._elsewhere(None)
+            if once:
+                raise
         else:
             moved = next((answer for answer in answers if isinstance(answer, MovedError)), None)
             if moved is None and not any(read_only(answer) for answer in answers):
