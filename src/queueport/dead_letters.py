@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from queueport import lifecycle
+from queueport.accepting import Accepting
 from queueport.enqueueing import bare_record
 from queueport.errors import JobNotFound
 from queueport.job import Job
@@ -85,7 +86,7 @@ class DeadLetters:
         record = bare_record(job)
         made = JobError("queueport.DeadLetters", error, "", datetime.fromtimestamp(time.time(), UTC), 0)
         change = lifecycle.new_dead(operations.rules, made)
-        operations.enqueue([(record, change)])
+        Accepting(operations).enqueue([(record, change)])
         operations.follow([(record, change)])
         return self._queue.handle(job.id, job.task_ref) if job.task_ref is not None else self._queue.handle(job.id)
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from queueport import connect, hooks, lifecycle
+from queueport.accepting import Accepting
 from queueport.capability import Capability, Limits
 from queueport.dead_letters import DeadLetters
 from queueport.driver import Depth, Driver
@@ -167,11 +168,12 @@ class JobQueue:
         if doubled is not None:
             message = f"the id {doubled!r} is given twice in one batch: nothing was sent"
             raise DuplicateJob(message, rejected=[job.id for job in prepared])
+        accepting = Accepting(self.operations)
         ids: list[str] = []
         for start in range(0, len(records), BATCH):
             chunk = records[start : start + BATCH]
             try:
-                ids += self.operations.enqueue(chunk)
+                ids += accepting.enqueue(chunk)
             except (BackendUnavailable, DuplicateJob) as error:
                 known = {*error.accepted, *error.rejected}
                 rest = [record.id for record, _ in chunk if record.id not in known]

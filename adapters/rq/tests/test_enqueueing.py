@@ -46,7 +46,7 @@ class TestEnqueueing(RQCase):
                 raise BackendUnavailable("the answer was lost")
             return written
 
-        monkeypatch.setattr("queueport.operations.QUICK", 60.0)
+        monkeypatch.setattr("queueport.accepting.QUICK", 60.0)
         monkeypatch.setattr(queue.operations.store, "insert", lose_the_first_answer)
         with harness.working(queue):
             assert queue.enqueue(echo.using(job_id="mine"), 1).result(10) == 1
