@@ -30,7 +30,7 @@ class RabbitMQHarness(OnRedis):
         self.title = "rabbitmq + redis" if queue_type == "quorum" else "rabbitmq (classic) + redis"
         self._broker = Broker(self._server.url, self.namespace)
         if private:
-            self.open().driver.setup([QUEUE])
+            self.open(call_timeout=10.0).driver.setup([QUEUE])  # it has just started, and is slow
         self._made_at = time.monotonic()
 
     def restart_backend(self) -> None:

@@ -71,10 +71,13 @@ class TestSafety(RQCase):
         rubbish = [{"timeout": "soon"}, {"status": "unheard of"}, {"created_at": "yesterday"}, {"origin": "elsewhere"}]
         planted_ids = [planted(harness.rq, message, f"planted-{n}", **fields) for n, fields in enumerate(rubbish)]
         harness.rq.client.rpush(harness.rq.queue(QUEUE).key, "no id!", "no:id", b"\xff")
+        held = harness.rq.queue(QUEUE).intermediate_queue_key
+        harness.rq.client.rpush(held, "no id!", b"\xff")  # somebody else had them in hand
         worker = harness.process(native=native)
         assert queue.enqueue(echo, "the worker goes on").result(20) == "the worker goes on"
         failed = harness.rq.queue(QUEUE).failed_job_registry
         eventually(lambda: sorted(failed.get_job_ids()) == planted_ids)
+        eventually(lambda: set(harness.rq.client.lrange(held, 0, -1)) <= {b"no:id"})  # an id, whose job is gone
         assert worker.running
         assert "unhandled" not in worker.log
         eventually(lambda: not harness.rq.client.exists("rq:wip:", "rq:wip:elsewhere", "rq:failed:elsewhere"))

@@ -6,6 +6,7 @@ core has buried lie in its registry of failed jobs, beside what is none of queue
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from typing import Any
 
@@ -26,6 +27,8 @@ from queueport_rq.names import is_copy
 
 __all__ = ["DeliveringWorker", "NoDeathPenalty"]
 
+HELD = re.compile(rb"[A-Za-z0-9_-]+(:.*)?")
+"""An id of RQ's, or one and that of its execution."""
 BEATS = 2
 """A started message is dropped by the Redis after so many monitoring intervals without a heartbeat, before RQ would
 call it abandoned and fail it: the core has sent the job again by then."""
@@ -64,9 +67,23 @@ class DeliveringWorker(BaseWorker):
                 rubbish: Any = error.object if isinstance(error, UnicodeDecodeError) else getattr(error, "job_id", None)
                 if rubbish is None:
                     raise
-                self.log.warning("dropped from a queue what is no id of a job: %.200r", rubbish)
-                for queue in self.queues:
-                    self.connection.lrem(queue.intermediate_queue_key, 1, rubbish)
+                self._drop(rubbish)
+
+    def clean_registries(self) -> None:
+        """RQ's maintenance, which looks at what workers have in hand, and would end this one over what is no id."""
+        try:
+            super().clean_registries()  # type: ignore[no-untyped-call]  # RQ has no types here
+        except ValueError:
+            for queue in self.queues:
+                held: list[Any] = self.connection.lrange(queue.intermediate_queue_key, 0, -1)
+                for rubbish in [entry for entry in held if not HELD.fullmatch(entry)]:
+                    self._drop(rubbish)
+                queue.release_maintenance_lock()  # type: ignore[no-untyped-call]  # and it is done again
+
+    def _drop(self, rubbish: Any) -> None:
+        self.log.warning("dropped from a queue what is no id of a job: %.200r", rubbish)
+        for queue in self.queues:
+            self.connection.lrem(queue.intermediate_queue_key, 1, rubbish)
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Run one message; whether its attempt succeeded."""
