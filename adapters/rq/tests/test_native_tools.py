@@ -57,6 +57,14 @@ class TestNativeTools(RQCase):
         assert harness.rq.queue(QUEUE).failed_job_registry.get_job_ids() == []
         assert 0 < int(harness.rq.client.ttl(job.key)) <= 500
 
+    def test_no_status_of_rqs_decides_about_a_job(self, queue: JobQueue, harness: RQHarness, trace: Trace) -> None:
+        handles = queue.enqueue_many(echo.job(status.value) for status in JobStatus)
+        for rq_id, status in zip(harness.rq.queue(QUEUE).job_ids, JobStatus, strict=True):
+            harness.rq.client.hset(Job.key_for(rq_id), "status", status.value)
+        with harness.working(queue):
+            assert [handle.result(20) for handle in handles] == [status.value for status in JobStatus]
+        assert [trace.times(handle.id) for handle in handles] == [1] * len(handles)
+
     def test_rq_requeue_runs_a_dead_job_again_and_its_copy_says_why_it_died(
         self, queue: JobQueue, harness: RQHarness, trace: Trace
     ) -> None:
