@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from adapters.rabbitmq.tests.broker import Broker
 from adapters.rabbitmq.tests.conftest import Opener, ids, message, messages, received
-from queueport import Retry, get_queue
+from queueport import JobHandle, JobQueue, Retry, get_queue
 from queueport.errors import BackendUnavailable
 from queueport.testing import tasks
 from queueport.testing.trace import TRACE, Trace
@@ -58,6 +60,12 @@ def test_what_nobody_asks_for_any_more_goes_to_another_in_its_order(
     assert ids(received(other, 1)) == ["new"], "who is not asked is sent nothing"
 
 
+def leases(queue: JobQueue, handles: Sequence[JobHandle[Any]]) -> list[float]:
+    """When the leases of these jobs end."""
+    records = queue.operations.store.get([handle.id for handle in handles])
+    return [record.wake_at or 0.0 for record in records if record is not None]
+
+
 def test_an_idle_worker_gets_all_that_a_busy_one_cannot_start(
     broker: Broker, namespace: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +80,9 @@ def test_an_idle_worker_gets_all_that_a_busy_one_cannot_start(
     ):
         long = busy.enqueue_many(tasks.wait_for.using(queue="q").job("go") for _ in range(2))
         eventually(lambda: len(trace.runs()) == 2)
-        time.sleep(1.0)  # more than a third of the lease: both are acknowledged, and two more are sent ahead
+        begun = leases(busy, long)
+        eventually(lambda: all(now > then for now, then in zip(leases(busy, long), begun, strict=True)))
+        # with the first heartbeat both are acknowledged, and two more are sent ahead
         short = idle.enqueue_many(tasks.echo.using(queue="q").job(number) for number in range(20))
         with idle.worker("q", threads=2):
             assert [handle.result(SOON) for handle in short] == list(range(20))

@@ -158,10 +158,11 @@ def test_a_server_that_hangs_is_given_up_in_time() -> None:
 
 def test_one_client_is_made_for_all_threads_and_another_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
+    all_ask = threading.Event()
 
     def slow(*args: Any, **options: Any) -> Any:
         made.append(os.getpid())
-        time.sleep(0.05)
+        assert all_ask.wait(10)
         return connect(*args, **options)
 
     monkeypatch.setattr(clients, "connect", slow)
@@ -169,6 +170,7 @@ def test_one_client_is_made_for_all_threads_and_another_after_a_fork(monkeypatch
     threads = [threading.Thread(target=shared.get) for _ in range(8)]
     for thread in threads:
         thread.start()
+    all_ask.set()
     for thread in threads:
         thread.join()
     assert len(made) == 1
