@@ -74,6 +74,7 @@ def parse(url: BackendURL) -> Target:
     if match is None:
         raise ConfigurationError(f"{shown} is no Redis: {EXAMPLE}")
     scheme, path = match["scheme"], unquote((match["path"] or "")[1:])
+    _refuse_idle(options, scheme, shown)
     username, password = _login(match["login"])
     login: dict[str, Any] = {"client_name": options.client_name}
     login |= {"username": options.username or username, "password": options.password or password}
@@ -94,6 +95,17 @@ def parse(url: BackendURL) -> Target:
     login["db"] = _database(database, options, shown)
     hosts = _hosts(match["hosts"] or "localhost", SENTINEL_PORT, shown)
     return Target(shown, hosts, None, service, tls, login, given)
+
+
+def _refuse_idle(options: RedisOptions, scheme: str, shown: str) -> None:
+    """An option without effect must not pass unseen: its author believes in TLS, or in a password."""
+    idle = {"ssl_": ("rediss://", scheme.startswith("rediss")), "sentinel_": ("redis+sentinel://", "+" in scheme)}
+    for name in sorted(options.model_fields_set):
+        for prefix, (where, used) in idle.items():
+            if name.startswith(prefix) and not used:
+                raise ConfigurationError(
+                    f"{shown}: option {name!r} is for {where} and has no effect here: leave it out"
+                )
 
 
 def _login(text: str | None) -> tuple[str | None, str | None]:
