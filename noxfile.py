@@ -104,7 +104,7 @@ def adapters(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """A sample of the tests, with the lowest versions that are declared; what follows `--` is run in its place."""
     install(session, "tests", "servers", adapters=True)
-    session.install(*lower_bounds())  # not pinned: what they need goes down with them
+    session.install(*lower_bounds(), "moto")  # not pinned: what they need goes down with them, and moto's boto3 too
     session.run("pip", "check")
     if session.posargs:
         pytest(session, processes="3")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import boto3
+import botocore.session
 
 __all__ = ["client"]
 
 
 def client(url: str, service: str = "dynamodb") -> Any:
     """A client of the service at that endpoint."""
-    make: Any = boto3.client  # of any service
+    make: Any = botocore.session.get_session().create_client  # of any service
     return make(
         service,
         region_name="us-east-1",

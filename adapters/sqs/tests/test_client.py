@@ -186,6 +186,13 @@ def test_one_client_is_made_for_all_threads_and_another_after_a_fork(monkeypatch
     shared.close()
 
 
+def test_another_client_reads_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    place: dict[str, Any] = {"region": "us-east-1", "endpoint": "http://127.0.0.1:1", "call_timeout": 1.0}
+    for _ in range(2):
+        connect("sqs", **place).close()
+        monkeypatch.setattr("botocore.loaders.JSONFileLoader.load_file", None)
+
+
 def test_an_interruption_while_it_is_made_leaves_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(BaseException):
         pass

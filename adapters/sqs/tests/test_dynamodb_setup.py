@@ -111,7 +111,7 @@ def test_a_wrong_option_is_refused(options: str, sentence: str) -> None:
 
 
 def test_opening_a_store_asks_nothing_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boto3.session.Session", None)
+    monkeypatch.setattr("botocore.session.get_session", None)
     store = opened("dynamodb://eu-central-1/jobs?shards=4&create=true")
     assert (store.table.name, store.names.shards) == ("jobs", 4)
     store.close()

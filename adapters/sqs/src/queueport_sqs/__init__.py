@@ -1,4 +1,4 @@
-"""Amazon SQS as a backend of queueport, and DynamoDB as a job store, by boto3. For `get_queue`.
+"""Amazon SQS as a backend of queueport, and DynamoDB as a job store, by botocore. For `get_queue`.
 
 transport   carries jobs: `sqs://REGION`
 dynamodb    keeps records: `dynamodb://REGION/TABLE`

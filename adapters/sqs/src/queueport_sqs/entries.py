@@ -34,14 +34,14 @@ REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message for a batch: `fields` as boto3 takes them, and `size` as SQS counts it."""
+    """One message for a batch: `fields` as botocore takes them, and `size` as SQS counts it."""
 
     fields: Mapping[str, Any]
     size: int
 
     @classmethod
     def of(cls, body: str, attributes: Mapping[str, Any], **fields: str) -> Entry:
-        """`attributes` as boto3 takes them."""
+        """`attributes` as botocore takes them."""
         size = len(body.encode()) + sum(_size(name, value) for name, value in attributes.items())
         return cls({"MessageBody": body, "MessageAttributes": dict(attributes), **fields}, size)
 
