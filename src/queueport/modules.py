@@ -7,11 +7,13 @@ import sysconfig
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import queueport
 from queueport.errors import ConfigurationError
+from queueport.url import BackendURL
 
-__all__ = ["VARIABLE", "environment", "load"]
+__all__ = ["VARIABLE", "environment", "load", "named"]
 
 VARIABLE = "QUEUEPORT_TASKS"
 """Names modules, comma-separated, where the command line names none."""
@@ -37,6 +39,21 @@ def load(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit) as error:  # whatever a module raises while it is imported is its own
             raise ConfigurationError(_reason(name, error)) from error
+
+
+def named(url: BackendURL, kind: str) -> Any:
+    """The object that `SCHEME://package.module:name` names, which is to be a `kind`. Raises ConfigurationError."""
+    module, _, name = url.text.partition("://")[2].partition(":")
+    if not all(word.isidentifier() for word in (*module.split("."), *name.split("."))):
+        raise ConfigurationError(f"{url} names no {kind}: write {url.scheme}://package.module:{kind}")
+    load([module])
+    found: Any = sys.modules[module]
+    for word in name.split("."):
+        try:
+            found = getattr(found, word)
+        except AttributeError:
+            raise ConfigurationError(f"{url}: there is no {name!r} in module {module!r}") from None
+    return found
 
 
 def _guess(name: str) -> str:

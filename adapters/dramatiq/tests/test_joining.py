@@ -157,9 +157,9 @@ def test_what_is_sent_by_dramatiq_stays_dramatiqs(harness: JoiningHarness, trace
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("nowhere.at_all:broker", "cannot be imported"),
+        ("nowhere.at_all:broker", "there is no module"),
         (f"{__name__}:no_broker", "is no Dramatiq broker"),
-        (f"{__name__}:missing", "is no Dramatiq broker"),
+        (f"{__name__}:missing", "there is no 'missing'"),
         (f"{__name__}:stub", "is a StubBroker"),
         ("localhost", "names no broker"),
     ],

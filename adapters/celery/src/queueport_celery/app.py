@@ -5,7 +5,6 @@ For the driver and its workers. Each setting says why it is set.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,15 +64,9 @@ def made(url: BackendURL, names: Names) -> Celery:
 
 def existing(url: BackendURL) -> Celery:
     """The app that `celery://package.module:app` names. Raises ConfigurationError."""
-    module, colon, attribute = url.text.removeprefix("celery://").partition(":")
-    if not module or not colon or not attribute.isidentifier():
-        raise ConfigurationError(f"{url} names no app: write celery://package.module:app")
-    modules.load([module])
-    app = getattr(sys.modules[module], attribute, None)
-    if app is None:
-        raise ConfigurationError(f"{url}: there is no {attribute!r} in module {module!r}")
+    app = modules.named(url, "app")
     if not isinstance(app, Celery):
-        raise ConfigurationError(f"{url}: {attribute!r} is a {type(app).__name__}, not a Celery app")
+        raise ConfigurationError(f"{url} is no Celery app but of type {type(app).__name__}: name the app")
     if not {"json", "application/json"} & set(app.conf.accept_content):
         raise ConfigurationError(f"{url}: queueport sends JSON: add 'json' to the app's accept_content")
     register(app)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import dramatiq
 from dramatiq.errors import Retry
 from dramatiq.middleware import Middleware
 
-from queueport import RetryLater, task
+from queueport import RetryLater, modules, task
 from queueport.errors import ConfigurationError
 from queueport.job import QUEUE_NAME
 from queueport.tasks import registry
@@ -23,31 +19,13 @@ __all__ = ["application_broker", "share_actors"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 
-PLACE = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
-
 
 def application_broker(url: BackendURL) -> dramatiq.Broker:
     """The broker that the URL names. Raises ConfigurationError."""
-    match = PLACE.fullmatch(url.text.partition("://")[2])
-    if match is None:
-        raise ConfigurationError(f"{url} names no broker: write dramatiq://package.module:broker, or dramatiq+redis://")
-    found = _imported(url, match["module"])
-    for word in match["name"].split("."):
-        found = getattr(found, word, None)
+    found = modules.named(url, "broker")
     if not isinstance(found, dramatiq.Broker):
-        raise ConfigurationError(f"{url}: {match['name']!r} in {match['module']} is no Dramatiq broker: name one")
+        raise ConfigurationError(f"{url} is no Dramatiq broker but of type {type(found).__name__}: name the broker")
     return found
-
-
-def _imported(url: BackendURL, module: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # whatever a module raises while it is imported is its own
-        told = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(f"{url}: the module {module!r} cannot be imported ({told})") from error
 
 
 def share_actors(broker: dramatiq.Broker) -> None:
