@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from queueport.errors import ConfigurationError
 from queueport.url import BackendURL
 
-__all__ = ["RedisOptions", "Target", "parse"]
+__all__ = ["RedisOptions", "RedisServerOptions", "Target", "parse"]
 
 PORT, SENTINEL_PORT = 6379, 26379
 EXAMPLE = "write 'redis://localhost:6379/0', 'unix:///run/redis.sock?db=0' or 'redis+sentinel://host1,host2/mymaster/0'"
@@ -29,8 +29,8 @@ SHAPE = re.compile(r"(?P<scheme>[a-z+]+)://(?:(?P<login>.*)@)?(?P<hosts>[^/@]*)(
 HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]\s]+)(?::(?P<port>\d{1,5}))?")
 
 
-class RedisOptions(BaseModel):
-    """The options of `redis://` URLs and their like. Timeouts are those of `call_timeout`."""
+class RedisServerOptions(BaseModel):
+    """The options of URLs that name one server. Timeouts are those of `call_timeout`."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,8 +38,6 @@ class RedisOptions(BaseModel):
     username: str | None = Field(None, description="user, where the host part does not say it")
     password: str | None = Field(None, repr=False, description="its password")
     client_name: str = Field("queueport", pattern=r"^\S+$", description="how the connections show in CLIENT LIST")
-    sentinel_username: str | None = Field(None, description="user of the sentinels")
-    sentinel_password: str | None = Field(None, repr=False, description="its password")
     ssl_cert_reqs: Literal["required", "optional", "none"] = Field(
         "required", description="whether the server's certificate must be good"
     )
@@ -47,6 +45,13 @@ class RedisOptions(BaseModel):
     ssl_ca_certs: str | None = Field(None, description="file with the certificates of trusted authorities")
     ssl_certfile: str | None = Field(None, description="file with our own certificate")
     ssl_keyfile: str | None = Field(None, description="file with its key")
+
+
+class RedisOptions(RedisServerOptions):
+    """The options of `redis://` URLs and their like, sentinels among them."""
+
+    sentinel_username: str | None = Field(None, description="user of the sentinels")
+    sentinel_password: str | None = Field(None, repr=False, description="its password")
 
 
 @dataclass(frozen=True, slots=True)

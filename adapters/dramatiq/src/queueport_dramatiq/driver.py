@@ -18,8 +18,9 @@ from queueport.message import Message
 from queueport.runner import Runner
 from queueport.settings import Settings
 from queueport.store import Command, JobStore
+from queueport.stores import redis_client
 from queueport.stores.redis_connection import Redis
-from queueport.stores.redis_url import RedisOptions, parse
+from queueport.stores.redis_url import RedisServerOptions, parse
 from queueport.url import BackendURL
 from queueport_dramatiq import embedded
 from queueport_dramatiq.joining import application_broker, share_actors
@@ -31,7 +32,7 @@ from queueport_dramatiq.rabbitmq_broker import QueueportRabbitmqBroker
 from queueport_dramatiq.rabbitmq_link import RabbitMQLink
 from queueport_dramatiq.redis_broker import QueueportRedisBroker
 from queueport_dramatiq.redis_link import RedisLink, client_ask
-from queueport_dramatiq.servers import bounded, rabbitmq_parameters, redis_client, server_url
+from queueport_dramatiq.servers import bounded, rabbitmq_parameters, server_url
 
 __all__ = ["DramatiqApp", "DramatiqDriver", "DramatiqOnRabbitMQ", "DramatiqOnRedis"]
 
@@ -118,13 +119,13 @@ class DramatiqOnRedis(DramatiqDriver):
 
     link: RedisLink
     name = "dramatiq on redis"
-    settings: ClassVar[type[Any] | None] = RedisOptions
+    settings: ClassVar[type[Any] | None] = RedisServerOptions
 
     @classmethod
     def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
         target = parse(server_url(url))
         server = Redis(target, call_timeout=settings.call_timeout)
-        client = redis_client(target, settings.call_timeout)
+        client = redis_client.connect(target, settings.call_timeout)
         broker = QueueportRedisBroker(  # type: ignore[no-untyped-call]  # Dramatiq's is untyped
             client=client, middleware=[], dead_message_ttl=int(settings.keep_dead * 1000)
         )

@@ -12,23 +12,15 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from queueport.errors import ConfigurationError
-from queueport.stores.redis_url import Target
 from queueport.url import BackendURL
 from queueport_dramatiq.options import RabbitMQOptions
 
-__all__ = ["bounded", "rabbitmq_parameters", "redis_client", "server_url"]
+__all__ = ["bounded", "rabbitmq_parameters", "server_url"]
 
 
 def server_url(url: BackendURL) -> BackendURL:
     """The broker's own URL, without the framework's name."""
     return BackendURL(url.text.removeprefix("dramatiq+"), url.options)
-
-
-def redis_client(target: Target, timeout: float) -> redis.Redis:
-    """The library's client, for workers: each call takes so many seconds at most."""
-    ((host, port),) = target.hosts
-    tls = {} if target.tls is None else {"ssl": True, **target.tls}
-    return redis.Redis(host, port, socket_timeout=timeout, socket_connect_timeout=timeout, **target.login, **tls)
 
 
 def bounded(client: redis.Redis, timeout: float) -> redis.Redis:

@@ -12,10 +12,9 @@ from queueport import supervisor
 from queueport.capability import Capability
 from queueport.driver import Depth, Driver, SendOutcome, Sent, Work
 from queueport.message import Message
-from queueport.stores import redis_errors, redis_url
+from queueport.stores import redis_client, redis_errors, redis_url
 from queueport.stores.redis_url import Target
 from queueport.url import BackendURL
-from queueport_rq import connection
 from queueport_rq.broker import Broker
 from queueport_rq.names import Names
 from queueport_rq.options import RQOptions
@@ -70,7 +69,7 @@ class RQDriver(Driver):
 
     def client(self) -> redis.Redis:
         """A client of its own, for RQ changes the timeouts of a worker's."""
-        return connection.client(self.target, self.call_timeout)
+        return redis_client.connect(self.target, self.call_timeout)
 
     def publish(self, messages: Sequence[Message]) -> Sequence[Sent]:
         outcomes: list[Sent] = []

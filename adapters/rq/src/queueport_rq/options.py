@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 
-from queueport.stores.redis_url import RedisOptions
+from queueport.stores.redis_url import RedisServerOptions
 from queueport.url import BackendURL
 
 __all__ = ["RQOptions", "redis_url"]
@@ -14,7 +14,7 @@ __all__ = ["RQOptions", "redis_url"]
 PREFIX = "rq+"
 
 
-class RQOptions(RedisOptions):
+class RQOptions(RedisServerOptions):
     """RQ's own beside those of the Redis; another one is refused."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
@@ -24,5 +24,5 @@ class RQOptions(RedisOptions):
 
 def redis_url(url: BackendURL) -> BackendURL:
     """The Redis of that backend's URL, as the URL of a store."""
-    options = {name: value for name, value in url.options.items() if name in RedisOptions.model_fields}
+    options = {name: value for name, value in url.options.items() if name in RedisServerOptions.model_fields}
     return BackendURL(url.text.removeprefix(PREFIX), options)

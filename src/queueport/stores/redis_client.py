@@ -1,4 +1,4 @@
-"""Clients of the Redis, as RQ takes them. For the driver and the workers."""
+"""A client of redis-py's, for frameworks that want one. The store itself has `redis_connection`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from queueport.errors import ConfigurationError
 from queueport.stores.redis_url import Target
 
-__all__ = ["client"]
+__all__ = ["connect"]
 
 MAX_CONNECTIONS = 10_000
 """One for each thread that calls; redis-py would refuse the hundred-and-first."""
 
 
-def client(target: Target, timeout: float) -> redis.Redis:
+def connect(target: Target, timeout: float) -> redis.Redis:
     """A client that connects when it is first used, waits no longer than `timeout` seconds for an answer, and repeats
-    nothing by itself. Raises ConfigurationError for a Redis that is found by sentinels.
+    nothing by itself. The target is one server, by host or by socket.
     """
-    if target.service is not None:
-        raise ConfigurationError(f"{target.shown} names sentinels, which this backend does not ask: name the primary")
     options: dict[str, Any] = {
         **target.login,
         "socket_timeout": timeout,
@@ -32,5 +29,5 @@ def client(target: Target, timeout: float) -> redis.Redis:
     }
     if target.path is not None:
         return redis.Redis(unix_socket_path=target.path, **options)
-    host, port = target.hosts[0]
+    ((host, port),) = target.hosts
     return redis.Redis(host, port, ssl=target.tls is not None, **(target.tls or {}), **options)
