@@ -139,6 +139,10 @@ class Operations:
             self.follow([(settled.record, settled.change)])
         return settled
 
+    def cancel(self, job_id: str, *, interrupts: bool = True) -> Settled:
+        """Cancel a waiting job, or ask a running one to stop."""
+        return self.settle(job_id, lambda record: lifecycle.cancel(self.rules, record, interrupts=interrupts))
+
     def decide(self, job_id: str, decide: Decide, record: Record | None = None) -> Settled:
         """`settle` without what follows."""
         record = self.store.get([job_id])[0] if record is None else record

@@ -223,10 +223,7 @@ class JobQueue:
 
         Raises JobNotFound.
         """
-        operations = self.operations
-        settled = operations.settle(
-            possible(job_id), lambda record: lifecycle.cancel(operations.rules, record, interrupts=interrupt)
-        )
+        settled = self.operations.cancel(possible(job_id), interrupts=interrupt)
         if settled.record is None:
             raise missing(job_id)
         if settled.refusal is Refusal.FINAL:

@@ -53,7 +53,7 @@ def test_what_is_delivered_runs_in_the_callers_thread_and_its_end_is_told(queue:
     assert error is not None
     assert error.type == "queueport.testing.tasks.Refused"
     assert worker.deliver(b"garbage").verdict is Verdict.PUT_ASIDE
-    worker.stop(1.0)
+    worker.stop()
 
 
 def test_a_coroutine_goes_on_beside_the_caller(queue: JobQueue) -> None:
@@ -62,7 +62,7 @@ def test_a_coroutine_goes_on_beside_the_caller(queue: JobQueue) -> None:
     for handle in handles:
         assert worker.deliver(message(queue, handle.id)).record is None
     assert {handle.status().state for handle in handles} == {JobState.RUNNING}
-    worker.stop(5.0)
+    worker.stop()
     assert [handle.result(0) for handle in handles] == [0.5] * 10
 
 
@@ -78,14 +78,14 @@ def test_a_fork_has_a_heart_of_its_own(queue: JobQueue) -> None:
     assert in_child.result(0) == 2
     assert in_child.status().worker != in_parent.status().worker
     assert str(child) in str(in_child.status().worker)
-    worker.stop(1.0)
+    worker.stop()
 
 
 def test_once_stopped_it_hands_jobs_on_to_others(queue: JobQueue) -> None:
     worker = NativeWorker(queue, [tasks.QUEUE])
     handle = queue.enqueue(tasks.echo, 1)
     worker.deliver(message(queue, queue.enqueue(tasks.echo, 0).id))
-    worker.stop(1.0)
+    worker.stop()
     assert worker.deliver(message(queue, handle.id)).verdict is Verdict.ACKNOWLEDGE
     record = queue.read(handle.id)
     assert (record.state, record.attempts, record.sent) == (JobState.QUEUED, 0, False)
@@ -107,6 +107,13 @@ def test_code_that_cannot_be_interrupted_ends_with_its_process_and_counts_as_a_t
     assert (status.attempts, status.failures, status.crashes) == (1, 1, 0)
     assert [error.type for error in status.errors] == ["queueport.errors.JobTimeout"]
     assert Trace(tmp_path).times(handle.id) == 1
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", ""])
+def test_a_grace_period_is_a_number_of_seconds(queue: JobQueue, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("QUEUEPORT_GRACE", given)
+    with pytest.raises(ConfigurationError, match="QUEUEPORT_GRACE must be a number of seconds, 0 or more, not "):
+        NativeWorker.from_environment([tasks.QUEUE])
 
 
 def test_the_environment_names_modules_that_are_there(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:

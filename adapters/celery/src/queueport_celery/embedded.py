@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import WorkerShutdown
 from kombu.asynchronous import get_event_loop, set_event_loop
 
-from queueport import lifecycle
 from queueport.driver import Work
 from queueport.executor import Executor
 from queueport.runner import Runner
@@ -42,13 +41,12 @@ making = threading.Lock()
 def run(driver: CeleryDriver, runner: Runner, work: Work) -> None:
     """Run jobs in this process until stopped and drained."""
     executor = Executor(runner, work)
-    operations = runner.operations
     node = Node(
         queues={driver.names.work(queue): queue for queue in work.queues},
         deliver=executor.deliver,
         note=lambda _: None,  # the runner sees what it begins
         put_aside=driver.put_aside,
-        cancel=lambda job_id: operations.settle(job_id, lambda r: lifecycle.cancel(operations.rules, r)),
+        cancel=runner.operations.cancel,
     )
     name = f"{runner.name}@{socket.gethostname()}"
     worker = EmbeddedWorker(apps.of_worker(driver.app, driver.names, list(node.queues)), name, work)

@@ -15,9 +15,8 @@ from celery import Celery, signals
 from celery.concurrency.prefork import TaskPool as Prefork
 from kombu.utils.imports import symbol_by_name
 
-from queueport import connect, lifecycle, modules
+from queueport import connect, modules
 from queueport.errors import ConfigurationError, QueueportError
-from queueport.executor import Executor
 from queueport.native import NativeWorker
 from queueport.tasks import registry
 from queueport_celery import app as apps
@@ -29,9 +28,6 @@ from queueport_celery.legacy import join
 __all__: list[str] = []
 
 logger: logging.Logger = logging.getLogger("queueport")
-
-GRACE = 30.0
-"""Seconds that `async def` tasks have when a process of the pool ends; for the others Celery waits by itself."""
 
 DEFAULT_CONSUMER = "celery.worker.consumer:Consumer"
 """Celery's: https://docs.celeryq.dev/en/stable/userguide/configuration.html#worker-consumer"""
@@ -113,14 +109,13 @@ def _make(sender: Any, **_: Any) -> None:
             )
         native = NativeWorker.from_environment(list(queues.values()), threads=sender.concurrency or 1)
         join(sender.app)
-    operations = native.queue.operations
     workers[sender.hostname] = native
     nodes[sender.hostname] = Node(
         queues=queues,
         deliver=native.deliver,
         note=native.note,
         put_aside=driver.put_aside,
-        cancel=lambda job_id: operations.settle(job_id, lambda r: lifecycle.cancel(operations.rules, r)),
+        cancel=native.queue.operations.cancel,
     )
 
 
@@ -131,29 +126,24 @@ def _ready(sender: Any, **_: Any) -> None:
     if native is not None:
         native.dispatch()
         if not isinstance(sender.pool, Prefork):
-            _begin(native)  # jobs run in this process: its heart begins to beat
-
-
-def _begin(native: NativeWorker) -> Executor:
-    """This process's own heart begins to beat."""
-    return native.executor
+            native.begin()  # jobs run in this process
 
 
 @signals.worker_process_init.connect(weak=False)
 def _child(**_: Any) -> None:
     """In each process of the pool."""
     for native in workers.values():
-        _begin(native)
+        native.begin()
 
 
 @signals.worker_process_shutdown.connect(weak=False)
 def _child_ends(**_: Any) -> None:
     for native in workers.values():
-        native.stop(GRACE)
+        native.stop()
 
 
 @signals.worker_shutdown.connect(weak=False)
 def _ends(sender: Any, **_: Any) -> None:
     native = workers.pop(getattr(sender, "hostname", ""), None)
     if native is not None:
-        native.stop(GRACE)
+        native.stop()

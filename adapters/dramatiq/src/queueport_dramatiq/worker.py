@@ -29,17 +29,12 @@ __all__ = ["broker"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 
-GRACE = "QUEUEPORT_GRACE"
-"""Seconds that running jobs have to end once the worker is told to stop. Let --worker-shutdown-timeout be more."""
-DEFAULT_GRACE = 30.0
-
 
 class _Hooks(Middleware):
     """Brings queueport into a worker process of Dramatiq's, and out of it."""
 
-    def __init__(self, driver: DramatiqDriver, grace: float) -> None:
+    def __init__(self, driver: DramatiqDriver) -> None:
         self._driver = driver
-        self._grace = grace
         self._native: NativeWorker | None = None
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: Worker) -> None:
@@ -63,7 +58,7 @@ class _Hooks(Middleware):
             worker.queue_prefetch,
         )
         native.dispatch()
-        _ = native.executor
+        native.begin()
 
     def deliver(self, body: bytes) -> Delivered:
         """Run a message's job in this thread."""
@@ -77,7 +72,7 @@ class _Hooks(Middleware):
         if self._native is None:
             return
         pause(worker)
-        self._native.stop(self._grace)
+        self._native.stop()
         if self._native.executor.retired:
             logger.warning("jobs that cannot be interrupted end with this process; others take them over")
             logging.shutdown()
@@ -105,17 +100,10 @@ def _opened() -> DramatiqDriver:
     return driver
 
 
-def _grace() -> float:
-    try:
-        return float(os.environ.get(GRACE, DEFAULT_GRACE))
-    except ValueError:
-        raise ConfigurationError(f"{GRACE} must be a number of seconds") from None
-
-
 _driver = _opened()
 broker: dramatiq.Broker = _driver.native
 """What `dramatiq queueport_dramatiq.worker:broker` names. It is Dramatiq's global one, too."""
-_hooks = _Hooks(_driver, _grace())
+_hooks = _Hooks(_driver)
 broker.add_middleware(_hooks)
 Jobs(_hooks.deliver).install(broker)
 dramatiq.set_broker(broker)

@@ -24,7 +24,7 @@ from rq.worker import Worker
 
 from queueport import connect
 from queueport.errors import ConfigurationError
-from queueport.executor import Delivered, Executor
+from queueport.executor import Delivered
 from queueport.native import NativeWorker
 from queueport_rq.broker import SERIALIZER
 from queueport_rq.delivering import DeliveringWorker
@@ -46,7 +46,6 @@ class QueueportWorker(DeliveringWorker, Worker):
     """
 
     _native: NativeWorker
-    _idle: Executor
 
     def __init__(self, queues: Any, name: str | None = None, *, prepare_for_work: bool = True, **kwargs: Any) -> None:
         kwargs |= {"serializer": SERIALIZER, "job_class": QueueportJob}
@@ -71,9 +70,14 @@ class QueueportWorker(DeliveringWorker, Worker):
     ) -> None:
         setup_loghandlers(logging_level or "INFO", date_format, log_format, name="queueport")
         super().bootstrap(logging_level, date_format, log_format)
-        self._idle = self._native.executor  # it runs nothing, but from now on this worker is announced
-        self._native.dispatch()
         logger.info("a work horse for each job: JSON only, RQ's retries and time limits off")
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        self._native.begin()  # it runs nothing, but is announced; not before RQ hears signals
+        self._native.dispatch()
+        return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         if isinstance(job, QueueportJob) and job.body is not None:
@@ -82,7 +86,7 @@ class QueueportWorker(DeliveringWorker, Worker):
 
     def teardown(self) -> None:
         if not self.is_horse:
-            self._native.stop(0.0)
+            self._native.stop()
         super().teardown()  # type: ignore[no-untyped-call]  # RQ has no types here
 
     # -- in the work horse -------------------------------------------------------------------------
@@ -103,7 +107,7 @@ class QueueportWorker(DeliveringWorker, Worker):
         try:
             return super().perform_job(job, queue, execution)
         finally:
-            self._native.stop(0.0)
+            self._native.stop()
 
     def deliver(self, body: bytes) -> Delivered:
         delivered = self._native.deliver(body)
