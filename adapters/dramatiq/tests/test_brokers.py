@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -16,10 +17,12 @@ from adapters.dramatiq.tests.onredis import RedisQueues
 from queueport import Retry
 from queueport.connect import get_queue
 from queueport.errors import BackendUnavailable, ConfigurationError, DuplicateJob, JobNotFound
+from queueport.message import Message
 from queueport.runner import Runner
 from queueport.testing import Harness
 from queueport.testing.tasks import QUEUE, add, echo, fail
 from queueport.testing.waiting import eventually
+from queueport_dramatiq import rabbitmq_link
 from tests.servers import rabbitmq_server, redis_server
 
 ONCE = Retry(max_attempts=1)
@@ -64,6 +67,25 @@ def test_a_dead_letter_shows_its_error(harness: BrokerHarness) -> None:
     (dead,) = (json.loads(message) for message in harness.queues.dead(QUEUE))
     assert (dead["message_id"], dead["args"]) == (handle.id, ["broken"])
     assert dead["options"]["queueport"]["error"]["message"] == "broken"
+
+
+def test_many_who_take_dead_letters_out_at_once_all_succeed(
+    harness: BrokerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq_link, "BUSY", 0.0005)  # they come in at every moment of each other's passes
+    queues = [harness.open(call_timeout=30.0) for _ in range(6)]
+    handles = queues[0].enqueue_many(echo.using(queue=QUEUE).job(number) for number in range(130))
+    copies = [Message.of(queues[0].read(handle.id), 0.0, buried=True) for handle in handles]
+    queues[0].driver.bury(copies)
+
+    def take(first: int) -> None:
+        for number in range(first, 120, len(queues)):
+            queues[first].driver.unbury([copies[number]])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(take, range(len(queues))))
+    left = {json.loads(dead)["message_id"] for dead in harness.queues.dead(QUEUE)}
+    assert left == {handle.id for handle in handles[120:]}
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\x00{", b"[1]", b"{}"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from adapters.rabbitmq.tests.conftest import Opener, message, received
 from queueport.errors import BackendUnavailable
 from queueport.message import Message
 from queueport.testing.waiting import eventually
-from queueport_rabbitmq import RabbitMQTransport
+from queueport_rabbitmq import RabbitMQTransport, dead_letters
 
 DEEP = 20_000
 
@@ -49,20 +49,21 @@ def test_a_deep_queue_is_passed_in_time_and_keeps_its_order(broker: Broker, tran
     assert broker.drain(broker.dead("q")) == expected
 
 
-def test_two_who_take_out_at_once_both_succeed(broker: Broker, transport: RabbitMQTransport, opener: Opener) -> None:
-    transport.bury([copy(str(number)) for number in range(500)])
-    others = [transport, opener(broker.url), opener(broker.url)]
+def test_many_who_take_out_at_once_all_succeed(
+    broker: Broker, transport: RabbitMQTransport, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause in ("BUSY", "LOOK"):
+        monkeypatch.setattr(dead_letters, pause, 0.0005)  # so that they come in at every moment of each other's passes
+    transport.bury([copy(str(number)) for number in range(260)])
+    transports = [transport, *(opener(broker.url, call_timeout=30.0) for _ in range(5))]
 
-    def take(transport: RabbitMQTransport, first: int) -> None:
-        for number in range(first, 30, 3):
-            transport.unbury([copy(str(number))])
+    def take(first: int) -> None:
+        for number in range(first, 240, len(transports)):
+            transports[first].unbury([copy(str(number))])
 
-    threads = [threading.Thread(target=take, args=(one, number)) for number, one in enumerate(others)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert broker.ids(broker.dead("q")) == [str(number) for number in range(30, 500)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(take, range(len(transports))))
+    assert broker.ids(broker.dead("q")) == [str(number) for number in range(240, 260)]
 
 
 def test_it_waits_for_another_consumer_and_says_so_in_time(broker: Broker, opener: Opener) -> None:

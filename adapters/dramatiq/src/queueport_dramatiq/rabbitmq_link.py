@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -41,8 +41,8 @@ ANSWER = 0.9
 """The part of `call_timeout` that RabbitMQ has to answer in; the rest is the caller's."""
 NOT_FOUND, ACCESS_REFUSED = 404, 403
 """Reply codes of AMQP 0-9-1: https://www.rabbitmq.com/amqp-0-9-1-reference#constants"""
-QUIET = 0.2
-"""Seconds without a delivery after which a pass over the dead letters is over."""
+LOOK: Any = 0.01  # pika's stubs know whole seconds only
+"""Seconds between two looks whether all dead letters are on their way."""
 BUSY = 0.05
 """Seconds until it is tried again where another process is at work in the same dead letters."""
 PERSISTENT = 2
@@ -144,21 +144,20 @@ class RabbitMQLink(Link):
 
     def _pass(self, broker: RabbitmqBroker, queue: str, copies: set[tuple[str, object]]) -> None:
         channel = broker.connection.channel()
+
+        def look(_: Any, method: Any, __: Any, body: bytes) -> None:
+            if _copy_in(body) in copies:
+                channel.basic_ack(method.delivery_tag)
+
         try:
-            count = _count(channel, queue)
-            if count == 0:
-                return
-            fetched: Iterator[Any] = channel.consume(queue, exclusive=True, inactivity_timeout=QUIET)
-            for seen, (method, _, body) in enumerate(fetched, start=1):
-                if method is None:
-                    break
-                if _copy_in(body) in copies:
-                    channel.basic_ack(method.delivery_tag)
-                if seen >= count:
-                    break
+            channel.basic_consume(queue, look, exclusive=True)
+            while _count(channel, queue):
+                broker.connection.process_data_events(LOOK)
+            _count(channel, queue)  # this answer comes behind the last message
+            broker.connection.process_data_events(0)
         finally:
             if channel.is_open:
-                channel.close()
+                _close(channel)
 
     def setup(self, queues: Sequence[str]) -> None:
         def make(broker: RabbitmqBroker) -> None:
@@ -201,6 +200,16 @@ class RabbitMQLink(Link):
 def _count(channel: Any, queue: str) -> int:
     """What waits in a queue that is there."""
     return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+
+def _close(channel: Any) -> None:
+    """Close it, so that what it holds returns in one step: whoever consumes afterwards, as the only one, finds it all.
+
+    pika would cancel its consumers first, in a step of their own, and has no public way to leave that out.
+    """
+    channel._impl._cancelled.update(channel._impl._consumers)
+    channel._consumer_infos.clear()
+    channel.close()
 
 
 def _parcel(message: Wire, queue: str) -> Parcel:

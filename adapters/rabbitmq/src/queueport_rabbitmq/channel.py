@@ -81,9 +81,14 @@ class Channel:
             raise self.reason
 
     def close(self) -> None:
-        """Close it; what was delivered on it and is not acknowledged returns to its queue. `ended` says when it has."""
-        if self.raw.is_open:
-            self.raw.close()
+        """Close it; what was delivered on it and is not acknowledged returns to its queue. `ended` says when it has.
+
+        That is one step for RabbitMQ: whoever consumes afterwards, as the only one perhaps, finds all of it.
+        """
+        raw: Any = self.raw
+        if raw.is_open:
+            raw._cancelled.update(raw._consumers)  # else pika cancels them first, in a step of its own
+            raw.close()
 
     async def leave(self) -> None:
         """Close it, and return when RabbitMQ has done all that was asked on it."""
