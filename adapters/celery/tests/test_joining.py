@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from celery.states import ALL_STATES, EXCEPTION_STATES
 
 from adapters.celery.tests import joined_tasks, legacy_app
 from adapters.celery.tests.harness import JoinedHarness
@@ -86,6 +87,23 @@ def test_what_celery_sends_itself_is_as_it_was(joined: JoinedHarness, trace: Tra
     assert queue.jobs() == [], "queueport knows nothing of them"
 
 
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's
+def test_no_state_of_celerys_decides_about_a_job_and_none_is_written(joined: JoinedHarness, trace: Trace) -> None:
+    queue = joined.open()
+    handles = {state: queue.enqueue(task.named("legacy.add"), 1, 2) for state in ALL_STATES}
+    backend = queue.native.backend
+    for state, handle in handles.items():
+        backend.store_result(handle.id, ValueError("told") if state in EXCEPTION_STATES else 7, state)
+    joined.process(native=True)
+    try:
+        assert {state: handle.result(20) for state, handle in handles.items()} == dict.fromkeys(ALL_STATES, 3)
+        assert {state: backend.get_state(handle.id) for state, handle in handles.items()} == {s: s for s in ALL_STATES}
+    finally:
+        for handle in handles.values():
+            backend.forget(handle.id)
+    assert len(trace.notes("added")) == len(ALL_STATES)
+
+
 def test_queueports_own_worker_knows_its_tasks_where_a_module_joins_them(joined: JoinedHarness, trace: Trace) -> None:
     queue = joined.open()
     joined.start([sys.executable, "-m", "queueport", "worker", joined_tasks.__name__, "--queue=default", "--threads=2"])
@@ -103,7 +121,7 @@ def test_queueports_own_worker_knows_its_tasks_where_a_module_joins_them(joined:
         ("celery://adapters.celery.tests.legacy_app", "write celery://package.module:app"),
         ("celery://nowhere.to_be_found:app", "there is no module 'nowhere.to_be_found'"),
         ("celery://adapters.celery.tests.legacy_app:missing", "there is no 'missing'"),
-        ("celery://adapters.celery.tests.legacy_app:not_an_app", "'not_an_app' is a object, not a Celery app"),
+        ("celery://adapters.celery.tests.legacy_app:not_an_app", "is no Celery app but of type object"),
     ],
 )
 def test_an_app_that_is_none_is_said_at_once(url: str, says: str) -> None:
