@@ -55,6 +55,7 @@ def test_events_bear_the_tasks_own_name_and_its_outcome(celery: CeleryHarness, n
     assert received[good.id]["args"] == "('x',)"
     ended = {event["uuid"]: event for event in events if event["type"] in ("task-succeeded", "task-failed")}
     assert (ended[good.id]["type"], ended[bad.id]["type"]) == ("task-succeeded", "task-failed")
+    assert ended[good.id]["result"] == "'x'"
     assert ended[bad.id]["exception"] == "queueport.testing.tasks.Refused('told')"
 
 

@@ -79,7 +79,7 @@ def register(app: Celery) -> None:
     )(_job)
 
 
-def _job(self: Any, envelope: Any) -> str | None:
+def _job(self: Any, envelope: Any) -> Any:
     body = json.dumps(envelope).encode()
     node = nodes[self.request.get(NODE)]
     delivered = node.deliver(body)
@@ -90,7 +90,8 @@ def _job(self: Any, envelope: Any) -> str | None:
         raise AttemptFailed(delivered.error.type, delivered.error.message)
     if delivered.record is None:  # a duplicate, or handed on, or an `async def` that goes on: Celery is told no end
         raise Ignore
-    return None if delivered.record.result is None else delivered.record.result.decode()
+    result = delivered.record.result
+    return None if result is None else json.loads(result)  # as Celery's tools show a value
 
 
 def _put_aside(node: Node, body: bytes) -> None:
