@@ -1,8 +1,13 @@
-"""The half of a harness that is the store, where that is a Redis. For the adapters' contract tests."""
+"""What harnesses share: the half that is the store, where that is a Redis, and the patience that RabbitMQ needs.
+
+For the adapters' contract tests.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 from urllib.parse import quote
 
 import redis
@@ -10,7 +15,10 @@ import redis
 from queueport.testing import Harness
 from tests.servers.server import Server
 
-__all__ = ["OnRedis", "forget"]
+__all__ = ["RABBITMQ", "OnRedis", "forget"]
+
+RABBITMQ: Mapping[str, Any] = {**Harness.settings, "call_timeout": 2.5}
+"""For harnesses on RabbitMQ: declaring a queue took 0.7 s while other nodes started on the same two cores."""
 
 
 class OnRedis(Harness):

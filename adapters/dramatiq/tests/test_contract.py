@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pytest
@@ -17,6 +16,7 @@ from queueport.message import Message
 from queueport.testing import Contract, Harness, hard_tasks, tasks
 from queueport.testing.tasks import QUEUE, echo
 from tests.servers import rabbitmq_server, redis_server
+from tests.servers.harness import RABBITMQ
 from tests.servers.server import Server
 
 
@@ -82,9 +82,9 @@ class DramatiqHarness(Harness):
 
 
 class OnRabbitMQ(DramatiqHarness):
-    """RabbitMQ is slow for a while after it has started."""
+    """Beside a Redis, with the patience that RabbitMQ needs."""
 
-    settings: ClassVar[dict[str, Any]] = {**Harness.settings, "call_timeout": 2.0}
+    settings = RABBITMQ
 
 
 class TestRedis(Contract):

@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -30,7 +30,7 @@ __all__ = ["Harness"]
 class Harness:
     """A backend under test, at `url` (its store included), and what is running on it."""
 
-    settings: ClassVar[dict[str, Any]] = {"lease": 2.0, "lost_after": 2.0, "unknown_after": 2.0, "call_timeout": 1.0}
+    settings: Mapping[str, Any] = {"lease": 2.0, "lost_after": 2.0, "unknown_after": 2.0, "call_timeout": 1.0}
     """Short, so that recovery can be watched. Seconds."""
     late: float = 1.0
     """Seconds that a job may start after its time; more only where an emulator is slower than what it plays."""
