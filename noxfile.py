@@ -15,8 +15,6 @@ ROOT = Path(__file__).parent
 ADAPTERS = sorted(path.parent for path in ROOT.glob("adapters/[!_]*/pyproject.toml"))
 REPORTS = ROOT / "docs/contract"
 """What the README's table of backends is made of."""
-SAMPLE = "not test_contract or E1_ or T3_ or W1_ or D1_"
-"""Of the contract, what goes all the way through a backend: enqueue, wait, run, die."""
 
 # A URI, for pip splits these variables at blanks. Two variables, for pip pins what it builds with apart.
 CONSTRAINTS = (ROOT / "constraints.txt").as_uri()
@@ -102,7 +100,7 @@ def adapters(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """A sample of the tests, with the lowest versions that are declared; what follows `--` is run in its place."""
+    """The adapters' tests, and those of the core and its stores, with the lowest versions that are declared."""
     install(session, "tests", "servers", adapters=True)
     session.install(*lower_bounds(), "moto")  # not pinned: what they need goes down with them, and moto's boto3 too
     session.run("pip", "check")
@@ -110,7 +108,7 @@ def lowest(session: nox.Session) -> None:
         pytest(session, processes="3")
     else:  # apart: a worker's processes import the modules of every task that was declared beside it
         pytest(session, "tests/unit", "tests/stores", processes="3")
-        pytest(session, "--dist=loadgroup", *map(str, ADAPTERS), "-k", SAMPLE, processes="3")
+        pytest(session, "--dist=loadgroup", *map(str, ADAPTERS), processes="3")
 
 
 def lower_bounds() -> list[str]:
