@@ -36,7 +36,9 @@ class SendOutcome(Enum):
 
 
 class Sent(NamedTuple):
-    """The outcome of one publishing, and the library's exception where it was not SENT."""
+    """The outcome of one publishing, and why it was not SENT: a BackendUnavailable that says what to do and has the
+    library's exception as its cause, or that exception itself.
+    """
 
     outcome: SendOutcome
     error: Exception | None = None

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis
 
 from adapters.celery.tests.harness import CeleryHarness
+from queueport import get_queue
 from queueport.driver import SendOutcome
+from queueport.errors import BackendUnavailable
 from queueport.message import Message
 from queueport.settings import read
 from queueport.stores.memory import MemoryStore
+from queueport.testing.tasks import echo
 from queueport_celery import CeleryDriver
 from queueport_celery.envelope import ENTRY, body_of
 from queueport_celery.link import WINDOW
+from tests.servers import rabbitmq_server, redis_server
 
 
 def messages(count: int, queue: str = "q") -> list[Message]:
@@ -74,3 +83,36 @@ def test_confirms_are_asked_of_a_library_that_gives_them() -> None:
     url, settings = read("celery+amqp://localhost", {"store": "memory://"})
     driver = CeleryDriver.open(url, settings, MemoryStore())
     assert driver.app.conf.broker_write_url.startswith("pyamqp://")
+
+
+@pytest.mark.parametrize(
+    ("broker", "login", "rest", "says"),
+    [
+        ("redis", "x:wrong@", "/0", "does not accept this user and password"),
+        ("redis", "", "/99", "has no database of that number"),
+        ("rabbitmq", "guest:wrong@", "/%2F", "refuses .*ACCESS_REFUSED.*: look at the URL"),
+        ("rabbitmq", "", "/nowhere", "refuses .*vhost nowhere not found.*: look at the URL"),
+    ],
+)
+def test_a_broker_that_says_no_is_not_said_to_be_away(
+    tmp_path: Path, broker: str, login: str, rest: str, says: str
+) -> None:
+    server = redis_server() if broker == "redis" else rabbitmq_server()
+    url = f"celery+{urlsplit(server.url).scheme}://{login}127.0.0.1:{urlsplit(server.url).port}{rest}"
+    store = f"sqlite:///{tmp_path}/jobs.db"
+    with get_queue(url, store=store) as queue, pytest.raises(BackendUnavailable, match=says) as caught:
+        queue.enqueue(echo, 1)
+    assert "wrong" not in str(caught.value)
+
+
+def test_a_queue_made_by_somebody_else_in_another_way_is_said(celery: CeleryHarness) -> None:
+    name = celery.broker.names.work("q")
+    if celery.broker.url.startswith("redis"):
+        with redis.Redis.from_url(celery.broker.url) as client:
+            client.set(name, "foreign")
+    else:
+        with celery.broker.channel() as channel:
+            channel.queue_declare(name, durable=False, auto_delete=False)
+    with pytest.raises(BackendUnavailable, match=r"something else where a queue|refuses .*what else uses its queues"):
+        celery.open().enqueue(echo.using(queue="q"), 1)
+    celery.broker.clean("q")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import redis
 
 from adapters.rq.tests.rq_harness import RQCase, RQHarness
-from queueport import JobQueue, JobState
+from queueport import JobQueue, JobState, get_queue
 from queueport.errors import BackendUnavailable, DuplicateJob, JobNotFound
 from queueport.store import Insert, Written
 from queueport.testing.tasks import QUEUE, echo
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
+from tests.servers import redis_server
 
 
 def refused(*_: Any) -> NoReturn:
@@ -73,3 +76,14 @@ class TestEnqueueing(RQCase):
         with pytest.raises(JobNotFound):
             queue.status("job-1")
         assert harness.rq.queue(QUEUE).count == 2
+
+    def test_why_nothing_was_sent_is_said_where_another_store_has_the_records(
+        self, tmp_path: Path, trace: Trace
+    ) -> None:
+        url, says = f"rq+{redis_server().url.rpartition('/')[0]}/99", r"has no database of that number.*RQ did not take"
+        with (
+            get_queue(url, store=f"sqlite:///{tmp_path}/jobs.db") as queue,
+            pytest.raises(BackendUnavailable, match=says) as raised,
+        ):
+            queue.enqueue(echo, 1)
+        assert isinstance(raised.value.__cause__, redis.ResponseError)

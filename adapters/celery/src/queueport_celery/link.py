@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from amqp.exceptions import AMQPError
 from kombu import Connection, Producer
 from kombu.exceptions import KombuError
 
 from queueport.driver import SendOutcome
+from queueport.errors import BackendUnavailable
+from queueport.stores import redis_errors
+from queueport.url import hidden
 from queueport_celery.envelope import Parcel
 from queueport_celery.names import Names
 
@@ -55,6 +59,7 @@ class Link:
         library = "pyamqp" if kind == "amqp" else connection.transport_cls  # the one that confirms
         self._connection = connection.clone(transport=library, transport_options=options, connect_timeout=seconds)
         self._names = names
+        self._seconds = seconds
         self._confirms = kind == "amqp"
         self._declared: set[str] = set()
         self._channel: Any = None
@@ -154,6 +159,20 @@ class Link:
             self._connection.collect(socket_timeout=0.1)
 
     @property
-    def failures(self) -> tuple[type[BaseException], ...]:
+    def failures(self) -> tuple[type[Exception], ...]:
         """What kombu and its transport raise."""
-        return (OSError, KombuError, *self._connection.connection_errors, *self._connection.channel_errors)
+        errors: Any = (*self._connection.connection_errors, *self._connection.channel_errors)
+        return (OSError, KombuError, *errors)
+
+    def unavailable(self, where: str, error: Exception) -> BackendUnavailable:
+        """What such a failure means. `where` is the URL without its password."""
+        cause = error.__cause__ if isinstance(error, KombuError) else None
+        known = cause if isinstance(cause, Exception) else error
+        if not self._confirms:
+            return redis_errors.unavailable(where, known, self._seconds)
+        told = hidden(f"{type(known).__name__}: {known}".partition("\n")[0])
+        if isinstance(known, AMQPError) and not isinstance(known, self._connection.recoverable_connection_errors):
+            return BackendUnavailable(
+                f"{where} refuses ({told}): look at the URL, its user's rights, and what else uses its queues"
+            )
+        return BackendUnavailable(f"{where} does not answer ({told}): is it running?")

@@ -15,7 +15,6 @@ from celery import Celery
 
 from queueport.driver import SendOutcome, Sent
 from queueport.errors import BackendUnavailable
-from queueport.url import hidden
 from queueport_celery.envelope import Parcel
 from queueport_celery.link import Batch, Link
 from queueport_celery.names import Names
@@ -97,7 +96,7 @@ class Publisher:
             answer = call(link)
         except link.failures as error:
             link.close()
-            raise BackendUnavailable(f"{self._where} does not answer ({_short(error)}): is it running?") from error
+            raise link.unavailable(self._where, error) from error
         except BaseException:
             link.close()
             raise
@@ -109,7 +108,3 @@ class Publisher:
             return self._free.pop()
         except IndexError:  # another thread was faster, or there is none
             return None
-
-
-def _short(error: BaseException) -> str:
-    return hidden(f"{type(error).__name__}: {error}".partition("\n")[0])

@@ -11,6 +11,7 @@ import redis
 from queueport import supervisor
 from queueport.capability import Capability
 from queueport.driver import Depth, Driver, SendOutcome, Sent, Work
+from queueport.errors import BackendUnavailable
 from queueport.message import Message
 from queueport.stores import redis_client, redis_errors, redis_url
 from queueport.stores.redis_url import Target
@@ -75,9 +76,9 @@ class RQDriver(Driver):
         outcomes: list[Sent] = []
         for batch in _batches(messages):
             try:
-                self._whole(partial(self._broker.send, batch))
+                self._reach(partial(self._broker.send, batch))
                 sent = Sent(SendOutcome.SENT)
-            except (redis.RedisError, OSError) as error:
+            except BackendUnavailable as error:
                 sent = Sent(SendOutcome.FAILED if _refused(error) else SendOutcome.UNKNOWN, error)
             outcomes.extend([sent] * len(batch))
         return outcomes
