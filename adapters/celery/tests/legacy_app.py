@@ -15,6 +15,8 @@ BROKERS = "LEGACY_REDIS", "LEGACY_RABBITMQ"
 """Variables with the brokers' URLs; the results of both are kept in the Redis."""
 IMPORTS, JOINS = "LEGACY_IMPORTS", "queueport_celery.worker"
 """What their workers import."""
+BEAT = "LEGACY_BEAT"
+"""The queue that their beat sends to, if any, twice a second."""
 
 
 class Surrounded(Task[Any, Any]):
@@ -40,6 +42,11 @@ def add(self: Task[Any, Any], a: int, b: int = 0) -> int:
     return a + b
 
 
+def total(numbers: list[int]) -> int:
+    """The body of a chord."""
+    return sum(numbers)
+
+
 def flaky(self: Task[Any, Any], key: str) -> None:
     """Always fails, and asks Celery for another try."""
     note("tried", key=key)
@@ -58,8 +65,12 @@ def automatic(key: str) -> None:
 def _application(broker: str) -> Celery:
     app = Celery("legacy", broker=os.environ.get(broker), backend=os.environ.get(BROKERS[0]), set_as_current=False)
     app.conf.update(imports=os.environ.get(IMPORTS, JOINS).split(), broker_connection_retry_on_startup=True)
+    if os.environ.get(BEAT):
+        options = {"queue": os.environ[BEAT]}
+        app.conf.beat_schedule = {"sum": {"task": "legacy.add", "schedule": 0.5, "args": [1, 2], "options": options}}
     declare: Any = app.task
     declare(name="legacy.add", bind=True, base=Surrounded, shared=False)(add)
+    declare(name="legacy.total", shared=False)(total)
     declare(name="legacy.flaky", bind=True, max_retries=2, shared=False)(flaky)
     retries = {"autoretry_for": (ValueError,), "max_retries": 2, "default_retry_delay": 0.1}
     declare(name="legacy.automatic", shared=False, **retries)(automatic)

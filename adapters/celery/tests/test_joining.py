@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from celery import group
 from celery.states import ALL_STATES, EXCEPTION_STATES
 
 from adapters.celery.tests import joined_tasks, legacy_app
 from adapters.celery.tests.harness import JoinedHarness
-from adapters.celery.tests.legacy_app import BROKERS, IMPORTS, JOINS
+from adapters.celery.tests.legacy_app import BEAT, BROKERS, IMPORTS, JOINS
 from queueport import JobState, Retry, get_queue, task
 from queueport.errors import ConfigurationError, JobFailed
 from queueport.testing.tasks import QUEUE
@@ -82,9 +84,20 @@ def test_what_celery_sends_itself_is_as_it_was(joined: JoinedHarness, trace: Tra
     joined.process(native=True)
     add = queue.native.tasks["legacy.add"]
     plain = add.apply_async([1], {"b": 2}, queue=joined.own)
-    chain = (add.s(1, 2).set(queue=joined.own) | add.s(4).set(queue=joined.own)).apply_async()
-    assert (plain.get(timeout=20), chain.get(timeout=20)) == (3, 7)
+    own = add.s(1, 2).set(queue=joined.own)
+    chain = (own | add.s(4).set(queue=joined.own)).apply_async()
+    chord = (group([own, own]) | queue.native.tasks["legacy.total"].s().set(queue=joined.own)).apply_async()
+    assert (plain.get(timeout=20), chain.get(timeout=20), chord.get(timeout=20)) == (3, 7, 6)
     assert queue.jobs() == [], "queueport knows nothing of them"
+
+
+def test_its_beat_goes_on(joined: JoinedHarness, trace: Trace, tmp_path: Path) -> None:
+    queue = joined.open()
+    beating = joined.native_command([QUEUE], "--beat", f"--schedule={tmp_path}/beat")
+    joined.start(beating, ready=True, **{BEAT: joined.own})
+    eventually(lambda: len(trace.notes("added")) >= 2, 20)
+    assert queue.enqueue("legacy.add", 1).result(20) == 1
+    assert len(queue.jobs()) == 1, "queueport knows nothing of the others"
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's
