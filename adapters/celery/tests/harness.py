@@ -15,7 +15,7 @@ from queueport.testing import Harness, hard_tasks, tasks
 from queueport.testing.tasks import QUEUE, echo
 from queueport_celery.envelope import EMBED, ENTRY, Parcel, parcel
 from tests.servers import rabbitmq_server, redis_server
-from tests.servers.harness import RABBITMQ
+from tests.servers.harness import RABBITMQ, forget
 
 __all__ = ["JSON", "CeleryHarness", "JoinedHarness"]
 
@@ -79,9 +79,9 @@ class CeleryHarness(Harness):
             self.broker.publish(parcel(Message.of(record, 0.0), self.broker.names))
 
     def clean(self) -> None:
-        with self.open() as queue:
-            used = queue.operations.store.stats().queues
-        self.broker.clean(QUEUE, *used)
+        for namespace, queues in self.used().items():
+            Broker(self.server.url, namespace).clean(*queues)
+        forget(self.store, self.namespace)
 
 
 class JoinedHarness(CeleryHarness):

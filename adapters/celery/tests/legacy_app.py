@@ -65,6 +65,7 @@ def automatic(key: str) -> None:
 def _application(broker: str) -> Celery:
     app = Celery("legacy", broker=os.environ.get(broker), backend=os.environ.get(BROKERS[0]), set_as_current=False)
     app.conf.update(imports=os.environ.get(IMPORTS, JOINS).split(), broker_connection_retry_on_startup=True)
+    app.conf.result_expires = 60  # seconds: nobody else takes them away
     if os.environ.get(BEAT):
         options = {"queue": os.environ[BEAT]}
         app.conf.beat_schedule = {"sum": {"task": "legacy.add", "schedule": 0.5, "args": [1, 2], "options": options}}

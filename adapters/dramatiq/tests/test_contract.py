@@ -76,8 +76,8 @@ class DramatiqHarness(Harness):
 
     def clean(self) -> None:
         if isinstance(self.queues, RabbitMQQueues):
-            with self.open() as queue:
-                self.queues.clean({QUEUE, *queue.operations.store.stats().queues})
+            for namespace, queues in self.used().items():
+                RabbitMQQueues(self._server.url, namespace).clean(queues)
         RedisQueues(self._store.url, self.namespace).clean()
 
 

@@ -60,10 +60,8 @@ class RabbitMQHarness(OnRedis):
         self._broker.move(self._broker.dead(QUEUE), self._broker.work(QUEUE), job_id)
 
     def clean(self) -> None:
-        with self.open() as queue:
-            used = queue.operations.store.stats().queues
-        for namespace in (self.namespace, f"{self.namespace}_other"):
-            Broker(self._server.url, namespace).clean(QUEUE, *used)
+        for namespace, queues in self.used().items():
+            Broker(self._server.url, namespace).clean(*queues)
         super().clean()
 
 

@@ -13,6 +13,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +43,7 @@ class Harness:
         self.namespace = f"contract_{uuid.uuid4().hex[:12]}"
         self._queues: list[JobQueue] = []
         self._processes: list[WorkerProcess] = []
+        self._places: dict[str, set[str]] = {}
         self.lacking: str | None = None
         """The part that a test asked for in vain."""
 
@@ -92,7 +94,7 @@ class Harness:
         self._missing("store_down")
 
     def clean(self) -> None:
-        """Leave nothing of this test's namespace behind."""
+        """Leave nothing behind of what this test has made; `used` says where it may be."""
 
     # -- what the tests use ------------------------------------------------------------------------
 
@@ -106,11 +108,20 @@ class Harness:
         named = {"namespace": self.namespace, **self.settings, **settings}
         queue = get_queue(self.url, **named)
         self._queues.append(queue)
+        self._note(queue.settings.namespace)
         return queue
+
+    def used(self) -> Mapping[str, AbstractSet[str]]:
+        """By namespace, the queues that have been worked on or that have a job."""
+        for namespace, queues in list(self._places.items()):
+            with self.open(namespace=namespace) as queue:
+                queues.update(queue.operations.store.stats().queues)
+        return self._places
 
     @contextmanager
     def working(self, queue: JobQueue, *queues: str, **options: Any) -> Iterator[None]:
         """While it is entered, a worker takes jobs: beside the test where the backend can, else in a process."""
+        self._note(queue.settings.namespace, *queues)
         if Capability.THREADS in queue.capabilities:
             with queue.worker(*(queues or (tasks.QUEUE,)), **options):
                 yield
@@ -126,6 +137,7 @@ class Harness:
     ) -> WorkerProcess:
         """A worker process that has announced itself. `options`: those of `queueport worker`."""
         names = queues or (tasks.QUEUE,)
+        self._note(self.namespace, *names)
         command = self.native_command(names) if native else None
         if command is None:
             command = self.worker_command(*(f"--queue={name}" for name in names), *options)
@@ -161,6 +173,9 @@ class Harness:
     def story(self) -> str:
         """What the workers have logged, for the one who looks at a failed test."""
         return "\n".join(f"--- {' '.join(worker.command)}\n{worker.log}" for worker in self._processes)
+
+    def _note(self, namespace: str, *queues: str) -> None:
+        self._places.setdefault(namespace, {tasks.QUEUE}).update(queues)
 
     def _log(self) -> Path:
         folder = Path(os.environ[tasks.TRACE])
