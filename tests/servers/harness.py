@@ -1,13 +1,8 @@
-"""What harnesses share: the half that is the store, where that is a Redis, and the patience that RabbitMQ needs.
-
-For the adapters' contract tests.
-"""
+"""The half of a harness that is the store, where that is a Redis. For the adapters' contract tests."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
 from urllib.parse import quote
 
 import redis
@@ -15,10 +10,7 @@ import redis
 from queueport.testing import Harness
 from tests.servers.server import Server
 
-__all__ = ["RABBITMQ", "OnRedis", "forget"]
-
-RABBITMQ: Mapping[str, Any] = {**Harness.settings, "call_timeout": 2.5}
-"""For harnesses on RabbitMQ: declaring a queue took 0.7 s while other nodes started on the same two cores."""
+__all__ = ["OnRedis", "forget"]
 
 
 class OnRedis(Harness):

@@ -15,7 +15,7 @@ from queueport.testing import Harness, hard_tasks, tasks
 from queueport.testing.tasks import QUEUE, echo
 from queueport_celery.envelope import EMBED, ENTRY, Parcel, parcel
 from tests.servers import rabbitmq_server, redis_server
-from tests.servers.harness import RABBITMQ, forget
+from tests.servers.harness import forget
 
 __all__ = ["JSON", "CeleryHarness", "JoinedHarness"]
 
@@ -34,7 +34,6 @@ class CeleryHarness(Harness):
         url = self.server.url.replace("guest:guest@", "")  # a name that is the password, too, cannot be searched for
         super().__init__(f"celery+{url}?store={quote(self.store.url, safe='')}")
         self.title = f"celery ({broker}) + redis"
-        self.settings = RABBITMQ if broker == "rabbitmq" else Harness.settings
         self.broker = Broker(self.server.url, self.namespace)
 
     def environment(self) -> dict[str, str]:

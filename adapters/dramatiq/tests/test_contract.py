@@ -16,7 +16,6 @@ from queueport.message import Message
 from queueport.testing import Contract, Harness, hard_tasks, tasks
 from queueport.testing.tasks import QUEUE, echo
 from tests.servers import rabbitmq_server, redis_server
-from tests.servers.harness import RABBITMQ
 from tests.servers.server import Server
 
 
@@ -81,12 +80,6 @@ class DramatiqHarness(Harness):
         RedisQueues(self._store.url, self.namespace).clean()
 
 
-class OnRabbitMQ(DramatiqHarness):
-    """Beside a Redis, with the patience that RabbitMQ needs."""
-
-    settings = RABBITMQ
-
-
 class TestRedis(Contract):
     @pytest.fixture
     def harness(self, request: pytest.FixtureRequest) -> Harness:
@@ -100,4 +93,4 @@ class TestRabbitMQ(Contract):
         private = getattr(request.function, "disrupts", False)
         server, store = rabbitmq_server(private=private), redis_server(private=private)
         url = f"dramatiq+{server.url.replace('guest:guest@', '')}?store={quote(store.url, safe='')}"
-        return OnRabbitMQ(url, server, store, RabbitMQQueues)
+        return DramatiqHarness(url, server, store, RabbitMQQueues)

@@ -14,7 +14,7 @@ from queueport.message import Message
 from queueport.testing import Contract, Harness
 from queueport.testing.tasks import QUEUE, echo
 from tests.servers import rabbitmq_server, redis_server
-from tests.servers.harness import RABBITMQ, OnRedis
+from tests.servers.harness import OnRedis
 
 SETTLED = 3.0
 """Seconds: a quorum queue whose only node is killed in the queue's first second has no leader ever after (3.10.8)."""
@@ -22,8 +22,6 @@ SETTLED = 3.0
 
 class RabbitMQHarness(OnRedis):
     """A RabbitMQ beside a Redis that keeps the records. `private` ones may be stopped."""
-
-    settings = RABBITMQ
 
     def __init__(self, queue_type: str, *, private: bool) -> None:
         self._server = rabbitmq_server(private=private)

@@ -6,7 +6,7 @@ import functools
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote
@@ -38,8 +38,7 @@ class SqsHarness(Harness):
     """Queues of an emulator, in a namespace of this test's own. What must be stopped is the emulator's port."""
 
     fifo: bool = False
-    settings: Mapping[str, Any] = {**Harness.settings, "call_timeout": 2.5}  # the emulator is slow under load
-    late = 2.0  # so is a job that takes a dozen calls to it
+    late = 2.0  # a job takes a dozen calls to the emulator, which is slow under load
 
     def restart_backend(self) -> None:
         with self.sends_down():

@@ -31,8 +31,10 @@ __all__ = ["Harness"]
 class Harness:
     """A backend under test, at `url` (its store included), and what is running on it."""
 
-    settings: Mapping[str, Any] = {"lease": 2.0, "lost_after": 2.0, "unknown_after": 2.0, "call_timeout": 1.0}
-    """Short, so that recovery can be watched. Seconds."""
+    settings: Mapping[str, Any] = {"lease": 2.0, "lost_after": 2.0, "unknown_after": 2.0, "call_timeout": 2.5}
+    """Short, so that recovery can be watched; a server that shares two cores with a dozen processes may take a second
+    to answer. Seconds.
+    """
     late: float = 1.0
     """Seconds that a job may start after its time; more only where an emulator is slower than what it plays."""
     title: str = ""
