@@ -123,7 +123,7 @@ class Losses(Case):
                 harness.process(options=["--threads=2", "--processes=2"])
             else:
                 stack.enter_context(harness.working(queue, threads=2))
-            deadline = time.monotonic() + 3 * harness.settings["lost_after"] + 2.0
+            deadline = time.monotonic() + 3 * harness.settings["lost_after"] + 1.0 + harness.late
             while not lost.status().finished:
                 assert time.monotonic() < deadline
                 if queue.stats().totals.queued < 20:
