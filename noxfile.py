@@ -1,9 +1,17 @@
-"""How queueport is checked and shown, for contributors and for CI: `nox` runs every check, `nox -l` lists them.
+"""The checks of this repository, for contributors and CI. `nox` runs those that CI runs, except `lowest`.
 
-Every environment is pinned by constraints.txt and reused from one run to the next.
+`nox -l` lists all sessions. constraints.txt pins the packages of each environment, and nox uses an environment again in
+the next run.
 """
 
+import functools
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,9 +22,15 @@ from packaging.version import Version
 ROOT = Path(__file__).parent
 ADAPTERS = sorted(path.parent for path in ROOT.glob("adapters/[!_]*/pyproject.toml"))
 REPORTS = ROOT / "docs/contract"
-"""What the README's table of backends is made of."""
+"""The contract reports, from which the table of backends in the README is generated."""
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+"""The fast tests run on each of these Python versions that is installed. `pyproject.toml` lists the supported
+versions."""
 
-# A URI, for pip splits these variables at blanks. Two variables, for pip pins what it builds with apart.
+UNTYPED = ("queueport.testing", "queueport.cli", "queueport.contrib.django")
+"""The packages in which types may be unknown. Applications do not import the first two, and Django has no types."""
+
+# The value must be a URI, because pip splits a path at spaces. PIP_BUILD_CONSTRAINT pins the dependencies of builds.
 CONSTRAINTS = (ROOT / "constraints.txt").as_uri()
 PINNED = {"PIP_CONSTRAINT": CONSTRAINTS, "PIP_BUILD_CONSTRAINT": CONSTRAINTS}
 
@@ -35,84 +49,113 @@ nox.options.sessions = [
     "examples",
     "docs",
     "wheels",
+    "browser",
 ]
 
 
+@functools.cache
+def pythons() -> list[str]:
+    """The versions in PYTHONS that are installed: the running one, and each that the command `python3.N` starts."""
+
+    def found(version: str) -> bool:
+        if version == "{}.{}".format(*sys.version_info):
+            return True
+        program = shutil.which(f"python{version}")  # this command may exist although its Python cannot be started
+        return program is not None and subprocess.run([program, "-V"], check=False, capture_output=True).returncode == 0
+
+    return [version for version in PYTHONS if found(version)] or ["{}.{}".format(*sys.version_info)]
+
+
 def install(session: nox.Session, *groups: str, package: bool = True, adapters: bool = False) -> None:
-    """Install queueport from this folder and the dependency groups it is to be checked with."""
+    """Install these dependency groups and, from this folder, queueport (`package`) and its adapters (`adapters`)."""
     folders = [".[redis]", *map(str, ADAPTERS)] if adapters else [".[redis]"] if package else []
     words = [word for folder in folders for word in ("-e", folder)]
     session.install(*words, *(word for group in groups for word in ("--group", group)), env=PINNED)
 
 
-def pytest(session: nox.Session, *arguments: str, processes: str = "auto") -> None:
-    """Run pytest on as many cores as there are, four at most; in more processes where they wait more than they work."""
-    session.run("pytest", f"--numprocesses={processes}", "--maxprocesses=4", *arguments, *session.posargs)
+def pytest(session: nox.Session, *paths: str, options: Sequence[str] = (), processes: str = "auto") -> None:
+    """Run the tests in these paths, or in those given after `--`.
+
+    `processes` is the number of processes that run the tests, at most six. "auto" is one for each core; tests that
+    mostly wait need more.
+    """
+    given = any("/" in word and not word.startswith("-") for word in session.posargs)
+    arguments = (*options, *(() if given else paths), *session.posargs)
+    session.run("pytest", f"--numprocesses={processes}", "--maxprocesses=6", *arguments)
 
 
-def report(session: nox.Session, *backends: str) -> None:
-    """Have a whole run of the contract leave its reports, and drop the old ones of these backends."""
-    if not session.posargs:
-        for old in [path for backend in backends for path in REPORTS.glob(f"contract-{backend}*.json")]:
-            old.unlink()  # runs add to what is there
-        session.env["QUEUEPORT_CONTRACT_REPORT"] = str(REPORTS)
+@contextmanager
+def reports(session: nox.Session, *backends: str) -> Iterator[None]:
+    """Replace the contract reports of these backends after a complete run that has passed and written new ones."""
+    with TemporaryDirectory() as folder:
+        if not session.posargs:
+            session.env["QUEUEPORT_CONTRACT_REPORT"] = folder
+        yield
+        if written := list(Path(folder).glob("*.json")):
+            for old in [path for backend in backends for path in REPORTS.glob(f"contract-{backend}*.json")]:
+                old.unlink()
+            for path in written:
+                shutil.copy(path, REPORTS)
 
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """Show real jobs on the embedded backend: `nox -s quickstart -- FOLDER`, or this repository's own files."""
+    """Run real jobs on SQLite, for the files of a folder (`nox -s quickstart -- FOLDER`) or of this repository."""
     folder = Path(session.invoked_from, *session.posargs) if session.posargs else ROOT
     install(session)
     with session.chdir("examples"):
         session.run("python", "-m", "quickstart", str(folder))
 
 
-@nox.session
+@nox.session(python=pythons())
 def tests(session: nox.Session) -> None:
-    """The fast tests; what follows `--` goes to pytest."""
+    """Run the fast tests on each installed Python. In this and other sessions, arguments after `--` go to pytest."""
+    missing = [version for version in PYTHONS if version not in pythons()]
+    session.log(f"Python {', '.join(pythons())} found{', not ' + ', '.join(missing) if missing else ''}")
     install(session, "tests", "servers")
-    pytest(session, *(f"--ignore=tests/{slow}" for slow in ("lifecycle", "contract", "mutants", "examples")))
+    slow = ("browser", "lifecycle", "contract", "mutants", "examples", "site", "chaos")
+    pytest(session, options=[f"--ignore=tests/{folder}" for folder in slow], processes="3")
 
 
 @nox.session
 def lifecycle(session: nox.Session) -> None:
-    """The promises of the design under thousands of random faults, and the broken rules that must show."""
+    """Run the fault search, and check that it finds each rule of the protocol that is broken on purpose."""
     install(session, "tests")
     pytest(session, "tests/lifecycle")
 
 
 @nox.session
 def contract(session: nox.Session) -> None:
-    """The shipped contract suite, on the built-in backends and on the adapter that the examples write."""
+    """Run the contract suite on the built-in backends and on the example adapter."""
     install(session, "tests")
-    report(session, "memory", "spool", "sqlite")
-    pytest(session, "tests/contract", processes="4")
+    with reports(session, "memory", "spool", "sqlite"):
+        pytest(session, "tests/contract", processes="4")
 
 
 @nox.session
 def adapters(session: nox.Session) -> None:
-    """The adapters' own tests, the contract suite among them, on real servers."""
+    """Run the tests of the adapters, including the contract suite, on real servers."""
     install(session, "tests", "servers", adapters=True)
-    report(session, *(folder.name for folder in ADAPTERS))
-    slowest_first = sorted(map(str, ADAPTERS), reverse=True)  # SQS, whose emulators work while the others wait
-    pytest(session, "--dist=loadgroup", *slowest_first, processes="3")
+    slowest_first = sorted(map(str, ADAPTERS), reverse=True)  # SQS first, because its emulators need the most time
+    with reports(session, *(folder.name for folder in ADAPTERS)):
+        pytest(session, *slowest_first, processes="4")
 
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """The adapters' tests, and those of the core and its stores, with the lowest versions that are declared."""
+    """Run the tests of the core, its stores and the adapters with the lowest allowed versions of their dependencies."""
     install(session, "tests", "servers", adapters=True)
-    session.install(*lower_bounds(), "moto")  # not pinned: what they need goes down with them, and moto's boto3 too
+    session.install(*lower_bounds(), "moto")  # without constraints.txt: boto3 must match the older botocore
     session.run("pip", "check")
     if session.posargs:
         pytest(session, processes="3")
-    else:  # apart: a worker's processes import the modules of every task that was declared beside it
+    else:  # two runs: a worker process imports every module that has declared a task in the test process
         pytest(session, "tests/unit", "tests/stores", processes="3")
-        pytest(session, "--dist=loadgroup", *map(str, ADAPTERS), processes="3")
+        pytest(session, *map(str, ADAPTERS), processes="3")
 
 
 def lower_bounds() -> list[str]:
-    """What queueport and its adapters need beside each other, in the lowest version that all of them declare."""
+    """The dependencies of queueport and its adapters, each pinned to the lowest version that all of them allow."""
     bounds: dict[str, Version] = {}
     for folder in (ROOT, *ADAPTERS):
         project = nox.project.load_toml(folder / "pyproject.toml")["project"]
@@ -126,62 +169,107 @@ def lower_bounds() -> list[str]:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """The broken backends, each of which the contract suite must catch."""
+    """Check that the contract suite finds each backend that is broken on purpose."""
     install(session, "tests")
-    pytest(session, "tests/mutants")
+    pytest(session, "tests/mutants", processes="4")
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Run jobs for minutes while processes are killed. It needs an idle machine, and does not run in CI."""
+    install(session, "tests", "servers", adapters=True)
+    pytest(session, "tests/chaos", options=["-s", "--timeout=300"], processes="0")
 
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Every example, as a process of its own, with its output checked."""
-    install(session, "tests", "servers", adapters=True)
+    """Run each example in a fresh process and check its output, and run the tests of the sample app and the guide."""
+    install(session, "tests", "servers", "examples", adapters=True)
     pytest(session, "tests/examples")
+
+
+def chromium() -> bool:
+    """True if a program is installed that tests/browser can use."""
+    return any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Test the dashboard in Chromium against real workers; `-- --screenshots` also writes docs/images.
+
+    Root installs Chromium with apt-get. If it is still missing, the session is skipped; if `CI` is set, it fails.
+    """
+    if not chromium() and os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        for command in (["update"], ["install", "--yes", "chromium"]):  # without a network, both end with 100
+            session.run("apt-get", "-o", "Acquire::http::Timeout=20", *command, external=True, success_codes=[0, 100])
+    if not chromium():
+        stop = session.error if "CI" in os.environ else session.skip
+        stop("Chromium was not found: install it, for example with `apt-get install chromium`")
+    install(session, "tests", "servers", "browser", adapters=True)
+    pytest(session, "tests/browser", processes="2")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare queueport with each library used directly (`nox -s bench -- --help`). It needs an idle machine.
+
+    `nox -s bench -- scale` measures the calls of a store with up to a million records.
+    """
+    install(session, "bench", "tests", "servers", adapters=True)
+    if session.posargs[:1] == ["scale"]:
+        session.run("python", "-m", "benchmarks.scale", *session.posargs[1:])
+    else:
+        session.run("python", "-m", "benchmarks", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Rules and formatting, by ruff."""
-    install(session, "lint", package=False)
+    """Check rules and formatting with ruff, and the layers of the packages with import-linter."""
+    install(session, "lint", adapters=True)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types of the code, of its tests and of the public interface."""
+    """Check the types of the code, the tests and the public interface."""
     install(session, "types", "servers", adapters=True)
     session.run("mypy")
-    session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"  # else pyright asks the network for a newer pyright
+    session.env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"  # do not look for a newer pyright on the network
     session.run("pyright")
     verify_types(session)
 
 
 def verify_types(session: nox.Session) -> None:
-    """Fail where a checker could not know the type of a public name; neither tests nor commands are meant."""
+    """Fail if the type of a public name is unknown or ambiguous, except in UNTYPED."""
     command = ("pyright", "--verifytypes", "queueport", "--ignoreexternal", "--outputjson")
     found = session.run(*command, silent=True, success_codes=[0, 1])
+    if found is None:  # with --install-only, nox does not run commands
+        return
     symbols = json.loads(str(found))["typeCompleteness"]["symbols"]
-    public = [
-        symbol
-        for symbol in symbols
-        if symbol["isExported"] and not symbol["name"].startswith(("queueport.testing", "queueport.cli"))
-    ]
+    public = [symbol for symbol in symbols if symbol["isExported"] and not symbol["name"].startswith(UNTYPED)]
     unknown = sorted(s["name"] for s in public if not s["isTypeKnown"] or s["isTypeAmbiguous"])
     if not public or unknown:
-        session.error(f"the types of these public names are not known: {', '.join(unknown) or 'there are no names'}")
+        session.error(f"the types of these public names are unknown: {', '.join(unknown) or 'no names found'}")
     session.log(f"the types of all {len(public)} public names are known")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The generated parts of the documentation are up to date."""
-    install(session, adapters=True)
+    """Check that the generated parts of the documentation are up to date, and build the site in the folder `site`.
+
+    A warning of MkDocs is an error. `nox -s examples` runs the code blocks.
+    """
+    install(session, "tests", "docs", adapters=True)
     session.run("python", "docs/generate.py", "--check")
+    session.run("mkdocs", "build", "--clean")
+    pytest(session, "tests/site", processes="0")
 
 
 @nox.session
 def wheels(session: nox.Session) -> None:
-    """Build queueport and its adapters, and run the quickstart in an environment that has nothing but the wheels."""
+    """Build queueport and its adapters, and run the quickstart in an environment with only their wheels."""
     install(session, "wheels", package=False)
     with TemporaryDirectory() as place:
         for folder in (ROOT, *ADAPTERS):

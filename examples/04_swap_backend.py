@@ -21,17 +21,17 @@ from queueport import CancelOutcome, JobQueue, JobState, get_queue
 from tasks import add, count_lines, flaky
 
 URL = sys.argv[1] if len(sys.argv) > 1 else "memory://"
-os.environ.setdefault("QUEUEPORT_NAMESPACE", f"swap_{secrets.token_hex(4)}")  # apart from earlier runs on that server
+os.environ.setdefault("QUEUEPORT_NAMESPACE", f"swap_{secrets.token_hex(4)}")  # each run has its own namespace
 
 
 def work(queue: JobQueue) -> None:
-    """Run what is due, in this process, until nothing is left to be tried again: every backend can do that."""
+    """Run jobs in this process until none is queued or waits for a retry. Every backend supports this."""
     while (totals := queue.stats().totals).queued + totals.retrying > 0:
         queue.worker(threads=2, burst=True).run()
 
 
 def main(queue: JobQueue, folder: Path) -> None:
-    """Enqueue, run, fail, retry, cancel and count."""
+    """Enqueue jobs that succeed, fail, wait or are cancelled; run them; retry a dead one; check states and counts."""
     report = folder / "report.txt"
     jobs = queue.enqueue_many(
         [

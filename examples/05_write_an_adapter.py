@@ -1,11 +1,11 @@
-"""A complete adapter: a folder as a broker. A message is a file, and whoever has its lock has received it.
+"""A complete adapter that uses a folder as a broker. A message is a file, and a worker that receives it locks the file.
 
-    FOLDER/NAMESPACE/queues/QUEUE/    what waits, in the order of its names; locked while a worker takes it in
-    FOLDER/NAMESPACE/dead/QUEUE/      copies of dead jobs: `mv` one to its queue, and it runs again
-    FOLDER/NAMESPACE/aside/QUEUE/     what is no message of queueport's
+    FOLDER/NAMESPACE/queues/QUEUE/    messages, delivered in the order of their names
+    FOLDER/NAMESPACE/dead/QUEUE/      dead-letter copies; a copy that is moved to its queue runs again
+    FOLDER/NAMESPACE/aside/QUEUE/     messages that were put aside
 
-Its entry point stands in `spool-1.0.dist-info`, where pip would write it, so it is installed wherever this folder is on
-Python's path. The contract suite runs on it in `tests/contract/test_spool.py`. Run as a script, it prints:
+Its entry point is in `spool-1.0.dist-info`, as if pip had installed it, so queueport finds it if this folder is on
+Python's path. `tests/contract/test_spool.py` runs the contract suite on it. Run as a script, it prints:
 
     spool has depth, native_dead_letters, persistent, priority, threads
     2 messages wait as files
@@ -14,6 +14,7 @@ Python's path. The contract suite runs on it in `tests/contract/test_spool.py`. 
 """
 
 import fcntl
+import random
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -25,30 +26,28 @@ from typing import IO, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from queueport import Capability, Retry, get_queue
-from queueport.driver import Depth, SendOutcome, Sent
 from queueport.errors import BackendUnavailable, ConfigurationError
-from queueport.message import Message
-from queueport.settings import Settings
-from queueport.transport import Delivery, Transport
-from queueport.url import BackendURL
+from queueport.spi.message import Depth, Message, SendOutcome, SendResult
+from queueport.spi.settings import Settings, options
+from queueport.spi.store import JobStore
+from queueport.spi.transport import Delivery, Transport
+from queueport.spi.url import BackendURL
 from tasks import add, count_lines
 
 
 class SpoolOptions(BaseModel):
-    """The options of `spool:///` URLs; another one is refused."""
+    """The options of `spool:///` URLs. Any other option is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    poll: float = Field(0.02, gt=0, le=1, description="seconds between two looks of an idle worker")
+    poll: float = Field(0.02, gt=0, le=1, description="seconds between two checks of an idle worker")
 
 
 class SpoolTransport(Transport):
-    """Messages are files below a folder of this machine. A process that dies lets go of its locks, and they return."""
+    """Sends and receives messages as files. When a process ends, others can receive its messages."""
 
     name = "spool"
-    capabilities = frozenset(
-        {Capability.PRIORITY, Capability.DEPTH, Capability.PERSISTENT, Capability.NATIVE_DEAD_LETTERS}
-    )
+    capabilities = frozenset(Capability) - {Capability.GROUPS}
     settings = SpoolOptions
 
     def __init__(self, root: Path, poll: float) -> None:
@@ -56,24 +55,24 @@ class SpoolTransport(Transport):
         self._poll = poll
 
     @classmethod
-    def open(cls, url: BackendURL, settings: Settings) -> Self:
+    def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
         if url.parts.netloc or not url.path:
             raise ConfigurationError(f"{url} names no folder: write 'spool:///jobs', or 'spool:////var/spool/jobs'")
-        return cls(Path(url.path).absolute() / settings.namespace, url.settings(SpoolOptions).poll)
+        return cls(Path(url.path).absolute() / settings.namespace, options(url, SpoolOptions).poll)
 
     @classmethod
     def default_store(cls, url: BackendURL) -> str | None:
         return f"sqlite:///{url.text.partition(':///')[2].rstrip('/')}.db"
 
-    def send(self, queue: str, messages: Sequence[Message]) -> Sequence[Sent]:
+    def send(self, queue: str, messages: Sequence[Message]) -> Sequence[SendResult]:
         outcomes = []
         for message in messages:
             name = f"{10 - message.priority:02}-{time.time_ns():020}-{message.id}"
             try:
                 self._write(self._root / "queues" / queue / name, message.body)
-                outcomes.append(Sent(SendOutcome.SENT))
+                outcomes.append(SendResult(SendOutcome.SENT))
             except OSError as error:
-                outcomes.append(Sent(SendOutcome.FAILED, error))
+                outcomes.append(SendResult(SendOutcome.FAILED, error))
         return outcomes
 
     def receive(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
@@ -99,15 +98,15 @@ class SpoolTransport(Transport):
         with self._reached():
             return Depth(len(self._waiting(queue)))
 
-    def bury(self, messages: Sequence[Message]) -> None:
+    def bury(self, queue: str, messages: Sequence[Message]) -> None:
         with self._reached():
             for message in messages:
-                self._write(self._root / "dead" / message.queue / message.id, message.body)
+                self._write(self._root / "dead" / queue / message.id, message.body)
 
-    def unbury(self, messages: Sequence[Message]) -> None:
+    def unbury(self, queue: str, messages: Sequence[Message]) -> None:
         with self._reached():
             for message in messages:
-                (self._root / "dead" / message.queue / message.id).unlink(missing_ok=True)
+                (self._root / "dead" / queue / message.id).unlink(missing_ok=True)
 
     def purge(self, queue: str) -> None:
         with self._reached():
@@ -125,10 +124,10 @@ class SpoolTransport(Transport):
         try:
             yield
         except OSError as error:
-            raise BackendUnavailable(f"the spool {self._root} cannot be used: {error}") from error
+            raise BackendUnavailable(f"the spool {self._root} cannot be used ({error}): check the folder") from error
 
     def _write(self, path: Path, body: bytes) -> None:
-        """Nobody sees half a file: it is written beside the queues, and then moved there."""
+        """Write a file outside the queue and then move it there, so that no worker reads an incomplete file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._root / f"draft-{secrets.token_hex(8)}"
         try:
@@ -145,7 +144,7 @@ class SpoolTransport(Transport):
 
     def _take(self, queues: Sequence[str], limit: int) -> list[Delivery]:
         taken: list[Delivery] = []
-        for queue in queues:
+        for queue in random.sample(queues, len(queues)):  # a queue that is never empty must not block the others
             for path in self._waiting(queue):
                 if len(taken) == limit:
                     return taken
@@ -156,14 +155,14 @@ class SpoolTransport(Transport):
 
 
 def _locked(path: Path) -> IO[bytes] | None:
-    """The file, open and locked until it is closed; None where another worker has it, or has done with it."""
+    """Open the file and lock it until it is closed. Returns None if another worker has locked or acknowledged it."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists():  # else its holder acknowledged it between the two lines above
+        if path.exists():  # another worker may have acknowledged the message, and so deleted the file, after the open
             return file
     except BlockingIOError:
         pass
@@ -172,7 +171,7 @@ def _locked(path: Path) -> IO[bytes] | None:
 
 
 def main(folder: Path) -> None:
-    """Enqueue, run, and redrive a dead letter without any help of queueport's."""
+    """Enqueue and run two jobs, and redrive a dead-letter copy by moving its file."""
     lines, spool = folder / "lines.txt", folder / "spool" / "queueport"
     with get_queue(f"spool:///{folder}/spool") as queue:
         print(f"{queue.backend} has {', '.join(sorted(queue.capabilities))}")

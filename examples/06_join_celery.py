@@ -1,12 +1,12 @@
-"""An existing Celery application, `celery_shop.py`, joined, and its own worker started.
+"""Join an existing Celery application, `celery_shop.py`, and start its own worker.
 
-It needs the Redis of this machine, or SHOP_BROKER=amqp://localhost beside it. `python 06_join_celery.py` prints:
+It needs a Redis on this machine. With SHOP_BROKER=amqp://localhost, the broker is RabbitMQ. It prints:
 
 order 1 through queueport: charged 4200 cents; succeeded after 1 attempt
 order 2 through queueport: dead after 4 attempts; TimeoutError: the bank does not answer
 dead letters: 1, and its order is 2
-order 3 by .delay(), as ever: charged 990 cents
-order 4 by .delay(), as ever: FAILURE; the bank does not answer
+order 3 by .delay(), as before: charged 990 cents
+order 4 by .delay(), as before: FAILURE; the bank does not answer
 requests to the bank: order 1: 1, order 2: 4, order 3: 1, order 4: 3
 """
 
@@ -22,10 +22,10 @@ import celery_shop
 from queueport import JobState, Retry, Task, get_queue, task
 from queueport.errors import JobFailed
 
-NAMESPACE = os.environ.setdefault("QUEUEPORT_NAMESPACE", f"shop_{secrets.token_hex(4)}")  # apart from earlier runs
+NAMESPACE = os.environ.setdefault("QUEUEPORT_NAMESPACE", f"shop_{secrets.token_hex(4)}")  # a new namespace for each run
 SHOP = celery_shop.app.conf.task_default_queue
 
-# Joining begins here; the shop's workers import this module too.
+# Joining begins here. The shop's workers import this module too.
 os.environ["QUEUEPORT_URL"] = "celery://celery_shop:app"
 os.environ.setdefault("QUEUEPORT_STORE", "redis://localhost:6379/0")
 app = celery_shop.app
@@ -36,10 +36,10 @@ charge: Task[[int, int], str, str] = task.named("celery_shop.charge", retry=Retr
 
 
 def main() -> None:
-    """Charge two orders through queueport, and two as ever; the second of each pair fails at every try."""
+    """Charge two orders through queueport and two by `.delay()`. The second of each pair fails every time."""
     with get_queue() as queue:
         good, bad = queue.enqueue(charge, 1, 4200), queue.enqueue(charge, 2, 1_000_000)
-        answer = good.result(timeout=30)  # a str, as type checkers know
+        answer = good.result(timeout=30)  # type checkers know that this is a str
         assert good.status().attempts == 1
         print(f"order 1 through queueport: {answer}; {good.status().state} after 1 attempt")
 
@@ -53,9 +53,9 @@ def main() -> None:
         print(f"dead letters: {queue.dead_letters.count()}, and its order is {letter.args[0]}")
 
         good3, bad4 = celery_shop.charge.delay(3, 990), celery_shop.charge.delay(4, 1_000_000)
-        print(f"order 3 by .delay(), as ever: {good3.get(timeout=30)}")
+        print(f"order 3 by .delay(), as before: {good3.get(timeout=30)}")
         error = bad4.get(timeout=30, propagate=False)
-        print(f"order 4 by .delay(), as ever: {bad4.state}; {error}")
+        print(f"order 4 by .delay(), as before: {bad4.state}; {error}")
         assert {status.id for status in queue.jobs()} == {good.id, bad.id}
 
 
@@ -70,5 +70,5 @@ if __name__ == "__main__":
             finally:
                 worker.terminate()
         requests = Counter(journal.read_text().splitlines())
-        assert requests == {"order 1": 1, "order 2": 4, "order 3": 1, "order 4": 3}  # queueport says 4 tries, Celery 3
+        assert requests == {"order 1": 1, "order 2": 4, "order 3": 1, "order 4": 3}  # queueport: 4 attempts, Celery: 3
         print("requests to the bank:", ", ".join(f"{order}: {count}" for order, count in sorted(requests.items())))

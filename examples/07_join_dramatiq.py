@@ -1,11 +1,11 @@
-"""An existing Dramatiq application, `dramatiq_shop.py`, joined, and its own worker started.
+"""Join an existing Dramatiq application, `dramatiq_shop.py`, and start its own worker.
 
-It needs the Redis of this machine, or SHOP_BROKER=amqp://localhost beside it. `python 07_join_dramatiq.py` prints:
+It needs a Redis on this machine. With SHOP_BROKER=amqp://localhost, the broker is RabbitMQ. It prints:
 
 order 1 through queueport: charged 4200 cents; succeeded after 1 attempt
 order 2 through queueport: dead after 4 attempts; TimeoutError: the bank does not answer
 dead letters: 1, and its order is 2
-order 3 and order 4 by .send(), as ever: tried 1 and 3 times
+order 3 and order 4 by .send(), as before: 1 and 3 attempts
 in the shop's journal: order 1: 1, order 2: 4, order 3: 1, order 4: 3, receipt 1: 1, receipt 3: 1
 """
 
@@ -23,9 +23,9 @@ from queueport import JobState, Retry, Task, get_queue, task
 from queueport.errors import JobFailed
 
 SHOP = dramatiq_shop.QUEUE
-os.environ.setdefault("QUEUEPORT_NAMESPACE", f"shop_{secrets.token_hex(4)}")  # apart from earlier runs
+os.environ.setdefault("QUEUEPORT_NAMESPACE", f"shop_{secrets.token_hex(4)}")  # each run has its own namespace
 
-# Joining begins here; the worker's command is the shop's own with one more module.
+# Joining begins here. The worker is started by the shop's own command with one more module.
 os.environ["QUEUEPORT_URL"] = "dramatiq://dramatiq_shop:broker"
 os.environ.setdefault("QUEUEPORT_STORE", "redis://localhost:6379/0")
 WORKER = ["dramatiq", "dramatiq_shop:broker", "queueport_dramatiq.worker"]
@@ -34,15 +34,15 @@ charge: Task[[int, int], str, str] = task.named("charge", queue=SHOP, retry=Retr
 
 
 def journal() -> Counter[str]:
-    """How often each line stands there."""
+    """The lines of the shop's journal, and how often each one occurs."""
     return Counter(Path(os.environ["SHOP_JOURNAL"]).read_text().splitlines())
 
 
 def main() -> None:
-    """Charge two orders through queueport, and two as ever; the second of each pair fails at every try."""
+    """Charge two orders through queueport and two by `.send()`. The second of each pair fails every time."""
     with get_queue() as queue:
         good, bad = queue.enqueue(charge, 1, 4200), queue.enqueue(charge, 2, 1_000_000)
-        answer = good.result(timeout=30)  # a str, as type checkers know
+        answer = good.result(timeout=30)  # type checkers know that this is a str
         assert good.status().attempts == 1
         print(f"order 1 through queueport: {answer}; {good.status().state} after 1 attempt")
 
@@ -59,9 +59,9 @@ def main() -> None:
         dramatiq_shop.charge.send(4, 1_000_000)
         deadline = time.monotonic() + 30
         while journal()["order 4"] < 3 or journal()["receipt 3"] < 1:
-            assert time.monotonic() < deadline, "it takes too long"
+            assert time.monotonic() < deadline, "Dramatiq has not run the orders within 30 s"
             time.sleep(0.05)
-        print(f"order 3 and order 4 by .send(), as ever: tried {journal()['order 3']} and {journal()['order 4']} times")
+        print(f"order 3 and order 4 by .send(), as before: {journal()['order 3']} and {journal()['order 4']} attempts")
         assert {status.id for status in queue.jobs()} == {good.id, bad.id}
 
 
@@ -75,6 +75,6 @@ if __name__ == "__main__":
             finally:
                 worker.terminate()
         lines = journal()
-        tries = {"order 1": 1, "order 2": 4, "order 3": 1, "order 4": 3}  # queueport says 4 tries, the actor says 3
-        assert lines == {**tries, "receipt 1": 1, "receipt 3": 1}
+        attempts = {"order 1": 1, "order 2": 4, "order 3": 1, "order 4": 3}  # queueport: 4 attempts, Dramatiq: 3
+        assert lines == {**attempts, "receipt 1": 1, "receipt 3": 1}
         print("in the shop's journal:", ", ".join(f"{line}: {count}" for line, count in sorted(lines.items())))

@@ -1,4 +1,4 @@
-"""A shop's Celery application, as its authors wrote it. `06_join_celery.py` joins it, unknown to it."""
+"""The Celery application of a shop, with nothing added. `06_join_celery.py` joins it."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ app.conf.broker_connection_retry_on_startup = True
 
 @app.task(bind=True, max_retries=2, default_retry_delay=1)
 def charge(self: Task[Any, Any], order: int, cents: int) -> str:
-    """Have the bank charge an order; where it does not answer, ask again, and give up at the third try."""
+    """Ask the bank to charge an order; if it does not answer, Celery retries twice."""
     try:
         return ask_bank(order, cents)
     except TimeoutError as error:
@@ -22,7 +22,7 @@ def charge(self: Task[Any, Any], order: int, cents: int) -> str:
 
 
 def ask_bank(order: int, cents: int) -> str:
-    """Every request is noted in the shop's journal. For large sums the bank never answers."""
+    """Write the request to the shop's journal. The bank never answers for more than 1000.00."""
     with Path(os.environ["SHOP_JOURNAL"]).open("a") as journal:
         journal.write(f"order {order}\n")
     if cents > 100_000:

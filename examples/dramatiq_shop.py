@@ -1,4 +1,4 @@
-"""A shop's Dramatiq application, as its authors wrote it. `07_join_dramatiq.py` joins it, unknown to it."""
+"""The Dramatiq application of a shop, with nothing added. `07_join_dramatiq.py` joins it."""
 
 import os
 from collections.abc import Callable
@@ -17,14 +17,14 @@ dramatiq.set_broker(broker)
 
 
 def note(line: str) -> None:
-    """Write it into the shop's journal."""
+    """Write a line to the shop's journal."""
     with Path(os.environ["SHOP_JOURNAL"]).open("a") as journal:
         journal.write(f"{line}\n")
 
 
 @dramatiq.actor(queue_name=QUEUE, max_retries=2, min_backoff=500, max_backoff=1000)
 def charge(order: int, cents: int) -> str:
-    """Have the bank charge an order. For large sums it never answers, and Dramatiq gives up at the third try."""
+    """Ask the bank to charge an order. The bank never answers for more than 1000.00, so Dramatiq retries twice."""
     note(f"order {order}")
     if cents > 100_000:
         raise TimeoutError("the bank does not answer")

@@ -1,4 +1,4 @@
-"""The tasks of all examples, in a module that producers and workers import. Each is a plain function as well."""
+"""The tasks of all examples. Producers and workers import this module; each task can also be called as a function."""
 
 import time
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from queueport import Retry, current_job, task
 
 SOON = Retry(max_attempts=3, initial=0.1, factor=2.0)
-"""Three attempts, 0.1 s and 0.2 s apart; the default waits a second and two."""
+"""Three attempts with delays of 0.1 s and 0.2 s. The default delays are 1 s and 2 s."""
 
 
 @task
@@ -17,22 +17,22 @@ def add(a: int, b: int) -> int:
 
 @task(retry=SOON)
 def flaky(fails: int) -> str:
-    """Fail so many times, and then succeed."""
+    """Fail in the first `fails` attempts, then succeed."""
     attempt = current_job().attempt
     if attempt <= fails:
-        raise ConnectionError(f"attempt {attempt} found nobody at home")
+        raise ConnectionError(f"no connection at attempt {attempt}")
     return f"succeeded at attempt {attempt}"
 
 
 @task(retry=SOON)
 def count_lines(path: str) -> int:
-    """Count a file's lines; without the file, give up after three attempts."""
+    """Count the lines of a file. If the file does not exist, the job is dead after three attempts."""
     return len(Path(path).read_text().splitlines())
 
 
 @task(timeout=30.0)
 def resize(photos: int) -> int:
-    """Pretend to work on photo after photo, and say how far it is."""
+    """Pretend to resize photos one by one, and report the progress."""
     for done in range(photos):
         current_job().progress(done, total=photos, message=f"photo {done + 1}")
         time.sleep(0.05)

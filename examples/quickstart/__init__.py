@@ -1,1 +1,1 @@
-"""The quickstart: real jobs over the files of any folder, in one run. Read `__main__.py` first."""
+"""The quickstart, which runs real jobs on the files of a folder. Read `__main__.py` first."""

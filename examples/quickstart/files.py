@@ -1,4 +1,4 @@
-"""The files of a folder, for the quickstart: regular ones only, in a stable order, whatever their names."""
+"""The regular files of a folder in a stable order, whatever their names. For the quickstart."""
 
 import os
 import stat
@@ -8,19 +8,19 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 TOOLS_FOLDERS = (".git", ".hypothesis", ".nox", ".tox", ".venv*", ".*_cache", "__pycache__", "node_modules")
-"""What tools make and nobody reads."""
+"""Folders that development tools create, and that are skipped."""
 
 
 @dataclass(slots=True)
 class Found:
-    """The files to measure, and how many things of which kind were passed over."""
+    """The files to measure, and the number of skipped entries by kind."""
 
     files: list[Path] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
 def find(folder: Path) -> Found:
-    """Every regular file below `folder`. Links are not followed, so that no file is counted twice."""
+    """All regular files below `folder`. Symbolic links are not followed, so that no file is counted twice."""
     found = Found()
     for place, folders, names in os.walk(folder, onerror=lambda _: found.skipped.update(["unreadable folders"])):
         tools = [name for name in folders if any(fnmatch(name, pattern) for pattern in TOOLS_FOLDERS)]
@@ -37,16 +37,16 @@ def find(folder: Path) -> Found:
 
 
 def printable(name: str) -> str:
-    """A name as it can be shown on one line of any terminal: controls and undecodable bytes are escaped."""
+    """The name with control characters and undecodable bytes escaped, so that it fits on one line of any terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _kind(path: Path) -> str | None:
-    """None for a regular file, else what it is."""
+    """The kind of a folder's entry, in the plural; None for a regular file."""
     try:
         mode = path.lstat().st_mode
     except OSError:
-        return "files that vanished"
+        return "deleted files"
     if stat.S_ISREG(mode):
         return None
     return "symbolic links" if stat.S_ISLNK(mode) else "special files"

@@ -1,4 +1,4 @@
-"""The quickstart's one task: measure a text file as `wc -l -w -c` and `sha256sum` do. Producer and worker import it."""
+"""The task of the quickstart, which measures a text file as `wc -l -w -c` and `sha256sum` do."""
 
 import codecs
 import hashlib
@@ -11,22 +11,22 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from queueport import Retry, current_job, task
 
 BLOCK = 2**20
-"""Bytes read at once, so that a file of any size fits into memory."""
+"""Bytes to read at once, so that memory use does not depend on the size of the file."""
 WORD = re.compile(r"[^\t-\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2060\u3000]+")
-"""What `wc -w` counts in a UTF-8 locale: the longest stretches without white space."""
+"""A word as `wc -w` counts it in a UTF-8 locale: a longest sequence of characters that are not white space."""
 
 
 class NotTextError(Exception):
-    """The file is not UTF-8 text; to try again would not change that."""
+    """The file is not UTF-8 text, and a retry would not help."""
 
 
 class BusyError(Exception):
-    """Somebody else is using the file; later it may be free."""
+    """Another program uses the file; a retry may help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What there is to know about one file."""
+    """The measurements of one file."""
 
     size: int
     sha256: str
@@ -36,12 +36,12 @@ class Measured:
 
 @task(retry=Retry(max_attempts=3, initial=0.5, factor=2.0, abort_on=(NotTextError,)))
 def measure(uri: str, busy: bool = False) -> Measured:
-    """Measure the file at a `file://` URI, which is how a name that is not Unicode travels in JSON.
+    """Measure the file at a `file://` URI. A URI can hold a file name that is not Unicode, which JSON cannot.
 
-    `busy` plays a file that another program has locked: the first attempt fails.
+    If `busy` is true the first attempt fails, as if another program used the file.
     """
     if busy and current_job().attempt == 1:
-        raise BusyError("in use by somebody else (the quickstart pretends so)")
+        raise BusyError("another program uses the file (as the quickstart pretends)")
     path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
     sha256 = hashlib.sha256()
     text = TextCount()
@@ -57,7 +57,7 @@ def measure(uri: str, busy: bool = False) -> Measured:
 
 
 class TextCount:
-    """Counts lines and words of UTF-8 text that comes in blocks. Raises NotTextError."""
+    """Counts lines and words of UTF-8 text that is added in blocks. Raises NotTextError."""
 
     def __init__(self) -> None:
         self.lines = 0
@@ -66,7 +66,7 @@ class TextCount:
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
 
     def add(self, block: bytes) -> None:
-        """Count one more block; a word, or a character, may go on in the next."""
+        """Count the next block. A word or a character may continue in the block after it."""
         text = self._decoded(block)
         if text:
             begun_before = self._in_word and WORD.match(text) is not None
@@ -75,12 +75,12 @@ class TextCount:
             self._in_word = WORD.match(text[-1]) is not None
 
     def end(self) -> None:
-        """The text ends here, and must not end within a character."""
+        """End the text. Raises NotTextError if its last character is incomplete."""
         self._decoded(b"", final=True)
 
     def _decoded(self, block: bytes, final: bool = False) -> str:
         if b"\0" in block:
-            raise NotTextError("a binary file: it holds a NUL byte")
+            raise NotTextError("a binary file: it contains a NUL byte")
         try:
             return self._decode(block, final)
         except UnicodeDecodeError as error:

@@ -1,4 +1,6 @@
-"""One job queue over the queues you already run. An application needs no more than what is named here.
+"""One interface to the job queues that you already run. Applications import queueport's main names from here.
+
+Integrations with web frameworks are in `queueport.contrib`, and helpers for tests in `queueport.testing`.
 
 from queueport import get_queue, task
 
@@ -16,17 +18,19 @@ from queueport.capability import Capability, Limits
 from queueport.connect import get_queue
 from queueport.context import Abort, RetryLater, current_job
 from queueport.dead_letters import DeadLetters
-from queueport.hooks import around_job, before_enqueue, on_dead
-from queueport.job import Job
-from queueport.queue import JobHandle, JobQueue
+from queueport.hooks import Event, around_job, before_enqueue, on_dead, on_event
+from queueport.job import AsyncJobHandle, Job, JobHandle
+from queueport.queue import JobQueue
+from queueport.recurrence import Recurrence, Schedule
 from queueport.retry import Retry
+from queueport.schedules import Schedules
 from queueport.stats import Health, Stats
 from queueport.status import CancelOutcome, JobError, JobState, JobStatus
 from queueport.tasks import Task, task
 
 if TYPE_CHECKING:
-    from queueport.aio import AsyncJobHandle, AsyncJobQueue
-    from queueport.worker import Worker
+    from queueport.aio import AsyncJobQueue
+    from queueport.workers.worker import Worker
 
 __all__ = [
     "Abort",
@@ -35,6 +39,7 @@ __all__ = [
     "CancelOutcome",
     "Capability",
     "DeadLetters",
+    "Event",
     "Health",
     "Job",
     "JobError",
@@ -43,8 +48,11 @@ __all__ = [
     "JobState",
     "JobStatus",
     "Limits",
+    "Recurrence",
     "Retry",
     "RetryLater",
+    "Schedule",
+    "Schedules",
     "Stats",
     "Task",
     "Worker",
@@ -54,18 +62,21 @@ __all__ = [
     "errors",
     "get_queue",
     "on_dead",
+    "on_event",
     "task",
 ]
 
 __version__ = "0.1.0"
 
-LATER = {"AsyncJobHandle": "queueport.aio", "AsyncJobQueue": "queueport.aio", "Worker": "queueport.worker"}
-"""What takes asyncio and is imported when it is first asked for, so that a producer starts quickly."""
+LAZY = {"AsyncJobQueue": "queueport.aio", "Worker": "queueport.workers.worker"}
+"""Names that are imported on first use, each with its module. These modules import asyncio, which is slow to import,
+and a producer without coroutines needs neither of these modules.
+"""
 
 
 def __getattr__(name: str) -> Any:
-    if name in LATER:
+    if name in LAZY:
         from importlib import import_module
 
-        return getattr(import_module(LATER[name]), name)
+        return getattr(import_module(LAZY[name]), name)
     raise AttributeError(f"module 'queueport' has no attribute {name!r}")

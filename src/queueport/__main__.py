@@ -1,4 +1,4 @@
-"""`python -m queueport` is the command `queueport`."""
+"""`python -m queueport` runs the command `queueport`."""
 
 from queueport.cli import main
 

@@ -1,64 +1,46 @@
-"""`AsyncJobQueue`: the same names, awaitable. Short calls go to threads; waiting for a result ties up none."""
+"""`AsyncJobQueue`: `JobQueue` for coroutines. Calls that do I/O run in threads.
+
+For each queue, one thread waits for all jobs whose results or changes coroutines await, see `engine/watcher.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
-from types import TracebackType
-from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar, overload
-from weakref import WeakKeyDictionary
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from queueport.capability import Capability, Limits
-from queueport.enqueueing import made
-from queueport.errors import BackendUnavailable, ResultTimeout
-from queueport.job import Job
-from queueport.queue import JobHandle, JobQueue
-from queueport.record import Record
-from queueport.stats import Health, Stats
+from queueport.context import warn_of_wait
+from queueport.engine.enqueue import make_job
+from queueport.errors import ConfigurationError, ResultTimeout
+from queueport.job import AsyncJobHandle, Job, JobHandle, ResultType
+from queueport.queue import WAIT, JobQueue, final_result
+from queueport.recurrence import Schedule
+from queueport.spi.record import Record
+from queueport.stats import Health, HistoryPoint, Pause, Stats
 from queueport.status import CancelOutcome, JobState, JobStatus
-from queueport.store import JobStore
 from queueport.tasks import Task
 
-__all__ = ["AsyncDeadLetters", "AsyncJobHandle", "AsyncJobQueue"]
+__all__ = ["AsyncDeadLetters", "AsyncJobHandle", "AsyncJobQueue", "AsyncSchedules"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class AsyncJobHandle(Generic[R]):
-    """`JobHandle` with awaitable methods."""
-
-    id: str
-    queue: AsyncJobQueue = field(repr=False, compare=False)
-    task: Task[..., R, Any] | None = field(default=None, repr=False, compare=False)
-
-    async def status(self) -> JobStatus:
-        """See `JobHandle.status`."""
-        return await self.queue.status(self.id)
-
-    async def result(self, timeout: float | None = None) -> R:
-        """See `JobHandle.result`; no thread is held while it waits."""
-        value: R = self.queue.sync.decode_result(await self.queue.wait(self.id, timeout), self.task)
-        return value
-
-    async def cancel(self, interrupt: bool = True) -> CancelOutcome:
-        """See `JobQueue.cancel`."""
-        return await self.queue.cancel(self.id, interrupt)
-
-    async def retry(self) -> AsyncJobHandle[R]:
-        """See `JobQueue.retry`."""
-        await self.queue.retry(self.id)
-        return self
-
-
 class AsyncJobQueue:
-    """A `JobQueue` for coroutines: `aq = AsyncJobQueue(queue)`. Closing it closes the queue; errors are the same."""
+    """A `JobQueue` for coroutines: its methods that do I/O are awaitable.
+
+        aq = AsyncJobQueue(queue)
+        handle = await aq.enqueue(send_email, 42)
+        await handle.result(timeout=10)
+
+    The methods raise the errors of `JobQueue`. `close`, and the end of an `async with` block, close the `JobQueue`,
+    unless it is a `JobQueue.shared`.
+    """
 
     def __init__(self, queue: JobQueue) -> None:
         self.sync = queue
@@ -88,6 +70,11 @@ class AsyncJobQueue:
         """See `JobQueue.dead_letters`."""
         return AsyncDeadLetters(self)
 
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """See `JobQueue.schedules`."""
+        return AsyncSchedules(self)
+
     @overload
     async def enqueue(self, task: Task[P, R, Any], /, *args: P.args, **kwargs: P.kwargs) -> AsyncJobHandle[R]: ...
     @overload
@@ -98,31 +85,86 @@ class AsyncJobQueue:
         self, what: Task[Any, Any, Any] | Job[Any] | str, /, *args: Any, **kwargs: Any
     ) -> AsyncJobHandle[Any]:
         """See `JobQueue.enqueue`."""
-        return (await self.enqueue_many([made(what, args, kwargs)]))[0]
+        # The arguments are encoded before the thread runs, because the caller may change them while the thread runs.
+        job = make_job(what, args, kwargs)
+        return self._async_handle(await asyncio.to_thread(self.sync.enqueue, job))
 
     async def enqueue_many(self, jobs: Iterable[Job[R]]) -> list[AsyncJobHandle[R]]:
         """See `JobQueue.enqueue_many`."""
-        return [self._mine(handle) for handle in await asyncio.to_thread(self.sync.enqueue_many, jobs)]
+        return [self._async_handle(handle) for handle in await asyncio.to_thread(self.sync.enqueue_many, jobs)]
 
     @overload
     def handle(self, job_id: str, task: Task[..., R, Any]) -> AsyncJobHandle[R]: ...
     @overload
     def handle(self, job_id: str, task: None = None) -> AsyncJobHandle[Any]: ...
     def handle(self, job_id: str, task: Task[..., Any, Any] | None = None) -> AsyncJobHandle[Any]:
-        """See `JobQueue.handle`; no I/O."""
+        """See `JobQueue.handle`."""
         return AsyncJobHandle(job_id, self, task)
 
     async def status(self, job_id: str) -> JobStatus:
         """See `JobQueue.status`."""
         return await asyncio.to_thread(self.sync.status, job_id)
 
-    async def result(self, job_id: str, timeout: float | None = None) -> Any:
-        """See `JobQueue.result`; no thread is held while it waits."""
-        return self.sync.decode_result(await self.wait(job_id, timeout), None)
+    async def result(self, job_id: str, timeout: float | None = None, task: ResultType[Any] | None = None) -> Any:
+        """Wait until the job has ended, at most `timeout` seconds (None: no limit), and return its result.
+
+        The result is decoded to the return annotation of `task`. The errors are those of `JobQueue.result`. If a task
+        waits without `timeout`, a warning is logged after about a second if the awaited job is waiting (scheduled,
+        queued or retrying): the worker may have no free place for that job.
+        """
+        self.sync.check_wait(job_id)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        warn_at = time.monotonic() + WAIT if timeout is None else math.inf
+        record = await self._read(job_id)
+        while not record.state.final:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise ResultTimeout(
+                    f"job {job_id} is still {record.state} after {timeout:g} s: call result() again to wait longer, "
+                    "and check that a live worker takes jobs from its queue"
+                )
+            if time.monotonic() >= warn_at:
+                warn_of_wait(job_id, record.state, awaits=True)
+                warn_at = math.inf
+            try:
+                async with asyncio.timeout(left):
+                    record = await self._watch(job_id, READ_EVERY if warn_at == math.inf else WAIT)
+            except TimeoutError:
+                record = await self._read(job_id)
+        return final_result(record, task)
+
+    async def changes(self, job_id: str, every: float = 0.5) -> AsyncIterator[JobStatus]:
+        """Yield the job's status now, and again each time it has changed, until the job has ended.
+
+            async for status in aq.changes(job_id):
+                print(status.state, status.progress)
+
+        The job is read every `every` seconds, and as soon as it has ended. Of several changes between two reads, only
+        the last one is seen. All coroutines that wait share one thread, and its reads.
+
+        Raises JobNotFound, also if the job is deleted meanwhile, and ConfigurationError if `every` is not positive.
+        """
+        if not every > 0:
+            raise ConfigurationError(f"every={every!r} is not a pause: pass a number of seconds greater than 0")
+        record, seen = await self._read(job_id), None
+        while True:
+            status = self.sync.operations.status(record)
+            if status != seen:
+                yield status
+                seen = status
+            if record.state.final:
+                return
+            record = await self._watch(job_id, every)
+
+    async def _read(self, job_id: str) -> Record:
+        return await asyncio.to_thread(self.sync.operations.read, job_id)
+
+    async def _watch(self, job_id: str, seconds: float) -> Record:
+        return await asyncio.wrap_future(self.sync.watch(job_id, seconds))
 
     async def retry(self, job_id: str) -> AsyncJobHandle[Any]:
         """See `JobQueue.retry`."""
-        return self._mine(await asyncio.to_thread(self.sync.retry, job_id))
+        return self._async_handle(await asyncio.to_thread(self.sync.retry, job_id))
 
     async def cancel(self, job_id: str, interrupt: bool = True) -> CancelOutcome:
         """See `JobQueue.cancel`."""
@@ -143,13 +185,35 @@ class AsyncJobQueue:
         """See `JobQueue.stats`."""
         return await asyncio.to_thread(self.sync.stats)
 
+    async def pause(self, queue: str, reason: str | None = None) -> None:
+        """See `JobQueue.pause`."""
+        await asyncio.to_thread(self.sync.pause, queue, reason)
+
+    async def resume(self, queue: str) -> bool:
+        """See `JobQueue.resume`."""
+        return await asyncio.to_thread(self.sync.resume, queue)
+
+    async def paused(self) -> dict[str, Pause]:
+        """See `JobQueue.paused`."""
+        return await asyncio.to_thread(self.sync.paused)
+
+    async def history(
+        self,
+        queue: str | None = None,
+        task: str | Task[..., Any, Any] | None = None,
+        since: float | timedelta = 3600,
+        step: float | timedelta = 60,
+    ) -> list[HistoryPoint]:
+        """See `JobQueue.history`."""
+        return await asyncio.to_thread(self.sync.history, queue, task, since, step)
+
     async def purge(self, queue: str) -> int:
         """See `JobQueue.purge`."""
         return await asyncio.to_thread(self.sync.purge, queue)
 
-    async def check(self) -> Health:
+    async def check(self, *, workers: bool = False) -> Health:
         """See `JobQueue.check`."""
-        return await asyncio.to_thread(self.sync.check)
+        return await asyncio.to_thread(self.sync.check, workers=workers)
 
     async def setup(self, *queues: str) -> None:
         """See `JobQueue.setup`."""
@@ -162,28 +226,11 @@ class AsyncJobQueue:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def wait(self, job_id: str, timeout: float | None) -> Record:
-        """The job's record in its final state; for handles."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            record = await asyncio.to_thread(self.sync.read, job_id)
-            left = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
-            if record.state.final:
-                return record
-            if left <= 0:
-                raise ResultTimeout(f"job {job_id} is still {record.state} after {timeout:g} s")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    store = self.sync.operations.store
-                    await _Waiter.of(store).final(store, job_id)
-
-    def _mine(self, handle: JobHandle[R]) -> AsyncJobHandle[R]:
-        return AsyncJobHandle(handle.id, self, handle.task)
+    def _async_handle(self, handle: JobHandle[R]) -> AsyncJobHandle[R]:
+        return AsyncJobHandle(handle.id, self, handle.task, handle.created)
 
     def __repr__(self) -> str:
         return f"<AsyncJobQueue {self.url}>"
@@ -234,74 +281,59 @@ class AsyncDeadLetters:
 
     async def add(self, job: Job[Any], error: str) -> AsyncJobHandle[Any]:
         """See `DeadLetters.add`."""
-        await asyncio.to_thread(self._sync.add, job, error)
-        return self._queue.handle(job.id)
+        return self._queue._async_handle(await asyncio.to_thread(self._sync.add, job, error))
 
 
-class _Waiter:
-    """One thread for a store, alive while anything waits: it waits for all the jobs at once."""
+class AsyncSchedules:
+    """`Schedules` with awaitable methods."""
 
-    _all: ClassVar[WeakKeyDictionary[JobStore, _Waiter]] = WeakKeyDictionary()
-    _making = threading.Lock()
+    def __init__(self, queue: AsyncJobQueue) -> None:
+        self._queue = queue
+        self._sync = queue.sync.schedules
 
-    def __init__(self) -> None:  # it does not keep the store, which would keep both for ever
-        self._lock = threading.Lock()
-        self._calls: dict[str, list[Callable[[], None]]] = {}
-        self._thread: threading.Thread | None = None
+    async def add(
+        self,
+        name: str,
+        job: Job[Any],
+        *,
+        every: float | timedelta | None = None,
+        cron: str | None = None,
+        timezone: str = "UTC",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        catch_up: str = "one",
+        overlap: bool = True,
+    ) -> Schedule:
+        """See `Schedules.add`."""
+        times: dict[str, Any] = {"every": every, "cron": cron, "timezone": timezone, "start": start, "end": end}
+        add = partial(self._sync.add, name, job, **times, catch_up=catch_up, overlap=overlap)
+        return await asyncio.to_thread(add)
 
-    @classmethod
-    def of(cls, store: JobStore) -> _Waiter:
-        with cls._making:
-            return cls._all.setdefault(store, cls())
+    async def list(self) -> list[Schedule]:
+        """See `Schedules.list`."""
+        return await asyncio.to_thread(self._sync.list)
 
-    async def final(self, store: JobStore, job_id: str) -> None:
-        """Return when the job is final, or gone."""
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    async def get(self, name: str) -> Schedule:
+        """See `Schedules.get`."""
+        return await asyncio.to_thread(self._sync.get, name)
 
-        def call() -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(ended.set)
+    async def pause(self, name: str) -> Schedule:
+        """See `Schedules.pause`."""
+        return await asyncio.to_thread(self._sync.pause, name)
 
-        self._add(store, job_id, call)
-        try:
-            await ended.wait()
-        finally:
-            self._remove(job_id, call)
+    async def resume(self, name: str) -> Schedule:
+        """See `Schedules.resume`."""
+        return await asyncio.to_thread(self._sync.resume, name)
 
-    def _add(self, store: JobStore, job_id: str, call: Callable[[], None]) -> None:
-        with self._lock:
-            self._calls.setdefault(job_id, []).append(call)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, args=[store], name="queueport-results", daemon=True)
-                self._thread.start()
+    async def run_now(self, name: str) -> AsyncJobHandle[Any]:
+        """See `Schedules.run_now`."""
+        return self._queue._async_handle(await asyncio.to_thread(self._sync.run_now, name))
 
-    def _remove(self, job_id: str, call: Callable[[], None]) -> None:
-        with self._lock:
-            calls = self._calls.get(job_id, [])
-            if call in calls:
-                calls.remove(call)
-            if not calls:
-                self._calls.pop(job_id, None)
-
-    def _run(self, store: JobStore) -> None:
-        while True:
-            with self._lock:
-                ids = list(self._calls)
-                if not ids:
-                    self._thread = None
-                    return
-            try:
-                found = [record.id for record in store.wait(ids, SLICE)]
-            except BackendUnavailable:
-                time.sleep(SLICE)
-                continue
-            with self._lock:
-                calls = [call for job_id in found for call in self._calls.pop(job_id, [])]
-            for call in calls:
-                call()
+    async def remove(self, name: str) -> None:
+        """See `Schedules.remove`."""
+        await asyncio.to_thread(self._sync.remove, name)
 
 
-LOOK = 10.0
-"""Seconds after which a waiting coroutine reads the record itself: retention may have removed it."""
-SLICE = 0.05
-"""Seconds of one wait of the thread: so long a job asked for meanwhile is not yet waited for."""
+READ_EVERY = 10.0
+"""Maximum seconds between two reads of a record by a coroutine that waits for the job: retention may have deleted the
+record meanwhile."""

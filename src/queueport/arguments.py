@@ -1,208 +1,301 @@
-"""Arguments and results as JSON, made and read by a task's annotations. For the core: producers and workers.
+"""Encodes arguments and results as JSON, and decodes them to the types of a task's annotations. For producers and
+workers.
 
-What does not read back equal is refused before it is sent, by reading it exactly as the worker will. A payload is
-`{"args": [...], "kwargs": {...}}` in UTF-8: positional and by name as the caller wrote it, without the defaults, which
-are the worker's. `bytes` are base64. A `BaseModel` keeps to its own `model_config`: for bytes that are not text it has
-to set `ser_json_bytes` and `val_json_bytes` to "base64".
+A producer validates each argument, encodes it, decodes it as a worker with the same annotations will, and refuses the
+argument if the decoded value is not equal to the validated one. A plain value that encoding cannot change, such as
+ASCII text, is encoded without these checks if the annotation allows its type. A worker does the same with a result.
+
+A payload is `{"args": [...], "kwargs": {...}}` in UTF-8: the positional and keyword arguments that the caller gave. The
+payload contains no default values, because the worker applies those of its own version of the task. `bytes` are encoded
+as base64. A `BaseModel` follows its own `model_config`: if the model has bytes that are not UTF-8, this config must set
+`ser_json_bytes` and `val_json_bytes` to "base64".
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
-from itertools import chain, repeat
-from types import SimpleNamespace
-from typing import Any, Never, NewType, NoReturn, cast, get_type_hints
+from functools import cached_property, lru_cache
+from itertools import chain, islice, repeat
+from types import SimpleNamespace, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Never,
+    NewType,
+    NoReturn,
+    NotRequired,
+    Required,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
+import typing_extensions
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from queueport.errors import ConfigurationError, InvalidJob
+from queueport.errors import ConfigurationError, InvalidJob, message_of
 
-__all__ = ["Signature", "decode_json", "decode_plain", "encode_plain"]
+__all__ = ["Signature", "decode_json", "decode_plain"]
+
+FORMS = 32
+"""The maximum number of forms of calls for which a task caches codecs. A form is the number of positional arguments and
+the names of the keyword arguments."""
+SCALARS = (str, int, float, bool, type(None))
+"""pydantic encodes and decodes values of these types without changing them, if the annotation allows their type. Some
+numbers, and texts that are not ASCII, are exceptions: see LARGE."""
+LARGE = 2**63
+"""Of the values whose types are in SCALARS, these are validated and decoded as a check: numbers whose absolute value is
+not less than this, numbers that are not finite, and text that is not ASCII. Other values of these types need no check
+if the annotation allows their type."""
 
 
 class Signature:
-    """The arguments and the result of one task, as JSON and back.
+    """Encodes and decodes the arguments and results of one task. Thread-safe.
 
-    Annotations are resolved on first use, so a task may name types that are defined further down. Whatever comes first
-    raises ConfigurationError, naming task, parameter and annotation, if one cannot be resolved. Thread-safe.
+    The annotations are resolved on first use, so that they may name types that are defined later in the module. If an
+    annotation cannot be resolved or used, each method raises ConfigurationError.
     """
 
     def __init__(self, task: str | None, function: Callable[..., Any] | None) -> None:
-        """`task` is the name to be told in errors; without a function any plain JSON is taken."""
+        """`task` is the name to show in errors. Without a function, any plain JSON values are accepted."""
         self._task = task
         self._function = function
+        self._bound = lru_cache(FORMS)(self._bind)
 
     def resolve(self) -> None:
-        """Resolve the annotations now rather than on first use."""
-        _ = self._slots
+        """Resolve the annotations now.
+
+        Raises ConfigurationError if an annotation cannot be resolved or used. The error names the task, the annotation
+        and its parameter, or says that the annotation is that of the result.
+        """
+        _ = self._codecs
 
     def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-        """The payload of a call. Raises InvalidJob, naming the parameter, for a call that cannot be made or sent."""
-        self._bind(args, kwargs)
-        positional = [slot.encode(value, index) for slot, index, value in self._slots.positional(args)]
-        named = [
-            _NAME.encode(name) + b":" + slot.encode(value, name) for slot, name, value in self._slots.named(kwargs)
-        ]
+        """Encode arguments as a payload.
+
+        Raises InvalidJob if the task cannot be called with these arguments, or if a value does not match its
+        annotation, cannot be encoded, or would not be equal after decoding. An error about a value names the parameter.
+        """
+        by_position, by_name = self._bound(len(args), *kwargs)
+        positional = [codec.encode(value, key) for (codec, key), value in zip(by_position, args, strict=True)]
+        if not kwargs:
+            return b'{"args":[%b],"kwargs":{}}' % b",".join(positional)
+        named = [_NAME.encode(name) + b":" + codec.encode(kwargs[name], name) for codec, name in by_name]
         return b'{"args":[%b],"kwargs":{%b}}' % (b",".join(positional), b",".join(named))
 
     def decode(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call in a payload, typed by annotation. Raises InvalidJob, naming the parameter, if it does not fit."""
+        """Decode a payload to the annotated types.
+
+        Raises InvalidJob if the data is not a payload, if the task cannot be called with its arguments, or if a value
+        does not match its annotation. In the last case, the error names the parameter.
+        """
         args, kwargs = decode_plain(payload)
-        self._bind(args, kwargs)
+        by_position, by_name = self._bound(len(args), *kwargs)
         return (
-            tuple(slot.decode(value, index) for slot, index, value in self._slots.positional(args)),
-            {name: slot.decode(value, name) for slot, name, value in self._slots.named(kwargs)},
+            tuple([codec.decode(value, key) for (codec, key), value in zip(by_position, args, strict=True)]),
+            {name: codec.decode(kwargs[name], name) for codec, name in by_name},
         )
 
     def encode_result(self, value: Any) -> bytes:
-        """A result as JSON. Raises InvalidJob if it is not what the annotation says or would not read back equal."""
-        return self._slots.result.encode(value)
+        """Encode a result. Raises InvalidJob if it does not match the annotation, cannot be encoded, or would not be
+        equal after decoding.
+        """
+        return self._codecs.result.encode(value)
 
     def decode_result(self, data: bytes) -> Any:
-        """A result, typed by annotation. Raises InvalidJob if it does not fit."""
-        return self._slots.result.decode(decode_json(data))
+        """Decode a result to the annotated type. Raises InvalidJob if it is not JSON or does not match the type."""
+        return self._codecs.result.decode(decode_json(data, "the result"))
 
-    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def _bind(self, count: int, *names: str) -> tuple[list[tuple[_Codec, int]], list[tuple[_Codec, str]]]:
+        """Return the codecs for a call with `count` positional arguments and the named arguments `names`.
+
+        There is one codec for each argument. It comes with the argument's name or, for a positional argument, with the
+        index counted from the first argument of `*args`: errors about `*args` and `**kwargs` show this index or name.
+        All calls with the same count and names have the same codecs, so `_bound` caches the codecs. Raises InvalidJob
+        if the task cannot be called with these arguments.
+        """
+        codecs = self._codecs
         try:
-            self._slots.shape.bind(*args, **kwargs)
+            codecs.signature.bind(*range(count), **dict.fromkeys(names))
         except TypeError as error:
             raise InvalidJob(f"task {self._task!r}: {error}") from None
+        by_position = chain(codecs.by_position, repeat(cast("_Codec", codecs.var_args)))
+        positional = [(codec, key - len(codecs.by_position)) for key, codec in enumerate(islice(by_position, count))]
+        return positional, [(cast("_Codec", codecs.by_name.get(name, codecs.var_kwargs)), name) for name in names]
 
     @cached_property
-    def _slots(self) -> _Slots:
+    def _codecs(self) -> _Codecs:
         prefix = "" if self._task is None else f"task {self._task!r}: "
-        shape = _PLAIN_SHAPE if self._function is None else inspect.signature(self._function)
-        by_position: list[_Slot] = []
-        by_name: dict[str, _Slot] = {}
-        rest = others = None
-        for name, parameter in shape.parameters.items():
-            kind, adapter = parameter.kind, self._adapter(f"parameter {name!r}", parameter.annotation)
+        signature = _ANY_ARGUMENTS if self._function is None else inspect.signature(self._function)
+        by_position: list[_Codec] = []
+        by_name: dict[str, _Codec] = {}
+        var_args = var_kwargs = None
+        for name, parameter in signature.parameters.items():
+            kind, found = parameter.kind, self._adapter(f"parameter {name!r}", parameter.annotation)
             if kind is parameter.VAR_POSITIONAL:
-                rest = _Slot(f"{prefix}argument {name}", adapter, indexed=True)
+                var_args = _Codec(f"{prefix}argument {name}", *found, indexed=True)
             elif kind is parameter.VAR_KEYWORD:
-                others = _Slot(f"{prefix}argument {name}", adapter, indexed=True)
+                var_kwargs = _Codec(f"{prefix}argument {name}", *found, indexed=True)
             else:
-                slot = _Slot(f"{prefix}argument {name!r}", adapter)
+                codec = _Codec(f"{prefix}argument {name!r}", *found)
                 if kind is not parameter.KEYWORD_ONLY:
-                    by_position.append(slot)
+                    by_position.append(codec)
                 if kind is not parameter.POSITIONAL_ONLY:
-                    by_name[name] = slot
-        result = _Slot(f"{prefix}the result", self._adapter("the result", shape.return_annotation))
-        return _Slots(shape, by_position, by_name, rest, others, result)
+                    by_name[name] = codec
+        result = _Codec(f"{prefix}the result", *self._adapter("the result", signature.return_annotation))
+        return _Codecs(signature, by_position, by_name, var_args, var_kwargs, result)
 
-    def _adapter(self, what: str, annotation: Any) -> TypeAdapter[Any]:
+    def _adapter(self, what: str, annotation: Any) -> tuple[TypeAdapter[Any], Collection[Any]]:
+        """Return the pydantic adapter of an annotation, and the types whose values need no check.
+
+        Returns the types that the annotation allows, if all of them are in SCALARS; otherwise no types. Without a
+        function or an annotation, or for `Any`, returns SCALARS. Values that LARGE describes are checked nevertheless.
+        Raises ConfigurationError if the annotation cannot be used.
+        """
         if self._function is None or annotation is inspect.Parameter.empty:
-            return _ANY
+            return _ANY, SCALARS
         try:
-            holder = SimpleNamespace(__annotations__={"it": annotation})
+            annotated = SimpleNamespace(__annotations__={"value": annotation})
             names = inspect.unwrap(self._function).__globals__
-            return _adapter(get_type_hints(holder, names, include_extras=True)["it"])
+            hint = _replace_typed_dicts(get_type_hints(annotated, names, include_extras=True)["value"], {})
+            if hint in (Never, NoReturn):  # the task never returns normally: treat its result as None
+                hint = None
+            # pydantic rejects a config for a dataclass or a TypedDict, but accepts a config for a NewType of that type.
+            adapter = TypeAdapter[Any](cast("Any", NewType)("Value", hint), config=_BASE64)
+            adapter.rebuild(raise_errors=True)  # report unresolved annotations of a model now, not on first use
+            kinds = SCALARS if hint is Any else get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+            return adapter, kinds if all(kind in SCALARS for kind in kinds) else ()
         except Exception as error:  # annotations are code of the application and may raise anything
             shown = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-            reason = str(error).partition("\n")[0].rstrip(".")
+            reason = message_of(error).partition("\n")[0].rstrip(".")
             raise ConfigurationError(
                 f"task {self._task!r}: the annotation {shown!r} of {what} cannot be used: {reason}"
             ) from error
 
 
-def encode_plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """The payload of a call to a task known by name alone: plain JSON values. Raises InvalidJob, naming the value."""
-    return _PLAIN.encode(args, kwargs)
-
-
 def decode_plain(payload: bytes) -> tuple[list[Any], dict[str, Any]]:
-    """The call in a payload as plain JSON, for which the task's code is not needed. Raises InvalidJob for garbage."""
-    match decode_json(payload):
+    """Decode a payload to plain JSON values, without the task's code. Raises InvalidJob if it is not a payload."""
+    match decode_json(payload, "the payload"):
         case {"args": list(args), "kwargs": dict(kwargs)}:
             return args, kwargs
         case _:
-            raise InvalidJob('the payload is not {"args": [...], "kwargs": {...}}')
+            raise InvalidJob(
+                'the payload is not {"args": [...], "kwargs": {...}}: make jobs with the method job() of a task'
+            )
 
 
-def decode_json(data: bytes) -> Any:
-    """Any JSON, such as a result without its task's code. Raises InvalidJob for what is not JSON."""
+def decode_json(data: bytes, what: str) -> Any:
+    """Decode JSON to plain values, without the task's code. Raises InvalidJob if `data` is not valid JSON.
+
+    `what` names the data in the error.
+    """
     try:
         return from_json(data, allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidJob(f"not JSON that queueport wrote: {error}") from error
+        raise InvalidJob(f"{what} is not valid JSON: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
-    """One parameter, or the result: what to call it in an error, and the adapter of its annotation."""
+class _Codec:
+    """Encodes and decodes the values of one parameter, or of the result."""
 
     label: str
+    """How errors name the value: by the task, and by the parameter or as the result."""
     adapter: TypeAdapter[Any]
+    scalars: Collection[type] = ()
+    """The types among SCALARS whose values need no check, except for the values that LARGE describes."""
     indexed: bool = False
-    """`*args` or `**kwargs`: one annotation for many values, told apart by index or name."""
+    """True for `*args` and `**kwargs`: errors then also show the index or the name of the value."""
 
     def encode(self, value: Any, key: int | str = "") -> bytes:
+        if self._is_plain(value):
+            return to_json(value)  # a plain value: the steps below would return the same bytes
         try:
             valid = self.adapter.validator.validate_python(value)
             data = self.adapter.serializer.to_json(valid, by_alias=True, round_trip=True, warnings="none")
-            # As deep as in a payload, for the parser's depth is limited.
+            # The parser limits the nesting depth. The two brackets nest the value as deeply as a payload does.
             back = self._read(from_json(b"[[%b]]" % data, allow_inf_nan=False)[0][0])
-            if _equal(valid, back):
+            difference = _difference(valid, back)
+            if difference is None:
                 return data
         except Exception as error:  # validators, serialisers and __eq__ of the application run here
-            raise self._refusal(key, _reason(error)) from error
-        came, went = type(back).__name__, type(valid).__name__
-        reason = f"{went} does not read back equal from JSON"
-        if came != went:
-            reason += f", it would arrive as {came}"
-        raise self._refusal(key, reason)
+            raise self._invalid(key, _reason(error)) from error
+        raise self._invalid(key, difference)
 
     def decode(self, raw: Any, key: int | str = "") -> Any:
+        if self._is_plain(raw):
+            return raw  # a plain value: validation would return it unchanged
         try:
             return self._read(raw)
         except Exception as error:  # validators of the application run here
-            raise self._refusal(key, _reason(error)) from error
+            raise self._invalid(key, _reason(error)) from error
+
+    def _is_plain(self, value: Any) -> bool:
+        """True if it is certain, without a check, that encoding and decoding leave the value as it is."""
+        kind = type(value)
+        return kind in self.scalars and (value.isascii() if kind is str else value is None or -LARGE < value < LARGE)
 
     def _read(self, raw: Any) -> Any:
-        # Through JSON again: pydantic reads bytes, and models in strict mode, otherwise from Python values.
+        # The value is encoded as JSON again, because pydantic validates bytes and strict models in JSON by other rules
+        # than in Python objects.
         return self.adapter.validator.validate_json(to_json(raw), by_alias=True)
 
-    def _refusal(self, key: int | str, reason: str) -> InvalidJob:
+    def _invalid(self, key: int | str, reason: str) -> InvalidJob:
         return InvalidJob(f"{self.label}[{key!r}]: {reason}" if self.indexed else f"{self.label}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
-class _Slots:
-    """The slots of a task, found by position or by name. Arguments must be bound to `shape` before."""
+class _Codecs:
+    """The signature of a task, and the codecs of its parameters and of its result."""
 
-    shape: inspect.Signature
-    by_position: Sequence[_Slot]
-    by_name: Mapping[str, _Slot]
-    rest: _Slot | None
-    """That of `*args`."""
-    others: _Slot | None
-    """That of `**kwargs`."""
-    result: _Slot
-
-    def positional(self, args: Sequence[Any]) -> Iterator[tuple[_Slot, int, Any]]:
-        slots = chain(self.by_position, repeat(cast("_Slot", self.rest)))
-        for index, (slot, value) in enumerate(zip(slots, args, strict=False), -len(self.by_position)):
-            yield slot, index, value
-
-    def named(self, kwargs: Mapping[str, Any]) -> Iterator[tuple[_Slot, str, Any]]:
-        for name, value in kwargs.items():
-            yield cast("_Slot", self.by_name.get(name, self.others)), name, value
+    signature: inspect.Signature
+    by_position: Sequence[_Codec]
+    by_name: Mapping[str, _Codec]
+    var_args: _Codec | None
+    """The codec of `*args`; None if the task has no such parameter."""
+    var_kwargs: _Codec | None
+    """The codec of `**kwargs`; None if the task has no such parameter."""
+    result: _Codec
 
 
-def _adapter(hint: Any) -> TypeAdapter[Any]:
-    if hint in (Never, NoReturn):  # a task that always raises, so its result is None
-        hint = None
-    # Through a NewType, for settings given to a dataclass or a TypedDict itself are refused.
-    value = cast("Any", NewType)("Value", hint)
-    adapter = TypeAdapter[Any](value, config=_BASE64)
-    adapter.rebuild(raise_errors=True)  # else a model whose own annotations are unresolved fails on its first value
-    return adapter
+def _replace_typed_dicts(hint: Any, replaced: dict[Any, Any]) -> Any:
+    """On Python 3.11, replace each `typing.TypedDict` in the hint by a `typing_extensions.TypedDict`.
+
+    pydantic requires the class of `typing_extensions` on this version. On later versions, returns the hint unchanged.
+    `replaced` maps the classes that were already found to their replacements. A generic TypedDict is not replaced, and
+    neither is a TypedDict that is the type of a field of a dataclass or a model.
+    """
+    if sys.version_info >= (3, 12):
+        return hint
+    if type(hint).__module__ == "typing" and is_typeddict(hint) and not getattr(hint, "__parameters__", ()):
+        if hint not in replaced:
+            make: Any = typing_extensions.TypedDict
+            new = replaced[hint] = make(hint.__name__, {})
+            new.__module__, new.__qualname__ = hint.__module__, hint.__qualname__
+            for name, value in get_type_hints(hint, include_extras=True).items():
+                # On Python 3.11, `__required_keys__` ignores `Required` and `NotRequired` in text annotations.
+                given = {Required: True, NotRequired: False}.get(get_origin(value))
+                required = name in hint.__required_keys__ if given is None else given
+                bare = value if given is None else get_args(value)[0]
+                qualifier: Any = Required if required else NotRequired
+                new.__annotations__[name] = qualifier[_replace_typed_dicts(bare, replaced)]
+        return replaced[hint]
+    origin, before = get_origin(hint), get_args(hint)
+    after = tuple(_replace_typed_dicts(argument, replaced) for argument in before)
+    if all(map(operator.is_, before, after)):
+        return hint
+    generic: Any = {UnionType: Union, Annotated: Annotated}.get(origin, origin)
+    return generic[after]
 
 
 def _reason(error: Exception) -> str:
@@ -210,41 +303,52 @@ def _reason(error: Exception) -> str:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         return f"{where}: {first['msg']}" if where else first["msg"]
-    reason = str(error)
+    reason = message_of(error)
     if "invalid utf-8 sequence" in reason:
         reason += '; a model with such bytes needs ser_json_bytes and val_json_bytes = "base64" in its model_config'
     return reason
 
 
-def _equal(sent: Any, back: Any) -> bool:
-    """Equality, but for one gap: in the hour that is repeated when summer time ends, times of two zones never equal."""
+def _difference(sent: Any, back: Any, *path: object) -> str | None:
+    """Describe for an error the first part of `sent` that differs in `back`, and its path; None if nothing differs."""
     if sent == back:
-        return True
-    if type(sent) is not type(back):
-        return False
+        return None
+    parts = _parts(sent, back) if type(sent) is type(back) else None
+    if parts is not None:
+        found = (_difference(one, other, *path, *name) for name, one, other in parts)
+        return next((difference for difference in found if difference is not None), None)
+    where = ".".join(map(str, path)) + ": " if path else ""
+    arrives = "" if type(sent) is type(back) else f" and would arrive as {type(back).__name__}"
+    problem = f"{where}{type(sent).__name__} does not read back equal from JSON{arrives}"
+    return f"{problem}: annotate it with its exact type, or use another type"
+
+
+def _parts(sent: Any, back: Any) -> Iterable[tuple[Sequence[object], Any, Any]] | None:
+    """Split two unequal values of the same type into parts.
+
+    The caller treats the values as equal if all parts are equal. For each part, returns its path, the part of `sent`
+    and the part of `back`. Returns None if the values have no parts that can be compared one by one, for example
+    because two lists have different lengths.
+    Returns no parts for two aware datetimes that are equal in UTC: Python never treats times of different zones as
+    equal in the hour that is repeated when summer time ends.
+    """
     match sent:
         case datetime() if sent.tzinfo is not None and back.tzinfo is not None:
-            return bool(sent.astimezone(UTC) == back.astimezone(UTC))
-        case list() | tuple():
-            return len(sent) == len(back) and all(map(_equal, sent, back))
-        case dict():
-            return sent.keys() == back.keys() and all(_equal(value, back[key]) for key, value in sent.items())
+            return [] if sent.astimezone(UTC) == back.astimezone(UTC) else None
+        case list() | tuple() if len(sent) == len(back):
+            return [([index], one, other) for index, (one, other) in enumerate(zip(sent, back, strict=True))]
+        case dict() if sent.keys() == back.keys():
+            return [([key], value, back[key]) for key, value in sent.items()]
         case BaseModel():
-            parts = ("__dict__", "__pydantic_extra__", "__pydantic_private__")
-            return all(_equal(getattr(sent, part), getattr(back, part)) for part in parts)
+            kept = ("__dict__", "__pydantic_extra__", "__pydantic_private__")
+            return [([], getattr(sent, part), getattr(back, part)) for part in kept]
         case _ if dataclasses.is_dataclass(sent):
             names = [field.name for field in dataclasses.fields(sent)]
-            return all(_equal(getattr(sent, name), getattr(back, name)) for name in names)
-    return False
+            return [([name], getattr(sent, name), getattr(back, name)) for name in names]
+    return None
 
 
 _BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 _ANY: TypeAdapter[Any] = TypeAdapter(Any, config=_BASE64)
-_NAME = _Slot("the name of an argument", _ANY)
-_PLAIN_SHAPE = inspect.Signature(
-    [
-        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
-        inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
-    ]
-)
-_PLAIN = Signature(None, None)
+_NAME = _Codec("the name of an argument", _ANY)
+_ANY_ARGUMENTS = inspect.signature(lambda *args, **kwargs: (args, kwargs))

@@ -1,4 +1,4 @@
-"""What a backend can do beyond the contract, and how much it takes. The list is closed."""
+"""The optional features of backends, and size limits. For applications and for authors of adapters."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ __all__ = ["Capability", "Limits"]
 
 
 class Capability(StrEnum):
-    """A feature that a backend may have. Everything else in the contract holds on every backend."""
+    """An optional feature of a backend. Every feature that is not in this list works on every backend."""
 
     PRIORITY = "priority"
-    """`using(priority=)`: higher numbers are taken sooner."""
+    """`using(priority=)`: workers take jobs with a higher number sooner than jobs with a lower number."""
     GROUPS = "groups"
-    """`using(group=)`: jobs of one group run in order."""
+    """`using(group=)`: jobs of one group run in the order in which they were enqueued. While a job waits for its time
+    or for a retry, other jobs of its group may run."""
     NATIVE_DEAD_LETTERS = "native_dead_letters"
-    """A dead job is also seen in the backend's own dead-letter place, and can be redriven from there."""
+    """The backend's own dead letters contain a copy of each dead job, unless the backend refuses the copy. The
+    backend's own tools can show the copy and redrive it."""
     DEPTH = "depth"
-    """The backend can say how many messages wait in a queue."""
+    """The backend reports how many messages wait in a queue."""
     PERSISTENT = "persistent"
-    """Jobs survive the process, so that other processes can run them."""
+    """Jobs outlive the process that enqueued them, so that other processes can run them."""
     THREADS = "threads"
-    """A worker can run beside the caller, in its process."""
+    """A worker can run in a thread of the caller's process, and run several jobs at once in one process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How large things may be; None: no limit that queueport knows of.
-
-    `payload` is the encoded arguments, `result` the encoded result and `message` the whole job as a broker carries it,
-    with its headers; all in bytes.
-    """
+    """The maximum sizes that a backend and its store accept, in bytes. None: no limit is known."""
 
     payload: int | None = None
+    """Maximum size of a job's encoded arguments."""
     result: int | None = None
+    """Maximum size of a job's encoded result."""
     message: int | None = None
+    """Maximum size of the whole message that a broker carries for a job, including headers."""
 
     def smaller(self, other: Limits) -> Limits:
-        """The limits that hold when both apply."""
+        """For each field, the smaller limit of the two objects. None counts as no limit."""
         return Limits(
             _smaller(self.payload, other.payload),
             _smaller(self.result, other.result),
@@ -47,5 +48,4 @@ class Limits:
 
 
 def _smaller(one: int | None, other: int | None) -> int | None:
-    known = [limit for limit in (one, other) if limit is not None]
-    return min(known) if known else None
+    return one if other is None else other if one is None else min(one, other)

@@ -1,40 +1,44 @@
-"""`get_queue`: from a URL to a queue, by the adapters that are installed; and the process's default queue."""
+"""`get_queue`: opens the queue of a URL with the installed adapters. For applications and the command line."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, cast
 
 from queueport.capability import Capability
-from queueport.driver import Driver
-from queueport.errors import ConfigurationError, Unsupported
-from queueport.store import JobStore
-from queueport.transport import Transport
-from queueport.url import BackendURL, nearest
+from queueport.context import default_queue
+from queueport.errors import ConfigurationError, Unsupported, nearest
+from queueport.spi.driver import Driver
+from queueport.spi.store import JobStore
+from queueport.spi.url import BackendURL
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from queueport.aio import AsyncJobQueue
     from queueport.queue import JobQueue
-    from queueport.settings import Settings
 
-__all__ = ["backends", "default_queue", "get_queue", "open_store", "stores"]
+__all__ = ["URL_VARIABLE", "backends", "get_queue", "named", "stores"]
+
+URL_VARIABLE, STORE_VARIABLE = "QUEUEPORT_URL", "QUEUEPORT_STORE"
 
 INSTALLED_BY = {
     "amqp": "queueport-rabbitmq",
     "amqps": "queueport-rabbitmq",
     "celery": "queueport-celery",
     "dramatiq": "queueport-dramatiq",
+    "dramatiq+amqp": "'queueport-dramatiq[rabbitmq]'",
+    "dramatiq+amqps": "'queueport-dramatiq[rabbitmq]'",
+    "nats": "queueport-nats",
     "rq": "queueport-rq",
     "sqs": "queueport-sqs",
+    "tls": "queueport-nats",
 }
-"""Which package brings a backend's scheme (or what stands before its `+`), for the message when it is missing."""
+"""The package to install for a backend, by its URL scheme or by the part of the scheme before `+`."""
 
 STORES_INSTALLED_BY = {
     "dynamodb": "queueport-sqs",
@@ -42,7 +46,7 @@ STORES_INSTALLED_BY = {
     "rediss": "'queueport[redis]'",
     "unix": "'queueport[redis]'",
 }
-"""The same for the schemes of job stores."""
+"""The package to install for a job store, by its URL scheme."""
 
 
 def get_queue(
@@ -53,70 +57,109 @@ def get_queue(
     require: Iterable[Capability] = (),
     **settings: Any,
 ) -> JobQueue:
-    """A queue at that URL, yours to close; without any argument the process's default one.
+    """Open the queue at a URL. Without arguments, return the process's default queue. Connects to no server.
 
         queue = get_queue("sqlite:///jobs.db")
+        queue = get_queue("amqp://localhost", store="redis://localhost:6379/0", require={Capability.PRIORITY})
 
-    `settings` are those of DESIGN's every backend (`lease=30`, seconds, and so on): a keyword wins over the URL, the
-    URL over the environment (`QUEUEPORT_LEASE`). `require` names capabilities that must be there. No I/O is done.
-    Raises ConfigurationError, and Unsupported where a required capability is lacking.
+    The caller owns a queue that it opened with a URL, a setting or `require`, and must close it. The default queue is
+    shared: `close` and the end of a `with` block do nothing. Inside a task, the default queue is the queue of the
+    task's worker. Otherwise it is the queue that `JobQueue.as_default` has chosen, or the queue of QUEUEPORT_URL, which
+    queueport closes at exit.
+
+    `store` is the URL of the job store, `namespace` keeps apart apps that share a server, and `settings` are the other
+    settings of docs/settings.md, such as `lease=30` (seconds). A keyword takes precedence over the URL, and the URL
+    over the environment (`QUEUEPORT_LEASE`). `require` names capabilities that the backend must have.
+
+    Raises ConfigurationError for a wrong or missing URL, a wrong setting, a missing or unsuitable store, an unknown
+    capability or a missing package, and Unsupported if a required capability is missing.
     """
     given = {"store": store, "namespace": namespace, **settings}
     if url is None and not require and all(value is None for value in given.values()):
-        return _Default.get()
-    queue = _open(_environment_url() if url is None else url, given)
-    lacking = sorted(Capability(capability).name for capability in set(require) - queue.capabilities)
+        return cast("JobQueue", default_queue.get())
+    required = {_capability(name) for name in require}
+    queue = _open(url, given)
+    lacking = sorted(capability.name for capability in required - queue.capabilities)
     if lacking:
+        queue.close()
         raise Unsupported(
             f"{queue.backend} lacks {', '.join(lacking)}: choose a backend that has it, or do not require it"
         )
     return queue
 
 
-def _open(url: str, given: Mapping[str, Any]) -> JobQueue:
-    from queueport.queue import JobQueue
-    from queueport.settings import read  # which takes pydantic: not before it is needed
+def _capability(name: str) -> Capability:
+    try:
+        return Capability(name)
+    except ValueError:
+        raise ConfigurationError(
+            f"{name!r} is not a capability{nearest(str(name), [known.value for known in Capability])}"
+        ) from None
 
+
+def _open(url: str | None, given: Mapping[str, Any]) -> JobQueue:
+    """Open the queue at a URL; with None, at the URL in the environment variable QUEUEPORT_URL."""
+    import queueport.arguments  # noqa: F401  # now, because a later import may lack a free file descriptor
+    from queueport.queue import JobQueue
+    from queueport.spi.settings import read  # imported here, because it imports pydantic, which is slow
+
+    if url is None:
+        url = os.environ.get(URL_VARIABLE, "")
+        if not url.strip():
+            raise ConfigurationError(
+                f"no queue URL is set: run `export {URL_VARIABLE}=sqlite:///jobs.db`, or call get_queue with a URL"
+            )
+        with named(URL_VARIABLE):
+            BackendURL.parse(url)
     parsed, settings = read(url, given)
-    backend = _load(parsed.scheme, (Driver, Transport))
-    named = given.get("store") is not None or "store" in BackendURL.parse(url).options
-    if issubclass(backend, Driver) and not backend.carries:
-        if named:
-            raise ConfigurationError(f"{backend.name} keeps its own records: leave out store=")
-        settings = settings.model_copy(update={"store": None})
+    backend = load(parsed.scheme, Driver)
+    names_store = given.get("store") is not None or "store" in BackendURL.parse(url).options
+    if not backend.carries:
+        if names_store:
+            raise ConfigurationError(
+                f"{backend.name} keeps its own records: name no job store, neither in the URL nor by store= or --store"
+            )
+        settings = settings.model_copy(update={"store": None})  # ignore QUEUEPORT_STORE, which is for other backends
     store_url = settings.store or backend.default_store(parsed)
     if store_url is None:
         raise ConfigurationError(
             f"{parsed.scheme}:// keeps no records: name a job store, for example "
-            f"get_queue({str(parsed)!r}, store='redis://localhost:6379/0'), or set QUEUEPORT_STORE"
+            f"get_queue({str(parsed)!r}, store='redis://localhost:6379/0'), or set {STORE_VARIABLE}"
         )
-    store = open_store(store_url, settings)
+    with named(STORE_VARIABLE if settings.store and not names_store else None):
+        located = BackendURL.parse(store_url)
+        opener = load(located.scheme, JobStore)
+        store: JobStore = opener.open(located, namespace=settings.namespace, call_timeout=settings.call_timeout)
     if Capability.PERSISTENT in backend.capabilities and not store.shared:
         raise ConfigurationError(
-            f"{parsed.scheme}:// is shared by processes and a memory store is not: name another, such as sqlite:///jobs.db"
+            f"{parsed.scheme}:// needs a job store that other processes can use, which {located.scheme}:// is not: "
+            "name another, such as sqlite:///jobs.db"
         )
-    if issubclass(backend, Transport):
-        from queueport.transport_driver import TransportDriver
-
-        return JobQueue(parsed, settings, TransportDriver(backend.open(parsed, settings)), store)
     return JobQueue(parsed, settings, backend.open(parsed, settings, store), store)
 
 
-def open_store(url: str, settings: Settings) -> JobStore:
-    """The job store at that URL. Raises ConfigurationError."""
-    parsed = BackendURL.parse(url)
-    kind = _load(parsed.scheme, (JobStore,))
-    opened: JobStore = kind.open(parsed, namespace=settings.namespace, call_timeout=settings.call_timeout)
-    return opened
+@contextmanager
+def named(variable: str | None) -> Iterator[None]:
+    """A context manager that puts `variable`, the name of an environment variable, in front of the message of a
+    ConfigurationError.
+
+    If `variable` is None, errors are not changed.
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        if variable is None:
+            raise
+        raise ConfigurationError(f"{variable}: {error}") from error.__cause__
 
 
 def backends() -> dict[str, EntryPoint]:
-    """The backends installed, by URL scheme."""
+    """The entry points of the installed backends, by URL scheme."""
     return _installed("queueport.backends")
 
 
 def stores() -> dict[str, EntryPoint]:
-    """The job stores installed, by URL scheme."""
+    """The entry points of the installed job stores, by URL scheme."""
     return _installed("queueport.stores")
 
 
@@ -127,77 +170,55 @@ def _installed(group: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
-def _load(scheme: str, kinds: tuple[type, ...]) -> Any:
-    """The class that an entry point names for that scheme, one of these kinds."""
-    is_store = kinds == (JobStore,)
+def load(scheme: str, base: type) -> Any:
+    """Load the driver or store class that is installed for a URL scheme. `base` is Driver or JobStore.
+
+    Raises ConfigurationError if no class is installed for this scheme, or if the installed class cannot be imported or
+    is not a subclass of `base`.
+    """
+    is_store = base is JobStore
     installed, packages = (stores(), STORES_INSTALLED_BY) if is_store else (backends(), INSTALLED_BY)
     what, family = "job store" if is_store else "backend", scheme.partition("+")[0]
+    package = packages.get(scheme) or packages.get(family)
     entry = installed.get(scheme)
     if entry is None:
         if not is_store and scheme in (stores().keys() | STORES_INSTALLED_BY.keys()):
-            raise ConfigurationError(f"{scheme}:// is a job store and carries no jobs: name it as store= of a backend")
-        kin = [f"{name}://" for name in sorted(installed) if name.partition("+")[0] == family]
-        if kin:
-            hint = f": there are {', '.join(kin)}"
+            raise ConfigurationError(f"{scheme}:// is a job store, not a backend: pass it to a backend as store=")
+        related = [f"{name}://" for name in sorted(installed) if name.partition("+")[0] == family]
+        if related:
+            hint = f": use {' or '.join(related)}"
         else:
-            hint = f": run `pip install {packages[family]}`" if family in packages else nearest(scheme, installed)
+            hint = f": run `pip install {package}`" if package else nearest(scheme, installed)
         raise ConfigurationError(f"no {what} for {scheme}:// is installed{hint}")
     try:
         loaded = entry.load()
     except ImportError as error:
-        package = packages.get(family, entry.value)
-        raise ConfigurationError(
-            f"the {what} for {scheme}:// lacks a package ({error}): run `pip install {package}`"
-        ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, kinds)):
-        raise ConfigurationError(f"the entry point {entry.value!r} for {scheme}:// is no {what}")
+        hint = f"run `pip install {package}`" if package else f"install the package that provides {entry.module}"
+        message = f"a package that the {what} for {scheme}:// needs cannot be imported ({error}): {hint}"
+        raise ConfigurationError(message) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise ConfigurationError(f"the entry point {entry.value!r} for {scheme}:// is not a {what}: update its package")
     return loaded
 
 
-def _environment_url() -> str:
-    url = os.environ.get("QUEUEPORT_URL")
-    if not url:
-        raise ConfigurationError("no queue is named: write `export QUEUEPORT_URL=sqlite:///jobs.db`, or get_queue(URL)")
-    return url
+@functools.cache
+def _from_environment() -> JobQueue:
+    """The queue of QUEUEPORT_URL, as `JobQueue.shared`.
+
+    Each process, also after a fork, opens a queue of its own on first use and closes that queue at exit.
+    """
+    queue = _open(None, {})
+    atexit.register(queue.close)
+    return queue.shared
 
 
-class _Default:
-    """The process's default queue: made on first use, made anew after a fork, closed at exit."""
-
-    lock = threading.RLock()
-    made: JobQueue | None = None
-    maker: int | None = None
-    named: ClassVar[list[JobQueue]] = []
-    """Those named by `as_default`, the latest last."""
-
-    @classmethod
-    def get(cls) -> JobQueue:
-        running = worker_queue.get(None)
-        if running is not None:
-            return running
-        with cls.lock:
-            if cls.named:
-                return cls.named[-1]
-            if cls.made is None or cls.maker != os.getpid():
-                cls.made, cls.maker = _open(_environment_url(), {}), os.getpid()
-                atexit.register(cls.made.close)
-            return cls.made
+os.register_at_fork(after_in_child=_from_environment.cache_clear)
 
 
-worker_queue: ContextVar[JobQueue | None] = ContextVar("queueport_worker_queue")
-"""Inside a task: the queue of the worker that runs it."""
+def _as_async(queue: JobQueue) -> AsyncJobQueue:
+    from queueport.aio import AsyncJobQueue  # imported here, because it imports asyncio, which is slow
+
+    return AsyncJobQueue(queue)
 
 
-@contextmanager
-def default_queue(queue: JobQueue) -> Iterator[None]:
-    """Make `queue` the default for a while, in every thread."""
-    with _Default.lock:
-        _Default.named.append(queue)
-    try:
-        yield
-    finally:
-        with _Default.lock:
-            _Default.named.remove(queue)
-
-
-os.register_at_fork(after_in_child=lambda: setattr(_Default, "lock", threading.RLock()))
+default_queue.open, default_queue.as_async = _from_environment, _as_async

@@ -1,36 +1,46 @@
-"""`queue.dead_letters`: the jobs that were given up, to be looked at, run again or thrown away. For operators."""
+"""`queue.dead_letters`: list, retry and discard dead jobs. For operators."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import math
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from queueport import lifecycle
-from queueport.accepting import Accepting
-from queueport.enqueueing import bare_record
-from queueport.errors import JobNotFound
-from queueport.job import Job
-from queueport.lifecycle import Refusal
-from queueport.record import Change, Record
+from queueport.engine.arguments import filters
+from queueport.engine.enqueue import Enqueue
+from queueport.engine.operations import Operations
+from queueport.errors import MESSAGE_LIMIT, ConfigurationError, JobNotFound, encodable
+from queueport.job import HandleQueue, Job, JobHandle
+from queueport.spi.record import Record
+from queueport.spi.store import Query
 from queueport.status import JobError, JobState, JobStatus
-from queueport.store import Query
-
-if TYPE_CHECKING:
-    from queueport.queue import JobHandle, JobQueue
 
 __all__ = ["DeadLetters"]
 
-BATCH = 500
-"""Jobs moved in one step."""
+
+class DeadLetterQueue(HandleQueue, Protocol):
+    """The methods of `JobQueue` that `DeadLetters` calls."""
+
+    @property
+    def operations(self) -> Operations: ...
 
 
 class DeadLetters:
-    """The dead jobs of a queue system. Filters: `queue`, `task` (name) and `error` (class name, dotted or bare)."""
+    """The dead jobs of a backend's queues. `JobQueue.dead_letters` returns it.
 
-    def __init__(self, queue: JobQueue) -> None:
+        for status in queue.dead_letters.list(queue="emails"):
+            print(status.id, status.error)
+        queue.dead_letters.retry_all(error="TimeoutError")
+
+    The filters are `queue`, `task` (a task's name) and `error`; a job must match all filters that are given. `error` is
+    the name of the class of the latest error or of an ancestor of this class, with or without the module: "OSError"
+    also finds a ConnectionError. If a job died under an older release that did not record `JobError.bases`, only the
+    class itself matches. Every method may raise BackendUnavailable and QueueClosed, and a method that reads a damaged
+    record `queueport.spi.record.CorruptRecord`. A wrong filter, `limit` or `older_than` raises ConfigurationError.
+    """
+
+    def __init__(self, queue: DeadLetterQueue) -> None:
         self._queue = queue
 
     def list(
@@ -41,77 +51,83 @@ class DeadLetters:
         limit: int = 100,
         after: str | None = None,
     ) -> list[JobStatus]:
-        """Dead jobs, newest first; `after` is the id of the last one already seen."""
-        operations = self._queue.operations
-        query = self._query(queue, task, error, limit=limit, after=after)
-        return [operations.status(record) for record in operations.store.find(query)]
+        """Find at most `limit` dead jobs, the latest enqueued first.
+
+        `after` is the id of the last job of the previous page. Raises JobNotFound if that job has been deleted.
+        """
+        return self._queue.operations.find(self._query(queue, task, error, limit=limit, after=after))
 
     def get(self, job_id: str) -> JobStatus:
-        """One dead job. Raises JobNotFound where there is none of this id."""
+        """One dead job. Raises JobNotFound if no dead job has this id."""
         return self._queue.operations.status(self._dead(job_id))
 
     def count(self, queue: str | None = None, task: str | None = None, error: str | None = None) -> int:
-        """How many there are."""
+        """The number of dead jobs that match the filters."""
         return self._queue.operations.store.count(self._query(queue, task, error))
 
     def retry(self, job_id: str) -> JobHandle[Any]:
-        """Run one again, with fresh budgets. Raises JobNotFound, DuplicateJob where another job holds its key."""
+        """Run one dead job again, with fresh budgets and no expiry.
+
+        Raises JobNotFound if no dead job has this id, DuplicateJob if another job holds the key of this job, and
+        InvalidState if somebody else retries the job at the same time.
+        """
         self._dead(job_id)
         return self._queue.retry(job_id)
 
     def retry_all(self, queue: str | None = None, task: str | None = None, error: str | None = None) -> int:
-        """Run all that match again; how many. One whose key another job holds stays dead."""
-        rules = self._queue.operations.rules
-        return self._each(self._query(queue, task, error), lambda record: lifecycle.retry(rules, record))
+        """Run every matching dead job again, as `retry` does; returns the number of jobs that were queued.
+
+        A job stays dead if another job holds its key, or if its record cannot be written.
+        """
+        operations = self._queue.operations
+        return operations.change_all(self._query(queue, task, error), operations.lifecycle.retry)
 
     def discard(self, job_id: str) -> None:
-        """Out of the dead letters for good; the job ends cancelled, reason "discarded". Raises JobNotFound."""
+        """Remove one job from the dead letters: it becomes cancelled, with the reason "discarded".
+
+        Raises JobNotFound if no dead job has this id.
+        """
         operations = self._queue.operations
-        self._dead(job_id)
-        settled = operations.settle(job_id, lambda record: lifecycle.discard(operations.rules, record))
-        if settled.change is None:
+        if operations.settle(job_id, operations.lifecycle.discard, self._dead(job_id)).change is None:
             raise self._missing(job_id)
 
     def purge(self, queue: str | None = None, older_than: float | timedelta | None = None) -> int:
-        """Discard all of that queue, or all, that died more than `older_than` seconds ago; how many."""
-        operations = self._queue.operations
+        """Discard the dead jobs of one queue, or of all queues; returns the number of discarded jobs.
+
+        With `older_than`, in seconds or as a timedelta, discards only jobs that died longer ago than this time.
+        """
         seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise ConfigurationError(f"older_than={seconds!r} is not a time: pass 0 or more seconds, or None for all")
+        operations = self._queue.operations
         before = None if seconds is None else operations.store.now() - seconds
-        query = Query(state=JobState.DEAD, queue=queue, finished_before=before, limit=BATCH)
-        return self._each(query, lambda record: lifecycle.discard(operations.rules, record))
+        query = self._query(queue, None, None, finished_before=before)
+        return operations.change_all(query, operations.lifecycle.discard)
 
     def add(self, job: Job[Any], error: str) -> JobHandle[Any]:
-        """Put a job straight into the dead letters, with a reason for those who find it there."""
-        operations = self._queue.operations
-        record = bare_record(job)
-        made = JobError("queueport.DeadLetters", error, "", datetime.fromtimestamp(time.time(), UTC), 0)
-        change = lifecycle.new_dead(operations.rules, made)
-        Accepting(operations).enqueue([(record, change)])
-        operations.follow([(record, change)])
-        return self._queue.handle(job.id, job.task_ref) if job.task_ref is not None else self._queue.handle(job.id)
+        """Insert a job directly as a dead letter, with `error` as the message of its error.
 
-    def _each(self, query: Query, decide: Callable[[Record], Change | Refusal]) -> int:
-        """Change all that match, batch by batch, newest first."""
+        A message of more than 2,000 characters is cut. The hooks of `before_enqueue` and `on_dead` are not called. The
+        job's key is not checked, because a dead job holds no key. Raises DuplicateJob if a job with the same id exists,
+        PayloadTooLarge if the store refuses the record for its size, and TypeError if `error` is not text.
+        """
+        if not isinstance(error, str):
+            raise TypeError(f"error must be text, not {type(error).__name__}")
         operations = self._queue.operations
-        count, after = 0, None
-        while True:
-            page = Query(query.state, query.queue, query.task, query.error, query.finished_before, after, BATCH)
-            records = operations.store.find(page)
-            changes = [(record, decide(record)) for record in records]
-            count += operations.apply([(record, change) for record, change in changes if isinstance(change, Change)])
-            if len(records) < BATCH:
-                return count
-            after = records[-1].id
+        now = datetime.fromtimestamp(operations.runtime.wall(), UTC)
+        text = encodable(error)[:MESSAGE_LIMIT]
+        Enqueue(operations).add_dead(job, JobError("queueport.DeadLetters", text, "", now, 0))
+        return JobHandle(job.id, self._queue, job.task_ref, created=True)
 
     def _query(self, queue: str | None, task: str | None, error: str | None, **more: Any) -> Query:
-        return Query(state=JobState.DEAD, queue=queue, task=task, error=error, **more)
+        return filters(state=JobState.DEAD, queue=queue, task=task, error=error, **more)
 
     def _dead(self, job_id: str) -> Record:
         with suppress(JobNotFound):
-            record = self._queue.read(job_id)
+            record = self._queue.operations.read(job_id)
             if record.state is JobState.DEAD:
                 return record
         raise self._missing(job_id)
 
     def _missing(self, job_id: str) -> JobNotFound:
-        return JobNotFound(f"there is no dead job {job_id!r}")
+        return JobNotFound(f"job {job_id!r} is not in the dead letters: it is not dead, or it does not exist")

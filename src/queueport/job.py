@@ -1,74 +1,112 @@
-"""A job before it is enqueued, and the options a producer may give it. For applications and the core."""
+"""`Job`, before it is enqueued; `JobHandle`, for an enqueued job; and options of tasks and jobs. For applications."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
-import uuid
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar, cast
 
-from queueport.errors import ConfigurationError, InvalidJob
+from queueport.errors import ConfigurationError, InvalidJob, nearest
 from queueport.retry import LONGEST, Retry
+from queueport.status import CancelOutcome, JobStatus
 
-if TYPE_CHECKING:
-    from queueport.tasks import Task
+__all__ = ["AsyncJobHandle", "Job", "JobHandle", "JobOptions", "Options", "TaskOptions"]
 
-__all__ = ["Job", "JobOptions", "Options", "TaskOptions"]
-
+R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_QUEUE = "default"
+HIGHEST_PRIORITY = 10
+"""The highest priority of a job; the lowest is its negative. For adapters."""
 
 
 def new_id() -> str:
-    """A random job id."""
-    return uuid.uuid4().hex
+    """A new job id: a UUID of version 7 in hexadecimal, in which 72 bits are random.
+
+    It begins with the time in milliseconds, so that the ids of new jobs are next to each other in a database's index.
+    """
+    random = os.urandom(9).hex()
+    return f"{time.time_ns() // 1_000_000:012x}7{random[:3]}8{random[3:]}"
+
+
+def draft_of(kind: type[Any]) -> Any:
+    """Make a class of drafts, which `frozen` turns into objects of `kind`, a frozen dataclass with slots.
+
+    To make a draft and turn it into the object is faster than `__init__` of a frozen dataclass, which assigns each
+    field by a call of `object.__setattr__`: for a record, 1 microsecond instead of 6. A draft has the same fields as
+    the object, and can be changed. The values of a draft are not checked.
+    """
+    fields = [
+        (f.name, f.type, dataclasses.field(default=f.default, default_factory=f.default_factory, kw_only=f.kw_only))
+        for f in dataclasses.fields(kind)
+    ]
+    return dataclasses.make_dataclass(kind.__name__, fields, bases=getattr(kind, "__orig_bases__", ()), slots=True)
+
+
+def frozen(draft: Any, kind: type[T]) -> T:
+    """Turn a draft, without a copy, into an object of `kind`, the class that was passed to `draft_of`."""
+    draft.__class__ = kind
+    made: T = draft
+    return made
 
 
 class TaskOptions(TypedDict, total=False):
-    """The options that a task's declaration takes, `@task(queue="uploads", ...)`; None is the same as not given."""
+    """The options of a task's declaration, `@task(queue="uploads", ...)`. None is the same as not given."""
 
     queue: str | None
-    """The queue it goes to: letters, digits, `_`, `-` and `.`, up to 64. Default: "default"."""
+    """The queue of the task's jobs: up to 64 ASCII letters, digits, `_`, `-` and `.`, not `.` first. Default:
+    "default"."""
     retry: Retry | None
-    """What to do when it raises. Default: the queue's."""
+    """The retry policy: which failed attempts are retried, and after how many seconds. Default: `Retry()`."""
     timeout: float | timedelta | None
-    """Seconds that one attempt may take. Default: no limit."""
+    """The seconds that one attempt may take. Default: no limit."""
     expires: float | timedelta | None
-    """Seconds from enqueueing after which it is not started any more. Default: never."""
+    """No attempt starts later than this number of seconds after enqueueing. A job that still waits is then cancelled,
+    at the latest when a worker receives it. Default: no limit. The retry of a dead or cancelled job removes the
+    limit."""
     crash_limit: int | None
-    """Which vanished worker is its last; 1 = never run it again by itself. Default: the queue's."""
+    """The number of crashes after which a job is dead. Default: the setting `crash_limit`."""
     keep_result: float | timedelta | None
-    """Seconds that its record and result are kept after it succeeded. Default: the queue's `keep_succeeded`."""
+    """The seconds for which the record is kept after the job has succeeded. Default: the setting `keep_succeeded`. If
+    this setting is a number of jobs, the record may be deleted earlier."""
 
 
 class JobOptions(TaskOptions, total=False):
-    """The options that one job takes besides, `send_email.using(delay=60, ...)`; None is the same as not given."""
+    """The options of one job, as in `send_email.using(delay=60, ...)`: those of TaskOptions, and those listed here."""
 
     delay: float | timedelta | None
-    """Seconds from enqueueing before which it does not run."""
+    """The job does not run earlier than this number of seconds after enqueueing, unless `JobQueue.retry` is called."""
     run_at: datetime | None
-    """An aware time before which it does not run; a past one is now. Not together with `delay`."""
+    """The aware time before which the job does not run, unless `JobQueue.retry` is called. Cannot be combined with
+    `delay`."""
     priority: int | None
-    """-10 to 10, higher is sooner. Default: 0."""
+    """-10 to 10; of two waiting jobs, the one with the higher number runs sooner. Default: 0. Other numbers need the
+    capability PRIORITY."""
     group: str | None
-    """Jobs of one group run in the order they were enqueued."""
+    """Jobs of one group run in the order in which they were enqueued. While a job waits for its time or for a retry,
+    other jobs of its group may run. Needs the capability GROUPS."""
     key: str | None
-    """While a job of the same task and key is alive, enqueueing another returns that one."""
+    """At most one job with the same task and key is alive. If there already is such a job, `enqueue` adds no job, even
+    if the arguments differ, and returns the handle of the job that is alive, with `created` False.
+    """
     job_id: str | None
-    """The job's id: letters, digits, `_` and `-`, up to 64. Default: a random one."""
+    """The job's id: up to 64 ASCII letters, digits, `_` and `-`. Default: a new UUID."""
     headers: Mapping[str, str] | None
-    """Text that travels with the job beside its arguments: trace context, tenant."""
+    """Names and texts that are sent with the job in addition to its arguments, such as a trace context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options as they were given, checked; None = not given. `JobOptions` says what each one means.
+    """The checked options of a task or job. None: the option was not given. `JobOptions` documents each option.
 
-    Durations are seconds, `run_at` is in UTC. Raises InvalidJob for a value that is out of its range.
+    Durations are in seconds, `run_at` is in UTC. `__init__` raises InvalidJob for a value of a wrong type or range, and
+    for `delay` together with `run_at`.
     """
 
     queue: str | None = None
@@ -87,110 +125,225 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.run_at is not None:
-            raise InvalidJob("delay and run_at say the same thing: give one of them")
+            raise InvalidJob("delay and run_at cannot be combined: give one of them")
         for name, value in self.given().items():
             object.__setattr__(self, name, _CHECKS[name](name, value))
 
     @classmethod
     def of(cls, options: JobOptions | TaskOptions, known: frozenset[str]) -> Self:
-        """Options from keyword arguments as callers write them; ConfigurationError for one that is not `known`."""
+        """Make options from a caller's keyword arguments, and check them.
+
+        Raises ConfigurationError for an option that is not in `known`, and InvalidJob for a wrong value.
+        """
         for name in options:
             if name not in known:
-                nearest = get_close_matches(name, known, 1)
-                hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(sorted(known))}"
-                raise ConfigurationError(f"there is no option {name!r} here; {hint}")
-        return cls(**cast("dict[str, Any]", options))  # the checks make seconds of timedeltas
+                raise ConfigurationError(f"there is no option {name!r} here{nearest(name, known)}")
+        return cls(**cast("dict[str, Any]", options))  # `__post_init__` converts timedeltas to seconds
 
     def given(self) -> dict[str, Any]:
-        """Those that were given, by name."""
+        """The options that were given, by name."""
         return {name: value for name in _CHECKS if (value := getattr(self, name)) is not None}
 
     def over(self, base: Options) -> Options:
-        """These options, and those of `base` for what is not given here."""
+        """Combine these options with those of `base`. If both give an option, the value of this object is used.
+
+        `delay` and `run_at` exclude each other. So if this object gives one of them, both are ignored in `base`.
+        """
         given = self.given()
         if "delay" in given or "run_at" in given:
             base = replace(base, delay=None, run_at=None)
         return replace(base, **given)
 
+    def for_record(self) -> dict[str, Any]:
+        """The given options that are stored in `Record.options`, as plain JSON values."""
+        if self.retry is None and self.timeout is None and self.crash_limit is None and self.keep_result is None:
+            return {}
+        kept = {name: getattr(self, name) for name in ("timeout", "crash_limit", "keep_result")}
+        kept["retry"] = None if self.retry is None else self.retry.as_dict()
+        return {name: value for name, value in kept.items() if value is not None}
+
+
+class ResultType(Protocol[R_co]):
+    """Decodes the result of a job. `Task` implements it."""
+
+    def decode_result(self, data: bytes) -> R_co:
+        """Decode a result from JSON to the annotated type. Raises InvalidJob if the result is not of that type, and
+        ConfigurationError if the annotation cannot be resolved.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job(Generic[R_co]):
-    """One request to run a task, not yet enqueued. Made by `Task.job`; change it with `dataclasses.replace`.
+    """One request to run a task, before it is enqueued. `Task.job` makes it; change it with `dataclasses.replace`.
 
-    Raises InvalidJob for an id, a queue, headers or a time to live that cannot be.
+    Raises InvalidJob for an invalid id, task, payload, queue, header or `expires`.
     """
 
     id: str = field(default_factory=new_id)
     task: str
     """The task's name."""
     payload: bytes
-    """The call as JSON, see `queueport.arguments`."""
+    """The positional and named arguments as JSON. `queueport.arguments` describes the format."""
     queue: str = DEFAULT_QUEUE
     expires: float | None = None
-    """Seconds from enqueueing after which it is not started any more; None = never."""
+    """No attempt starts later than this number of seconds after enqueueing. None: no limit. `TaskOptions.expires`
+    describes what then happens to a job that still waits."""
     headers: Mapping[str, str] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
-    """What else the producer gave. `queue`, `expires`, `job_id` and `headers` are not given here: the fields above."""
-    task_ref: Task[..., R_co, Any] | None = field(default=None, compare=False, repr=False)
-    """The task itself, which types the result; None for a job that was read from elsewhere."""
+    """The producer's other options. Options that `Job` has as a field, such as `queue`, are ignored here."""
+    task_ref: ResultType[R_co] | None = field(default=None, compare=False, repr=False)
+    """The task, which decodes the result; None if `Task.job` did not make the job."""
 
     def __post_init__(self) -> None:
         _job_id("id", self.id)
+        if not is_task_name(self.task):
+            raise InvalidJob(f"task must be {TASK_NAME}, not {self.task!r}")
         _queue("queue", self.queue)
+        self._call()
         if self.expires is not None:
             object.__setattr__(self, "expires", _seconds("expires", self.expires))
         object.__setattr__(self, "headers", _headers("headers", self.headers))
 
     @property
     def args(self) -> list[Any]:
-        """The positional arguments, as plain JSON."""
+        """The positional arguments, as plain JSON values. Raises InvalidJob if the payload is not valid."""
         return self._call()[0]
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """The arguments given by name, as plain JSON."""
+        """The named arguments, as plain JSON values. Raises InvalidJob if the payload is not valid."""
         return self._call()[1]
 
     def _call(self) -> tuple[list[Any], dict[str, Any]]:
-        from queueport.arguments import decode_plain  # which takes pydantic: not before it is needed
+        from queueport.arguments import decode_plain  # imported here, because it imports pydantic, which is slow
 
         return decode_plain(self.payload)
 
 
+JobDraft: Any = draft_of(Job)
+"""The class of drafts of `Job`. Takes the arguments of `Job`, but does not check them; see `draft_of`."""
+
+
+class HandleQueue(Protocol):
+    """The methods of `JobQueue` that a handle calls."""
+
+    def status(self, job_id: str) -> JobStatus: ...
+    def result(self, job_id: str, timeout: float | None = None, task: ResultType[R] | None = None) -> R: ...
+    def cancel(self, job_id: str, interrupt: bool = True) -> CancelOutcome: ...
+    def retry(self, job_id: str) -> JobHandle[Any]: ...
+
+
+class AsyncHandleQueue(Protocol):
+    """The methods of `AsyncJobQueue` that a handle awaits."""
+
+    async def status(self, job_id: str) -> JobStatus: ...
+    async def result(self, job_id: str, timeout: float | None = None, task: ResultType[R] | None = None) -> R: ...
+    async def cancel(self, job_id: str, interrupt: bool = True) -> CancelOutcome: ...
+    async def retry(self, job_id: str) -> AsyncJobHandle[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle(Generic[R]):
+    """One enqueued job, by its id; `R` is the type of its result. It keeps no data of the job."""
+
+    id: str
+    queue: HandleQueue = field(repr=False, compare=False)
+    task: ResultType[R] | None = field(default=None, repr=False, compare=False)
+    created: bool = field(default=False, repr=False, compare=False)
+    """True if the call that made this handle added the job. False if another job held the key, for handles that
+    `JobQueue.handle`, `JobQueue.retry` or `enqueue_on_commit` returned, and for jobs that the Django setting
+    ENQUEUE_ON_COMMIT delays until the commit.
+    """
+
+    def status(self) -> JobStatus:
+        """The job as it is now. Raises JobNotFound if there is no such job."""
+        return self.queue.status(self.id)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait until the job has ended, and return its result; see `JobQueue.result`."""
+        return self.queue.result(self.id, timeout, self.task)
+
+    def cancel(self, interrupt: bool = True) -> CancelOutcome:
+        """Cancel the job if it is waiting, or request that it stops if it is running; see `JobQueue.cancel`."""
+        return self.queue.cancel(self.id, interrupt)
+
+    def retry(self) -> JobHandle[R]:
+        """Run the job again if it is dead or cancelled, or now if it is scheduled or retrying. Returns this handle.
+
+        Raises the errors of `JobQueue.retry`.
+        """
+        self.queue.retry(self.id)
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncJobHandle(Generic[R]):
+    """`JobHandle` with awaitable methods."""
+
+    id: str
+    queue: AsyncHandleQueue = field(repr=False, compare=False)
+    task: ResultType[R] | None = field(default=None, repr=False, compare=False)
+    created: bool = field(default=False, repr=False, compare=False)
+    """See `JobHandle.created`."""
+
+    async def status(self) -> JobStatus:
+        """The job as it is now. Raises JobNotFound if there is no such job."""
+        return await self.queue.status(self.id)
+
+    async def result(self, timeout: float | None = None) -> R:
+        """Wait until the job has ended, and return its result; see `AsyncJobQueue.result`."""
+        return await self.queue.result(self.id, timeout, self.task)
+
+    async def cancel(self, interrupt: bool = True) -> CancelOutcome:
+        """Cancel the job if it is waiting, or request that it stops if it is running; see `JobQueue.cancel`."""
+        return await self.queue.cancel(self.id, interrupt)
+
+    async def retry(self) -> AsyncJobHandle[R]:
+        """Run the job again if it is dead or cancelled, or now if it is scheduled or retrying. Returns this handle.
+
+        Raises the errors of `JobQueue.retry`.
+        """
+        await self.queue.retry(self.id)
+        return self
+
+
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SURROGATES = re.compile(r"[\ud800-\udfff]")  # UTF-8 has no bytes for them
-_NOT_PLAIN = re.compile(rf"[\x00-\x1f\x7f]|{_SURROGATES.pattern}")
+TASK_NAME = "1 to 200 printable characters without spaces"
+_LABEL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}")
+_ENCODABLE = re.compile(r"[^\ud800-\udfff]*")  # UTF-8 cannot encode surrogates
 
 
-def _queue(name: str, value: object) -> str:
-    if isinstance(value, str) and QUEUE_NAME.fullmatch(value):
-        return value
-    raise InvalidJob(f"{name} must be 1 to 64 letters, digits, _, - or ., and not begin with a dot, not {value!r}")
+def is_task_name(name: object) -> bool:
+    """True if a task can have this name. TASK_NAME describes such names, for errors."""
+    return isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() and " " not in name
 
 
-def _job_id(name: str, value: object) -> str:
-    if isinstance(value, str) and JOB_ID.fullmatch(value):
-        return value
-    raise InvalidJob(f"{name} must be 1 to 64 letters, digits, _ or -, not {value!r}")
+def _text(pattern: re.Pattern[str], description: str) -> Callable[[str, object], str]:
+    def check(name: str, value: object) -> str:
+        if isinstance(value, str) and pattern.fullmatch(value):
+            return value
+        raise InvalidJob(f"{name} must be {description}, not {value!r}")
+
+    return check
 
 
-def _label(name: str, value: object) -> str:
-    if isinstance(value, str) and 0 < len(value) <= 256 and not _NOT_PLAIN.search(value):
-        return value
-    raise InvalidJob(f"{name} must be 1 to 256 characters of text without control characters, not {value!r}")
+_queue = _text(QUEUE_NAME, "1 to 64 letters, digits, _, - or ., and must not begin with a dot")
+_job_id = _text(JOB_ID, "1 to 64 letters, digits, _ or -")
+_label = _text(_LABEL, "1 to 256 characters of text without control characters")
 
 
 def _seconds(name: str, value: object) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST:
         return float(seconds)
-    raise InvalidJob(f"{name} must be a number of seconds from 0 to a century, not {value!r}")
+    raise InvalidJob(f"{name} must be a number of seconds from 0 to 100 years, not {value!r}")
 
 
 def _timeout(name: str, value: object) -> float:
     if (seconds := _seconds(name, value)) == 0:
-        raise InvalidJob(f"{name} must be more than 0 seconds; for no limit leave it out")
+        raise InvalidJob(f"{name} must be more than 0 seconds; leave it out for no limit")
     return seconds
 
 
@@ -198,8 +351,8 @@ def _integer(low: int, high: int | None = None) -> Callable[[str, object], int]:
     def check(name: str, value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high):
             return int(value)
-        until = "" if high is None else f" to {high}"
-        raise InvalidJob(f"{name} must be a whole number from {low}{until}, not {value!r}")
+        allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise InvalidJob(f"{name} must be a whole number {allowed}, not {value!r}")
 
     return check
 
@@ -212,7 +365,7 @@ def _run_at(name: str, value: object) -> datetime:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise InvalidJob(f"{name} must be a time that exists in UTC, not {value!r}") from None
+        raise InvalidJob(f"{name} must be in the years 1 to 9999 in UTC, not {value!r}") from None
 
 
 def _retry(name: str, value: object) -> Retry:
@@ -224,11 +377,12 @@ def _retry(name: str, value: object) -> Retry:
 def _headers(name: str, value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise InvalidJob(f"{name} must be a mapping of text to text, not {value!r}")
-    headers = dict(cast("Mapping[str, Any]", value))  # a copy: what the caller changes later is not sent
+    headers: dict[str, Any] = {**value}  # a copy, because the caller may change the mapping later
     for key, text in headers.items():
         _label("the name of a header", key)
-        if not isinstance(text, str) or _SURROGATES.search(text):  # not shown: it may be a secret
-            raise InvalidJob(f"the header {key!r} must be text")
+        if not isinstance(text, str) or not _ENCODABLE.fullmatch(text):
+            # The error does not show the value, because a header may contain a secret.
+            raise InvalidJob(f"the value of the header {key!r} must be text that UTF-8 can encode")
     return headers
 
 
@@ -241,7 +395,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "keep_result": _seconds,
     "delay": _seconds,
     "run_at": _run_at,
-    "priority": _integer(-10, 10),
+    "priority": _integer(-HIGHEST_PRIORITY, HIGHEST_PRIORITY),
     "group": _label,
     "key": _label,
     "job_id": _job_id,

@@ -1,141 +1,155 @@
-"""What an application sees: `JobQueue`, the same over every backend, and `JobHandle`, one job in it. Start here.
+"""`JobQueue`: the interface that applications call, the same on every backend. Start reading here.
 
-A call goes from here to `operations`, which asks the `lifecycle` and writes to the store; the backend only delivers.
+The methods call `engine.operations`, which asks `engine.lifecycle` for each decision and writes it to the store. The
+backend only delivers messages. `docs/architecture.md` follows one job through the files.
 """
 
 from __future__ import annotations
 
-import json
+import copy
+import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
-from queueport import connect, hooks, lifecycle
-from queueport.accepting import Accepting
+from queueport import hooks
 from queueport.capability import Capability, Limits
+from queueport.context import check_wait, default_queue, warn_of_wait
 from queueport.dead_letters import DeadLetters
-from queueport.driver import Depth, Driver
-from queueport.enqueueing import admitted, made
+from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name
+from queueport.engine.enqueue import Enqueue, make_job
+from queueport.engine.health import check_health
+from queueport.engine.history import points, recent, spans
+from queueport.engine.operations import Operations
+from queueport.engine.rules import Refusal, Rules
+from queueport.engine.runtime import Runtime
+from queueport.engine.watcher import Watcher
 from queueport.errors import (
-    BackendUnavailable,
     ConfigurationError,
-    DuplicateJob,
     InvalidState,
     JobCancelled,
     JobFailed,
-    JobNotFound,
     QueueClosed,
     ResultTimeout,
+    encodable,
 )
-from queueport.job import JOB_ID, Job
-from queueport.lifecycle import Refusal
-from queueport.operations import Operations
-from queueport.record import Change, Record
-from queueport.stats import Counts, Health, Queues, QueueStats, Stats
+from queueport.job import Job, JobHandle, ResultType
+from queueport.schedules import Schedules
+from queueport.spi.driver import Driver
+from queueport.spi.history import HOUR, MINUTE
+from queueport.spi.message import Depth
+from queueport.spi.record import Record
+from queueport.spi.store import JobStore, Query, QueueCounts
+from queueport.spi.url import BackendURL
+from queueport.stats import Counts, Health, HistoryPoint, Pause, Queues, QueueStats, Stats
 from queueport.status import WAITING, CancelOutcome, JobState, JobStatus
-from queueport.store import JobStore, Query, QueueCounts
 from queueport.tasks import Task, registry
-from queueport.url import BackendURL, KeepCount
 
 if TYPE_CHECKING:
-    from queueport.settings import Settings
-    from queueport.worker import Worker
+    from queueport.spi.settings import Settings
+    from queueport.workers.worker import Worker
 
-__all__ = ["JobHandle", "JobQueue"]
+__all__ = ["JobQueue"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BATCH = 500
-"""Jobs inserted and published in one step of `enqueue_many`, and records cancelled in one step of `purge`."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobHandle(Generic[R]):
-    """One job, by its id; `R` is what its task returns. It holds no data: each call reads the record."""
-
-    id: str
-    queue: JobQueue = field(repr=False, compare=False)
-    task: Task[..., R, Any] | None = field(default=None, repr=False, compare=False)
-
-    def status(self) -> JobStatus:
-        """The job as it is now. Raises JobNotFound, BackendUnavailable."""
-        return self.queue.status(self.id)
-
-    def result(self, timeout: float | None = None) -> R:
-        """Wait for the end and return what the task returned, as its annotated type; see `JobQueue.result`."""
-        value: R = self.queue.decode_result(self.queue.wait(self.id, timeout), self.task)
-        return value
-
-    def cancel(self, interrupt: bool = True) -> CancelOutcome:
-        """See `JobQueue.cancel`."""
-        return self.queue.cancel(self.id, interrupt)
-
-    def retry(self) -> JobHandle[R]:
-        """See `JobQueue.retry`."""
-        self.queue.retry(self.id)
-        return self
-
 
 class JobQueue:
-    """One queue system: a backend that delivers and a store that decides. Made by `get_queue`; thread-safe.
+    """All queues of one backend, and the store of their jobs. `get_queue` opens it. Thread-safe.
 
-    Every method may raise `BackendUnavailable` within `call_timeout`, and `QueueClosed` after `close()`.
+    Every method that does I/O may raise BackendUnavailable, and raises QueueClosed after `close`. A method that reads a
+    damaged record may raise `queueport.spi.record.CorruptRecord`.
+
+    The code that opens a queue with a URL owns it and must close it. Other code gets the queue as `shared`, whose
+    `close` does nothing.
     """
 
-    def __init__(self, url: BackendURL, settings: Settings, driver: Driver, store: JobStore) -> None:
+    def __init__(
+        self, url: BackendURL, settings: Settings, driver: Driver, store: JobStore, runtime: Runtime | None = None
+    ) -> None:
         self._url = url
         self.settings = settings
-        buries = Capability.NATIVE_DEAD_LETTERS in driver.capabilities
-        self._operations = Operations(store, driver, settings.rules(driver.carries, buries))
+        self._operations = Operations(store, driver, Rules.of(settings, driver), runtime)
+        self._enqueue = Enqueue(self._operations)
+        self._watcher = Watcher()
         self._closed = False
+        self._owner: JobQueue | None = None
+        """If this object is the `shared` view of a queue, that queue; else None."""
+        self._view: JobQueue | None = None
 
-    # -- what it is --------------------------------------------------------------------------------
+    # -- properties --------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
-        """Its URL, without passwords."""
+        """The queue's URL, with hidden passwords."""
         return str(self._url)
 
     @property
     def backend(self) -> str:
-        """The backend's name, for messages."""
+        """The backend's name, as error messages show it."""
         return self._operations.driver.name
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What this backend can do beyond the contract."""
+        """The optional features that this backend has."""
         return self._operations.driver.capabilities
 
     @property
     def limits(self) -> Limits:
-        """How large arguments and results may be: what backend and store both take."""
+        """The maximum sizes in bytes that the backend and the store both accept."""
         return self._operations.limits
 
     @property
     def native(self) -> Any:
-        """The backend's own client or app, for what queueport does not cover."""
+        """The client or app of the backend's own library, for features that queueport does not cover; may be None."""
         return self._operations.driver.native
 
     @property
     def driver(self) -> Driver:
-        """The adapter to the backend; for workers."""
+        """The adapter to the backend. Raises QueueClosed. For the suites in `queueport.testing`."""
         return self.operations.driver
 
     @property
     def operations(self) -> Operations:
-        """The steps that calls are made of; for workers. Raises QueueClosed."""
-        if self._closed:
-            raise QueueClosed(f"the queue {self.url} is closed: open a new one with get_queue")
+        """The steps of the protocol over this store and backend. Raises QueueClosed.
+
+        For workers, `DeadLetters`, `AsyncJobQueue` and the command line.
+        """
+        self._check_open()
         return self._operations
+
+    def _check_open(self) -> None:
+        if (self._owner or self)._closed:
+            raise QueueClosed(f"the queue {self.url} is closed: open a new one with get_queue")
+
+    @property
+    def shared(self) -> JobQueue:
+        """A view of this queue for code that does not own the queue: same connections, and `close` does nothing.
+
+        `get_queue()` without arguments returns such a view, so a task cannot close the queue of its worker.
+        """
+        if self._owner is not None:
+            return self
+        if self._view is None:
+            view = copy.copy(self)
+            view._owner = self
+            self._view = view
+        return self._view
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The jobs that were given up."""
+        """The dead jobs of all queues: list, retry or discard them."""
         return DeadLetters(self)
+
+    @property
+    def schedules(self) -> Schedules:
+        """The recurring jobs: add, list, pause or remove them."""
+        return Schedules(self)
 
     # -- enqueue -----------------------------------------------------------------------------------
 
@@ -146,41 +160,47 @@ class JobQueue:
     @overload
     def enqueue(self, name: str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]: ...
     def enqueue(self, what: Task[Any, Any, Any] | Job[Any] | str, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
-        """Enqueue a task with arguments, a job made before, or a task by its name.
+        """Enqueue a task with arguments, a `Job`, or a task by its name; returns the job's handle.
 
             queue.enqueue(send_email, 42, "welcome")
+            queue.enqueue(send_email.using(delay=60).job(42, "welcome"))
             queue.enqueue("other.service.resize", 7)
 
-        Where the job's `key` is held, the holder's handle comes back. Raises InvalidJob, PayloadTooLarge, DuplicateJob
-        and Unsupported before anything is sent; after BackendUnavailable the job will not run.
+        If another job of the same task holds the job's `key`, no job is added, and the handle of that other job is
+        returned with `created` False. A warning is logged if that other job has different arguments.
+        With the Django setting ENQUEUE_ON_COMMIT, a call in a transaction returns a handle before the job is enqueued.
+
+        Raises InvalidJob, PayloadTooLarge, DuplicateJob (the id exists), Unsupported, BackendUnavailable,
+        ConfigurationError (an annotation, a task's name or a hook is wrong), and the errors of hooks. After an error,
+        this call has not enqueued the job, with one exception: the job may run if its id is in
+        `BackendUnavailable.unknown`.
         """
-        return self.enqueue_many([made(what, args, kwargs)])[0]
+        return self._accept([make_job(what, args, kwargs)])[0]
 
     def enqueue_many(self, jobs: Iterable[Job[R]]) -> list[JobHandle[R]]:
-        """Enqueue many jobs in few round trips; handles in the order given.
+        """Enqueue many jobs in few round trips; returns their handles in the order given.
 
-        All are checked before the first is sent. Where the batch is cut in the middle, BackendUnavailable tells
-        `accepted` and `rejected` ids.
+        All jobs are checked before the first one is sent. Raises the same errors as `enqueue`. If only some of the jobs
+        were accepted, raises BackendUnavailable or DuplicateJob: `accepted` contains the ids of the accepted jobs,
+        `rejected` those of the jobs that this call has not enqueued, and `BackendUnavailable.unknown` those of the jobs
+        that may run.
         """
-        prepared = [hooks.prepare(made(job, (), {})) for job in jobs]
-        records = [admitted(job, self.operations) for job in prepared]
-        doubled = _first_twice([job.id for job in prepared])
-        if doubled is not None:
-            message = f"the id {doubled!r} is given twice in one batch: nothing was sent"
-            raise DuplicateJob(message, rejected=[job.id for job in prepared])
-        accepting = Accepting(self.operations)
-        ids: list[str] = []
-        for start in range(0, len(records), BATCH):
-            chunk = records[start : start + BATCH]
-            try:
-                ids += accepting.enqueue(chunk)
-            except (BackendUnavailable, DuplicateJob) as error:
-                known = {*error.accepted, *error.rejected}
-                rest = [record.id for record, _ in chunk if record.id not in known]
-                rest += [record.id for record, _ in records[start + BATCH :]]
-                told = {"accepted": (*ids, *error.accepted), "rejected": (*error.rejected, *rest)}
-                raise type(error)(str(error), **told) from error.__cause__
-        return [JobHandle(job_id, self, job.task_ref) for job_id, job in zip(ids, prepared, strict=True)]
+        return self._accept([make_job(job, (), {}) for job in jobs])
+
+    def _accept(self, jobs: Sequence[Job[R]]) -> list[JobHandle[R]]:
+        prepared = [hooks.call_before_enqueue(job) for job in jobs]
+        self._check_open()
+        if hooks.defer(lambda: self._send(prepared)):
+            return [JobHandle(job.id, self, job.task_ref) for job in prepared]
+        return self._send(prepared)
+
+    def _send(self, jobs: Sequence[Job[R]]) -> list[JobHandle[R]]:
+        send = hooks.around_send
+        ids = self._enqueue.accept(jobs) if send is None else send(jobs, self.backend, self._enqueue.accept)
+        return [
+            JobHandle(job_id, self, job.task_ref, created=job_id == job.id)
+            for job_id, job in zip(ids, jobs, strict=True)
+        ]
 
     # -- one job -----------------------------------------------------------------------------------
 
@@ -189,77 +209,83 @@ class JobQueue:
     @overload
     def handle(self, job_id: str, task: None = None) -> JobHandle[Any]: ...
     def handle(self, job_id: str, task: Task[..., Any, Any] | None = None) -> JobHandle[Any]:
-        """The handle of a job by its id; no I/O. `task` types its result."""
+        """The handle of the job with this id, without a check that the job exists. `task` gives its result a type."""
         return JobHandle(job_id, self, task)
 
     def status(self, job_id: str) -> JobStatus:
-        """The job's record. Raises JobNotFound."""
-        return self.operations.status(self.read(job_id))
+        """The job as it is now. Raises JobNotFound if no job has this id."""
+        return self.operations.status(self.operations.read(job_id))
 
-    def result(self, job_id: str, timeout: float | None = None) -> Any:
-        """Wait for the job's end, at most `timeout` seconds (None: for ever), and return what its task returned.
+    def result(self, job_id: str, timeout: float | None = None, task: ResultType[Any] | None = None) -> Any:
+        """Wait until the job has ended, at most `timeout` seconds (None: no limit), and return its result.
 
-        Raises JobNotFound, JobFailed where it is dead, JobCancelled, ResultTimeout.
+        The result is decoded to the return annotation of `task`. Without `task`, the registered task with the job's
+        task name is used. If there is none, the result is a plain JSON value.
+
+        In a task, a wait without `timeout` can last forever, because the worker may have no free thread for the job
+        that the task waits for. After about a second of such a wait, a warning is logged if that job is waiting, or if
+        this call blocks the event loop of an `async def` task.
+
+        Raises JobNotFound, JobFailed (the job is dead), JobCancelled, ResultTimeout, InvalidJob (the result does not
+        match the annotation), ConfigurationError (the annotation cannot be resolved), and InvalidState if a task waits
+        for its own job.
         """
-        return self.decode_result(self.wait(job_id, timeout), None)
+        self.check_wait(job_id)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        warn_at = time.monotonic() + WAIT if timeout is None else math.inf
+        while True:
+            record = self.operations.read(job_id)
+            left = WAIT if deadline is None else min(WAIT, deadline - time.monotonic())
+            if record.state.final:
+                return final_result(record, task)
+            if left <= 0:
+                raise ResultTimeout(
+                    f"job {job_id} is still {record.state} after {timeout:g} s: call result() again to wait longer, "
+                    "and check that a live worker takes jobs from its queue"
+                )
+            if time.monotonic() >= warn_at:
+                warn_of_wait(job_id, record.state)
+                warn_at = math.inf
+            self.operations.store.wait([job_id], left)
+
+    def watch(self, job_id: str, seconds: float) -> Future[Record]:
+        """The job's record when the job has ended, or as it is after `seconds`. For AsyncJobQueue and `queueport.web`.
+
+        One thread waits for all these jobs; see `engine.watcher.Watcher.watch`. Does not check that the job exists.
+        """
+        return self._watcher.watch(lambda: self.operations.store, job_id, seconds)
+
+    def check_wait(self, job_id: str) -> None:
+        """Raise InvalidState if a task would wait for its own job. For `result` of this class and AsyncJobQueue."""
+        check_wait(job_id)
 
     def retry(self, job_id: str) -> JobHandle[Any]:
-        """Run it again: a dead or cancelled job with fresh budgets, a scheduled or retrying one now.
+        """Run a dead or cancelled job again, with fresh budgets and no expiry; run a scheduled or retrying job now.
 
-        Raises JobNotFound, InvalidState for a job in another state, DuplicateJob where another holds its key.
+        Raises JobNotFound, InvalidState if the job is in another state, and DuplicateJob if another job holds its key.
         """
-        operations = self.operations
-        settled = operations.settle(possible(job_id), lambda record: lifecycle.retry(operations.rules, record))
+        settled = self.operations.settle(checked(job_id), self.operations.lifecycle.retry)
         if settled.record is None:
             raise missing(job_id)
         if settled.change is None:
             raise InvalidState(
-                f"job {job_id} is {settled.record.state}: retry() takes dead, cancelled, scheduled or retrying"
+                f"job {job_id} is {settled.record.state}: retry() takes dead, cancelled, scheduled or retrying jobs"
             )
         return JobHandle(job_id, self)
 
     def cancel(self, job_id: str, interrupt: bool = True) -> CancelOutcome:
-        """Cancel a waiting job, or ask a running one to stop: `interrupt` False leaves that to the task itself.
+        """Cancel a waiting job, or request that a running job stops. The returned `CancelOutcome` tells what happened.
 
-        Raises JobNotFound.
+        A running job becomes cancelled when its attempt ends, even if its task returns a result. With `interrupt=False`
+        the task is not interrupted: the task's own code must check `current_job().cancel_requested`.
+        Raises JobNotFound if no job has this id.
         """
-        settled = self.operations.cancel(possible(job_id), interrupts=interrupt)
+        settled = self.operations.cancel(checked(job_id), interrupts=interrupt)
         if settled.record is None:
             raise missing(job_id)
         if settled.refusal is Refusal.FINAL:
             return CancelOutcome.ALREADY_FINISHED
         return CancelOutcome.CANCELLED if settled.record.state is JobState.CANCELLED else CancelOutcome.REQUESTED
-
-    def read(self, job_id: str) -> Record:
-        """The job's raw record; for the core. Raises JobNotFound."""
-        record = self.operations.store.get([possible(job_id)])[0]
-        if record is None:
-            raise missing(job_id)
-        return record
-
-    def wait(self, job_id: str, timeout: float | None) -> Record:
-        """The job's record in its final state; for the core. Raises JobNotFound, ResultTimeout."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            record = self.read(job_id)
-            left = WAIT if deadline is None else min(WAIT, deadline - time.monotonic())
-            if record.state.final:
-                return record
-            if left <= 0:
-                raise ResultTimeout(f"job {job_id} is still {record.state} after {timeout:g} s")
-            self.operations.store.wait([job_id], left)
-
-    def decode_result(self, record: Record, task: Task[..., Any, Any] | None) -> Any:
-        """What a final record answers to result(); for handles."""
-        if record.state is JobState.DEAD:
-            error = record.errors[-1] if record.errors else None
-            why = "it is dead" if error is None else f"{error.type}: {error.message}"
-            raise JobFailed(f"job {record.id} ({record.task}) failed: {why}", error)
-        if record.state is JobState.CANCELLED:
-            raise JobCancelled(f"job {record.id} ({record.task}) was cancelled: {record.reason}")
-        task = registry.get(record.task) if task is None else task
-        data = b"null" if record.result is None else record.result
-        return json.loads(data) if task is None else task.signature.decode_result(data)
 
     # -- many jobs ---------------------------------------------------------------------------------
 
@@ -271,70 +297,123 @@ class JobQueue:
         limit: int = 100,
         after: str | None = None,
     ) -> list[JobStatus]:
-        """Jobs that match all that is given, newest first; `after` is the id of the last one already seen."""
-        name = task.name if isinstance(task, Task) else task
-        found = None if state is None else JobState(state)
-        query = Query(state=found, queue=queue, task=name, limit=limit, after=after)
-        operations = self.operations
-        return [operations.status(record) for record in operations.store.find(query)]
+        """Find jobs that match all given filters; returns at most `limit`, the latest enqueued first.
+
+        `after` is the id of the last job of the previous page. Raises ConfigurationError for a wrong argument, and
+        JobNotFound if the job of `after` has been deleted.
+        """
+        return self.operations.find(filters(state=state, queue=queue, task=task, limit=limit, after=after))
 
     def stats(self) -> Stats:
-        """Counts per queue and in total, workers, and the two counters that only grow."""
-        store = self.operations.store
+        """The number of jobs by queue and state, the live workers, counters of ended jobs and failed attempts, and what
+        happened in the last minute and the last hour.
+        """
+        store, driver = self.operations.store, self.operations.driver
         read, workers = store.stats(), sorted(store.workers(), key=lambda worker: worker.name)
-        names = {*read.queues, *(queue for worker in workers for queue in worker.queues)}
+        paused = self.paused()
+        names = {*read.queues, *paused, *(queue for worker in workers for queue in worker.queues)}
+        minute, hour = recent(store, read.now, MINUTE), recent(store, read.now, HOUR)
         queues = Queues()
         for name in sorted(names):
             counts = read.queues.get(name, QueueCounts({}, {}, None))
-            states = {state.value: counts.states.get(state, 0) for state in JobState}
+            states: dict[str, Any] = {state.value: counts.states.get(state, 0) for state in JobState}
             oldest = counts.oldest_queued_at
             age = None if oldest is None else max(0.0, read.now - oldest)
-            queues[name] = QueueStats(**states, oldest_queued_age=age, depth=self._depth(name, states["queued"]))
+            depth = driver.depth(name) if driver.carries else Depth(states["queued"])
+            ready = None if depth is None else depth.ready
+            queues[name] = QueueStats(
+                **states,
+                oldest_queued_age=age,
+                depth=ready,
+                paused=paused.get(name),
+                last_minute=minute[name],
+                last_hour=hour[name],
+            )
         totals = Counts(**{state.value: sum(getattr(q, state.value) for q in queues.values()) for state in JobState})
-        return Stats(queues, totals, workers, read.processed, read.failed)
+        return Stats(queues, totals, workers, read.processed, read.failed, minute[None], hour[None])
 
-    def _depth(self, queue: str, queued: int) -> int | None:
-        """The backend's own count; where the store is the queue, that of its queued records."""
-        driver = self.operations.driver
-        depth = driver.depth(queue) if driver.carries else Depth(queued)
-        return None if depth is None else depth.ready
+    def history(
+        self,
+        queue: str | None = None,
+        task: str | Task[..., Any, Any] | None = None,
+        since: float | timedelta = HOUR,
+        step: float | timedelta = MINUTE,
+    ) -> list[HistoryPoint]:
+        """What happened to jobs, in points of `step` seconds that cover the last `since` seconds, oldest first.
+
+            for point in queue.history("emails", since=6 * 3600, step=600):
+                print(point.at, point.succeeded, point.wait.p95)
+
+        The store keeps 24 hours by minute, and 30 days by hour: `step` must be whole minutes, or whole hours if `since`
+        is more than 24 hours. The first point starts at a multiple of `step` since 1970, and the last one contains now.
+        If a minute has more than 100 pairs of a queue and a task, the others are counted together, and only the history
+        without filters contains them. Raises ConfigurationError for a wrong argument.
+        """
+        back, length = spans(since, step)
+        return points(self.operations.store, queue, task, back, length)
+
+    def pause(self, queue: str, reason: str | None = None) -> None:
+        """Start no more jobs of a queue, in any worker, until `resume`. Takes effect within two seconds.
+
+            queue.pause("emails", reason="the mail server is down")
+
+        Running jobs continue. Jobs can be enqueued, become due and expire as before. If the queue is paused already,
+        only the reason changes. Raises ConfigurationError for a wrong argument.
+        """
+        given: object = reason
+        if not (given is None or isinstance(given, str)) or len(given or "") > REASON:
+            raise ConfigurationError(f"reason={given!r:.80} is not valid: pass a text of at most {REASON} characters")
+        self.operations.pauses.add(queue_name(queue), None if reason is None else encodable(reason))
+
+    def resume(self, queue: str) -> bool:
+        """End the pause of a queue: its jobs start again within two seconds. Returns False if it was not paused.
+
+        If this call raises BackendUnavailable, repeat it. Raises ConfigurationError if `queue` is not a valid queue
+        name.
+        """
+        return self.operations.resume(queue_name(queue))
+
+    def paused(self) -> dict[str, Pause]:
+        """The paused queues by name, each with the start of its pause and the reason."""
+        return self.operations.pauses.read()
 
     def purge(self, queue: str) -> int:
-        """Cancel every job that waits in that queue (queued, scheduled or retrying), reason "purged"; how many."""
-        operations = self.operations
+        """Cancel every waiting job of a queue, with the reason "purged"; returns the number of cancelled jobs.
+
+        First deletes the messages that wait in the backend, if the backend's driver can do that. Running jobs are not
+        affected. A job that is enqueued or changed during the call, or whose record cannot be written, may be left
+        out. Raises ConfigurationError if `queue` is not a valid queue name.
+        """
+        operations, queue = self.operations, queue_name(queue)
         operations.driver.purge(queue)
         count = 0
         for state in sorted(WAITING):
-            found = True
-            while found:
-                records = operations.store.find(Query(state=state, queue=queue, limit=BATCH))
-                changes = [(record, lifecycle.purge(operations.rules, record)) for record in records]
-                count += operations.apply(
-                    [(record, change) for record, change in changes if isinstance(change, Change)]
-                )
-                found = bool(records)
+            before: Sequence[Record] = ()
+            while records := operations.store.find(Query(state=state, queue=queue, limit=PAGE)):
+                if records == before:  # nothing changed: the store cannot write these records, and `apply` logged why
+                    break
+                count += operations.apply([(record, operations.lifecycle.purge(record)) for record in records])
+                before = records
         return count
 
     # -- the system --------------------------------------------------------------------------------
 
-    def check(self) -> Health:
-        """Reach backend and store and time a round trip to each; problems are told, not raised."""
-        operations = self.operations
-        problems: list[str] = []
-        warnings: list[str] = []
-        seconds: list[float | None] = []
-        for part in (operations.driver, operations.store):
-            started = time.perf_counter()
-            try:
-                warnings += part.check()
-                seconds.append(time.perf_counter() - started)
-            except (BackendUnavailable, ConfigurationError) as error:
-                problems.append(str(error))
-                seconds.append(None)
-        return Health(not problems, seconds[0], seconds[1], problems, warnings)
+    def check(self, *, workers: bool = False) -> Health:
+        """Test whether the backend and the store can do what `enqueue` needs, and measure the time. Adds no job.
+
+        The returned `Health` lists problems; they are not raised. It warns of environment variables without effect, of
+        jobs whose messages could not be published, of paused queues, and, if there are no problems, of jobs that wait
+        without a live worker. With `workers`, such waiting jobs are a problem. The driver and the store add warnings of
+        their own.
+        """
+        return check_health(self.operations, workers=workers)
 
     def setup(self, *queues: str) -> None:
-        """Make what backend and store need before use: queues, tables. Idempotent."""
+        """Create the tables and indexes of the store, and what the backend needs for these queues. Idempotent.
+
+        Raises ConfigurationError if one of `queues` is not a valid queue name.
+        """
+        queues = tuple(queue_name(queue) for queue in queues)
         self.operations.store.setup()
         self.operations.driver.setup(queues)
 
@@ -344,35 +423,52 @@ class JobQueue:
         tasks: Iterable[Task[..., Any, Any]] = (),
         threads: int = 8,
         processes: int = 1,
+        coroutines: int | None = None,
         burst: bool = False,
         grace: float = 30.0,
+        wait: float | None = None,
+        alive_file: str | os.PathLike[str] | None = None,
     ) -> Worker:
-        """A worker for these queues (none given: those of its tasks), not yet running.
+        """Make a worker for these queues; without names, for the queues of its tasks. `run` or `start` then runs it.
 
-        `tasks`: those it knows, by default all that are registered. `grace`: seconds that running jobs have when it
-        is stopped. `burst`: it ends when nothing is due.
+            queue.worker("emails", threads=4).run()
+
+        `tasks`: the tasks that the worker knows; by default all registered tasks. Each of its `processes` runs at most
+        `threads` plain tasks and `coroutines` `async def` tasks at once (default: the setting `coroutines`). On a
+        backend without THREADS, `threads` x `processes` processes run one job each. `burst`: the worker ends when no
+        job is due and none is running. `grace`: seconds that running jobs have to end after `Worker.stop` or a signal.
+        `wait`: seconds that the worker waits at its start for store and backend to answer. With None, the worker waits
+        for the store only, without a limit. `alive_file`: a file for liveness probes, which each process of the worker
+        touches about every second, or less often while the store does not answer.
+
+        Raises ConfigurationError, Unsupported (several processes on a backend without PERSISTENT) and QueueClosed.
         """
-        from queueport.worker import Worker  # which takes asyncio and more: not before it is needed
+        from queueport.workers.worker import Worker  # imported here, because it imports asyncio, which is slow
 
-        self.operations  # noqa: B018  # a closed queue says so here
-        return Worker(self, queues, tasks=tasks, threads=threads, processes=processes, burst=burst, grace=grace)
+        self.operations  # noqa: B018  # raises QueueClosed
+        options: dict[str, Any] = {"threads": threads, "processes": processes, "coroutines": coroutines}
+        return Worker(self, queues, tasks=tasks, **options, burst=burst, grace=grace, wait=wait, alive_file=alive_file)
 
     def spec(self) -> dict[str, Any]:
-        """What another process needs to open the same queue, plain JSON with its secrets; for workers."""
+        """The URL, with passwords, and the settings with which another process opens this queue. For workers."""
         settings = self.settings.model_dump(mode="json", exclude_defaults=True)
-        if isinstance(self.settings.keep_succeeded, KeepCount):
-            settings["keep_succeeded"] = f"{self.settings.keep_succeeded.jobs} jobs"
+        if "keep_succeeded" in settings:
+            keep = self.settings.keep_succeeded
+            settings["keep_succeeded"] = f"{keep}s" if isinstance(keep, float) else str(keep)
         return {"url": self._url.full, "settings": settings}
 
     @contextmanager
     def as_default(self) -> Iterator[Self]:
-        """Make this the process's default queue for a while: `task.enqueue()` goes here."""
-        with connect.default_queue(self):
+        """Make this queue the default of the process until the context ends, so that `Task.enqueue` uses this queue.
+
+        Inside a task, the queue of the worker remains the default queue.
+        """
+        with default_queue.use(self.shared):
             yield self
 
     def close(self) -> None:
-        """Let go of every connection; closing twice is fine."""
-        if not self._closed:
+        """Close all connections. Does nothing on a second call, and on a `shared` queue."""
+        if not self._closed and self._owner is None:
             self._closed = True
             self._operations.driver.close()
             self._operations.store.close()
@@ -380,9 +476,7 @@ class JobQueue:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -390,21 +484,40 @@ class JobQueue:
 
 
 WAIT = 1.0
-"""Seconds of one wait for a result, after which the record is read again."""
+"""Maximum seconds to wait in the store for a result before the record is read again. After this time, a warning may be
+logged about a task that waits without a timeout."""
 
 
-def possible(job_id: str) -> str:
-    """An id that a job can have. Raises JobNotFound for any other, before a store has to make sense of it."""
-    if JOB_ID.fullmatch(job_id):
-        return job_id
-    raise missing(job_id)
+REASON = 1000
+"""The maximum number of characters of the reason of a pause."""
 
 
-def missing(job_id: str) -> JobNotFound:
-    """The error for an id without a record."""
-    return JobNotFound(f"there is no job {job_id!r}: it never was, or its retention is over")
+REASONS = {
+    "cancelled": "this was requested",
+    "expired": "it expired before an attempt began",
+    "purged": "its queue was purged",
+    "discarded": "it was discarded from the dead letters",
+    "not_sent": "its enqueue failed",
+}
+"""The text for each value of `JobStatus.reason`, in the error that `JobQueue.result` raises."""
 
 
-def _first_twice(ids: Sequence[str]) -> str | None:
-    seen: set[str] = set()
-    return next((job_id for job_id in ids if job_id in seen or seen.add(job_id)), None)  # type: ignore[func-returns-value]
+def final_result(record: Record, task: ResultType[Any] | None) -> Any:
+    """The result of a job in a final state, decoded as `JobQueue.result` describes.
+
+    Raises JobFailed, JobCancelled, InvalidJob and ConfigurationError.
+    """
+    if record.state is JobState.DEAD:
+        error = record.errors[-1] if record.errors else None
+        why = "it is dead" if error is None else f"{error.type}: {error.message}"
+        raise JobFailed(f"job {record.id} ({record.task}) failed: {why}", error)
+    if record.state is JobState.CANCELLED:
+        reason = REASONS.get(record.reason or "", record.reason)
+        raise JobCancelled(f"job {record.id} ({record.task}) was cancelled: {reason}")
+    known = registry.get(record.task) if task is None else task
+    data = b"null" if record.result is None else record.result
+    if known is not None:
+        return known.decode_result(data)
+    from queueport.arguments import decode_json  # imported here, because it imports pydantic, which is slow
+
+    return decode_json(data, "the result")

@@ -1,9 +1,9 @@
-"""What a caller sees of one job: its state, its errors, its progress. Plain data, for applications and operators."""
+"""The status of one job: its state, errors and progress, as plain data. For applications and operators."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
@@ -13,26 +13,31 @@ __all__ = ["CancelOutcome", "JobError", "JobState", "JobStatus", "Progress"]
 
 
 class JobState(StrEnum):
-    """Where a job stands, and who moves it on."""
+    """The state of a job.
+
+    The text of each state says who usually moves a job into it ("In") and out of it ("Out"). `docs/protocol.md#states`
+    lists every case, such as expiry and purge.
+    """
 
     SCHEDULED = "scheduled"
-    """Waiting for its time. In: the producer, with a delay. Out: the dispatcher when due, or retry or cancel."""
+    """The job waits for its time. In: the producer, with a delay. Out: the dispatcher when due, retry() or cancel()."""
     QUEUED = "queued"
-    """Waiting for a worker. In: the producer or the dispatcher. Out: the worker that begins it, or cancel."""
+    """The job waits for a worker. In: producer, dispatcher, retry(), a worker that is stopped.
+    Out: a worker's begin, or cancel()."""
     RUNNING = "running"
-    """An attempt is under way and holds a lease. Out: its worker, or the dispatcher when the lease has lapsed."""
+    """An attempt runs under a lease. In: a worker's begin. Out: that worker, or a dispatcher after the lease lapsed."""
     RETRYING = "retrying"
-    """An attempt failed and the next one has its time. Out: the dispatcher when due, or retry or cancel."""
+    """The job waits to be retried. In: a worker, after an error. Out: the dispatcher when due, retry() or cancel()."""
     SUCCEEDED = "succeeded"
-    """The task returned. Final; retention removes it."""
+    """The task returned. Final; a dispatcher deletes the record as `keep_succeeded` or the job's `keep_result` says."""
     DEAD = "dead"
-    """Given up: in the dead letters. Final, until retry() revives it."""
+    """The job was given up and is in the dead letters. Final, until retry() or `DeadLetters.discard`."""
     CANCELLED = "cancelled"
-    """Cancelled, expired, purged or discarded (`reason` says which). Final, until retry() revives it."""
+    """The job was cancelled, purged, discarded or withdrawn, or it expired; see `reason`. Final, until retry()."""
 
     @property
     def final(self) -> bool:
-        """True when the job will not move any more by itself."""
+        """Whether the job has ended: succeeded, dead or cancelled."""
         return self in FINAL
 
 
@@ -41,40 +46,50 @@ WAITING = frozenset({JobState.SCHEDULED, JobState.QUEUED, JobState.RETRYING})
 
 
 class CancelOutcome(Enum):
-    """What cancel() could do."""
+    """The result of `JobQueue.cancel`."""
 
     CANCELLED = "cancelled"
-    """The job was waiting; it will never run."""
+    """The job was waiting, and is now cancelled. It will not run, unless somebody calls retry()."""
     REQUESTED = "requested"
-    """The job is running; its worker has been asked to stop it."""
+    """The job is running. The request is recorded, and the job becomes cancelled when its attempt ends."""
     ALREADY_FINISHED = "already_finished"
-    """The job had ended; nothing changed."""
+    """The job had ended before the call. Nothing changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """One failed attempt. `type` is the exception's dotted class name; `attempt` counts from 1."""
+    """An error of a job, usually of one attempt.
+
+    `type` is the dotted name of the exception's class, without a module for a built-in class; or
+    "queueport.DeadLetters" for a job of `DeadLetters.add`. `message` and `traceback` are cut to a few thousand
+    characters. `traceback` is empty for errors that no task raised, such as WorkerLost. `at` is an aware UTC datetime.
+    `attempt` is the number of the job's latest attempt when the error occurred, from 1; 0: there was no attempt before.
+    `bases` are the dotted names of the ancestors of the class, nearest first. If all names together have more than 500
+    characters, the last names are left out.
+    """
 
     type: str
     message: str
     traceback: str
     at: datetime
     attempt: int
+    bases: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The error as plain JSON values; `at` in ISO 8601."""
-        return {**dataclasses.asdict(self), "at": self.at.isoformat()}
+        return dataclasses.asdict(self, dict_factory=plain)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `as_dict` wrote; fields this version does not know are dropped."""
-        known = {field.name: data[field.name] for field in dataclasses.fields(cls)}
-        return cls(**{**known, "at": datetime.fromisoformat(known["at"])})
+        """Make an error from the output of `as_dict`. Ignores unknown fields; without `bases`, there are none."""
+        known = {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name != "bases"}
+        at, bases = datetime.fromisoformat(known["at"]), tuple(map(str, data.get("bases", ())))
+        return cls(**{**known, "at": at, "bases": bases})
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a running job says it is: `current` of `total` (None: unknown), and what it is doing."""
+    """The progress that a job reported: `current` of `total` (None: unknown), and a message about the present step."""
 
     current: float
     total: float | None = None
@@ -83,9 +98,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A job's record as its caller sees it: readable without the task's code, times in aware UTC.
+    """A job, as it was when its record was read. No code of the task is needed to read it. Times are in aware UTC.
 
-    `args`, `kwargs` and `result` are plain JSON values; `JobHandle.result()` gives the typed value.
+    `args`, `kwargs` and `result` are plain JSON values; `JobHandle.result` returns the typed value.
     """
 
     id: str
@@ -95,54 +110,63 @@ class JobStatus:
     args: list[Any]
     kwargs: dict[str, Any]
     attempts: int
-    """How often the job was started, over all its lives."""
+    """The number of attempts, including those before a retry()."""
     failures: int
-    """How often the task raised, since the last retry()."""
+    """The number of attempts that count as failures, since the job was enqueued or last revived by a retry."""
     crashes: int
-    """How often its worker vanished in mid-job, since the last retry()."""
-    max_attempts: int
-    """After so many failures the job is dead."""
+    """The number of attempts whose worker was lost, since the job was enqueued or last revived by a retry."""
+    max_attempts: int | None
+    """The number of failures after which the job is dead. None if it is not known: the producer gave no retry policy,
+    no attempt has begun, and the task is not registered in this process.
+    """
     enqueued_at: datetime
     run_at: datetime | None
-    """When the producer wanted it to run; None: at once."""
+    """The earliest start, from the option `run_at` or `delay`; None without them. retry() can start the job earlier."""
     started_at: datetime | None
-    """Start of the latest attempt."""
+    """The start of the latest attempt. None before the first one."""
     finished_at: datetime | None
-    """When it reached a final state."""
+    """The time at which the job ended; for a discarded job, the time of its death. None if the job has not ended, or
+    was retried since."""
     next_attempt_at: datetime | None
-    """When a scheduled or retrying job becomes due."""
+    """The time at which a scheduled or retrying job is due, or the end of the claim while a dispatcher has claimed the
+    job to queue it. None in other states."""
     worker: str | None
-    """Name of the worker of the latest attempt."""
+    """The name of the worker of the latest attempt. None before the first one."""
     result: Any
     error: JobError | None
-    """The latest error; None once the job has succeeded."""
+    """The latest error; None if there is none, and after the job has succeeded."""
     errors: list[JobError]
-    """The newest errors, newest last; bounded."""
+    """The latest ten errors, newest last."""
     progress: Progress | None
     key: str | None
     headers: dict[str, str]
     reason: str | None
-    """Why a cancelled job was cancelled: "cancelled", "expired", "purged", "discarded" or "not_sent"."""
+    """Why the job is cancelled: "cancelled", "expired", "purged", "discarded" or "not_sent" (it is not known whether
+    the backend has taken the message, and the producer raised an error). "paused" if the job is queued and rests in the
+    store because its queue is paused. Otherwise None."""
 
     @property
     def finished(self) -> bool:
-        """True in a final state."""
+        """Whether the job is in a final state."""
         return self.state.final
 
     def as_dict(self) -> dict[str, Any]:
-        """The status as plain JSON values; times in ISO 8601, the state by its name."""
-        data: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name, value in data.items():
-            if isinstance(value, datetime):
-                data[name] = value.isoformat()
-        data["state"] = self.state.value
-        data["finished"] = self.finished
-        data["error"] = None if self.error is None else self.error.as_dict()
-        data["errors"] = [error.as_dict() for error in self.errors]
-        data["progress"] = None if self.progress is None else dataclasses.asdict(self.progress)
-        return data
+        """The status as plain JSON values; times in ISO 8601."""
+        values = dataclasses.asdict(self, dict_factory=plain)
+        return {**values, "state": self.state.value, "finished": self.finished}
+
+
+def plain(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a dataclass as plain JSON values; datetimes in ISO 8601. A `dict_factory` for `asdict`."""
+    return {name: _plain(value) for name, value in fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def utc(timestamp: float | None) -> datetime | None:
-    """An aware UTC datetime from seconds since the epoch."""
+    """Convert seconds since the epoch to an aware UTC datetime, and None to None."""
     return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)

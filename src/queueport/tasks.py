@@ -1,6 +1,7 @@
-"""Tasks: the functions that jobs run, declared with `@task`, and the registry of those that this process can run.
+"""Tasks: the functions that jobs run, declared with `@task`, and the registry of the tasks that a process can run.
 
-For applications. Only what is in the registry is ever run; a job names a task, never a function.
+For applications. A job contains the name of its task. A worker runs only the tasks that it was given; by default, those
+in the registry of its process.
 """
 
 from __future__ import annotations
@@ -9,19 +10,32 @@ import functools
 import importlib
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
+from queueport.context import default_queue
 from queueport.errors import ConfigurationError, InvalidJob, UnknownTask
-from queueport.job import DEFAULT_QUEUE, Job, JobOptions, Options, TaskOptions, new_id
+from queueport.job import (
+    DEFAULT_QUEUE,
+    TASK_NAME,
+    AsyncJobHandle,
+    Job,
+    JobDraft,
+    JobHandle,
+    JobOptions,
+    Options,
+    TaskOptions,
+    frozen,
+    is_task_name,
+    new_id,
+)
+from queueport.recurrence import Recurrence, RecurrenceOptions
 from queueport.retry import importable
 
 if TYPE_CHECKING:
-    from queueport.aio import AsyncJobHandle
     from queueport.arguments import Signature
-    from queueport.queue import JobHandle
     from queueport.status import JobStatus
 
 __all__ = ["Registry", "Task", "registry", "task"]
@@ -29,36 +43,32 @@ __all__ = ["Registry", "Task", "registry", "task"]
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
-NOTHING = Options()
+NO_OPTIONS = Options()
+RECURRENCE = RecurrenceOptions.__optional_keys__
+ELSEWHERE = dict.fromkeys(("delay", "send"), "task.enqueue(...)") | dict.fromkeys(
+    ("apply_async", "send_with_options"), "task.using(delay=60, queue='bulk').enqueue(...)"
+)
+"""For each method of Celery's and Dramatiq's tasks that enqueues a job, the call to use with queueport instead."""
 
 Hook = TypeVar("Hook", bound="Callable[[JobStatus], object]")
 
 
 class Task(Generic[P, R, C]):
-    """A function that can be enqueued: P its parameters, R its result, C what a plain call gives (R, or its coroutine).
+    """A function that jobs can run. `@task` makes a Task, and `task.named` makes one for code in another application.
 
         @task
         def send_email(user_id: int, template: str) -> str: ...
 
-        send_email(1, "welcome")                                    # a plain call, here and now
-        send_email.using(delay=60).enqueue(1, "welcome")            # on the process's default queue
+        send_email(1, "welcome")                                # calls the function
+        send_email.using(delay=60).enqueue(1, "welcome")        # enqueues a job on the process's default queue
 
-    Made by `task`. Immutable but for its hooks, thread-safe, pickled by name.
+    Type parameters: P, the parameters of the function; R, the type of its result; C, the type of what a plain call
+    returns, which is R, or a coroutine for an `async def`. A task is thread-safe. It is pickled as its name and its
+    `using` options.
     """
 
     __wrapped__: Callable[..., Any]
-    """The function again, by the name that `inspect` knows; not set for a task whose code is elsewhere."""
-    name: Final[str]
-    aliases: Final[tuple[str, ...]]
-    """Older names: jobs that bear them run this task too."""
-    function: Final[Callable[..., Any] | None]
-    """None for a task whose code is elsewhere (`task.named`)."""
-    options: Final[Options]
-    """Those of the declaration; a worker applies them where the producer gave none."""
-    given: Final[Options]
-    """Those of `using()` and `task.named()`: the producer's word."""
-    dead_hooks: Final[list[Callable[[JobStatus], object]]]
-    """Called with the status of a job of this task that died."""
+    """The function. `inspect` reads this attribute. Not set for a task that `task.named` made."""
 
     def __init__(
         self,
@@ -66,96 +76,137 @@ class Task(Generic[P, R, C]):
         function: Callable[..., Any] | None,
         *,
         aliases: Sequence[str] = (),
-        options: Options = NOTHING,
-        given: Options = NOTHING,
+        options: Options = NO_OPTIONS,
+        given: Options = NO_OPTIONS,
+        recurrence: Recurrence | None = None,
         like: Task[P, R, C] | None = None,
     ) -> None:
-        """For `task`, which checks all this; `like` is the task whose signature and hooks to share."""
+        """Make a task from checked arguments. Applications use `@task` or `task.named` instead.
+
+        If `like` is given, the new task shares the signature, the recurrence and the on_dead hooks of `like`.
+        """
         if function is None:
             self.__name__: str = name.rpartition(".")[2]
             self.__qualname__: str = name
         else:
-            functools.update_wrapper(self, function, updated=())  # for help(), and for those who inspect functions
-        self.name = name
-        self.aliases = tuple(aliases)
-        self.function = function
-        self.options = options
-        self.given = given
-        self.dead_hooks = [] if like is None else like.dead_hooks
+            functools.update_wrapper(self, function, updated=())  # so that help() and `inspect` show the function
+        self.name: Final[str] = name
+        self.aliases: Final[tuple[str, ...]] = tuple(aliases)
+        """Former names of the task. A job that contains one of them runs this task too."""
+        self.function: Final[Callable[..., Any] | None] = function
+        """The code of the task. None for a task that `task.named` made: its code is in another application."""
+        self.options: Final[Options] = options
+        """The options of the declaration, for what the producer did not give. `queue` and `expires` apply at enqueue,
+        the others when a worker begins the job."""
+        self.given: Final[Options] = given
+        """The options that the producer gave, by `using()` or `task.named()`."""
+        self.recurrence: Final[Recurrence | None] = recurrence if like is None else like.recurrence
+        """When the task's recurring job runs; None if the declaration has neither `every` nor `cron`."""
+        self.dead_hooks: Final[list[Callable[[JobStatus], object]]] = [] if like is None else like.dead_hooks
+        """The hooks that `on_dead` registered."""
         self._like = like
-        self._queue = given.queue or options.queue or DEFAULT_QUEUE
+        self.queue: Final[str] = given.queue or options.queue or DEFAULT_QUEUE
+        """The queue that the task's jobs are enqueued in."""
         self._expires = options.expires if given.expires is None else given.expires
         self._others = replace(given, queue=None, expires=None, job_id=None, headers=None)
 
-    @property
-    def queue(self) -> str:
-        """The queue that its jobs go to."""
-        return self._queue
-
     @functools.cached_property
     def signature(self) -> Signature:
-        """Arguments and result as JSON and back."""
+        """Encodes and decodes the arguments and results of this task."""
         if self._like is not None:
             return self._like.signature
-        from queueport.arguments import Signature  # which takes pydantic: not before it is needed
+        from queueport.arguments import Signature  # imported here, because it imports pydantic, which is slow
 
         return Signature(self.name, self.function)
 
     @property
     def is_async(self) -> bool:
-        """Whether the function is an `async def`."""
+        """True if the function is an `async def`. False for a task that `task.named` made."""
         return inspect.iscoroutinefunction(self.function)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C:
-        """Call the function, here and now. Raises ConfigurationError where its code is elsewhere."""
+        """Call the function, without a job. Raises ConfigurationError for a task that `task.named` made."""
         if self.function is None:
             raise ConfigurationError(
-                f"the code of task {self.name!r} is elsewhere: enqueue it, or import it to call it"
+                f"the code of task {self.name!r} is in another application: enqueue it, or import and call its function"
             )
         return cast("C", self.function(*args, **kwargs))
 
     def using(self, **options: Unpack[JobOptions]) -> Task[P, R, C]:
-        """The same task with options for the jobs made of it; later ones win over earlier ones.
+        """Return a copy of the task whose jobs have these options.
 
-        See `JobOptions`; durations are seconds or timedeltas. Raises InvalidJob for a value out of its range.
+            send_email.using(delay=60, queue="bulk").enqueue(1, "welcome")
+
+        `JobOptions` lists the options; durations are seconds or timedeltas. An option that is not None replaces the
+        same option of an earlier `using`; `delay` also replaces an earlier `run_at`, and `run_at` an earlier `delay`.
+        Raises ConfigurationError for an unknown option, and InvalidJob for a value of a wrong type or range and for
+        `delay` together with `run_at`.
         """
         return self._with(Options.of(options, JobOptions.__optional_keys__).over(self.given))
 
     def job(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
-        """A job that runs this task with these arguments, not yet enqueued. Raises InvalidJob, naming the parameter."""
-        return Job(
-            id=self.given.job_id or new_id(),
+        """Make a job of this task, without enqueueing it.
+
+        Raises InvalidJob if the task cannot be called with these arguments, or, naming the parameter, if an argument
+        does not match its annotation, cannot be encoded or would not be equal after decoding. Raises ConfigurationError
+        if an annotation cannot be resolved or used.
+        """
+        given = self.given
+        draft = JobDraft(  # JobDraft checks no values, because `Options` has checked them
+            id=given.job_id or new_id(),
             task=self.name,
             payload=self.signature.encode(args, kwargs),
-            queue=self._queue,
+            queue=self.queue,
             expires=self._expires,
-            headers=self.given.headers or {},
+            headers={} if given.headers is None else dict(given.headers),
             options=self._others,
             task_ref=self,
         )
+        return frozen(draft, Job)
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
-        """Enqueue a job on the process's default queue; as `get_queue().enqueue(this, ...)`, which tells the errors."""
-        from queueport.connect import get_queue
+        """Enqueue a job on the default queue, which inside a task is the queue of the task's worker.
 
-        return get_queue().enqueue(self, *args, **kwargs)
+        Raises the errors of `job`, `get_queue` and `JobQueue.enqueue`.
+        """
+        return default_queue.get().enqueue(self.job(*args, **kwargs))
 
     async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> AsyncJobHandle[R]:
-        """As `enqueue`, without blocking the event loop."""
-        from queueport.aio import AsyncJobQueue
-        from queueport.connect import get_queue
+        """Enqueue a job as `enqueue` does. A thread does the I/O, so that the event loop is not blocked."""
+        queue = default_queue.as_async(default_queue.get())
+        handle: AsyncJobHandle[R] = await queue.enqueue(self.job(*args, **kwargs))
+        return handle
 
-        return await AsyncJobQueue(get_queue()).enqueue(self, *args, **kwargs)
+    def decode_result(self, data: bytes) -> R:
+        """Decode a result from JSON to the annotated type. Raises InvalidJob if the result is not of that type."""
+        value: R = self.signature.decode_result(data)
+        return value
 
     def on_dead(self, hook: Hook) -> Hook:
-        """Register `hook(status)`, called when a job of this task died, in the worker that declared it dead."""
+        """Register a function that is called with the `JobStatus` of each job of this task that died.
+
+            @send_email.on_dead
+            def alert(status): ...
+
+        The process that recorded the death, usually a worker, calls the function, at most once: not if that process
+        crashes before the call, or does not learn that the store has recorded the death. If the function raises, the
+        error is logged. A job of `DeadLetters.add` has not died, so the function is not called. Raises
+        ConfigurationError for a task that `task.named` made.
+        """
         if self.function is None:
-            raise ConfigurationError(f"the code of task {self.name!r} is elsewhere, and so is its on_dead hook")
+            raise ConfigurationError(f"the code of task {self.name!r} is in another application: register hooks there")
         self.dead_hooks.append(hook)
         return hook
 
     def _with(self, given: Options) -> Task[P, R, C]:
         return Task(self.name, self.function, aliases=self.aliases, options=self.options, given=given, like=self)
+
+    if not TYPE_CHECKING:  # for a type checker, an unknown attribute stays an error
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise an AttributeError. For the methods in ELSEWHERE, the error names the call to use with queueport."""
+            hint = f": use {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+            raise AttributeError(f"a task has no attribute {name!r}{hint}", name=name, obj=self)
 
     def __repr__(self) -> str:
         given = "".join(f" {name}={value!r}" for name, value in self.given.given().items() if name != "headers")
@@ -171,8 +222,8 @@ def _unpickle(name: str, module: str | None, given: Options) -> Task[..., Any, A
     if registry.get(name) is None:
         importlib.import_module(module)
     if (found := registry.get(name)) is None:
-        raise UnknownTask(f"no task {name!r} is registered here, and importing {module} does not register it")
-    return found if given == NOTHING else found._with(given)
+        raise UnknownTask(f"the module {module} does not register the task {name!r}: declare it there with @task")
+    return found if given == NO_OPTIONS else found._with(given)
 
 
 class Registry:
@@ -183,7 +234,7 @@ class Registry:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Task[..., Any, Any] | None:
-        """The task of that name or alias, or None."""
+        """The task with this name or alias, or None."""
         return self._tasks.get(name)
 
     def names(self) -> list[str]:
@@ -191,31 +242,35 @@ class Registry:
         return sorted(self._tasks)
 
     def tasks(self) -> list[Task[..., Any, Any]]:
-        """Every task once, in the order of their declaration."""
+        """Every task once, in the order of the latest registrations."""
         return list(dict.fromkeys(self._tasks.values()))
 
     def add(self, task: Task[..., Any, Any]) -> None:
-        """Register a task; the same function, from a module that was loaded again, replaces itself.
+        """Register a task. If its module is loaded a second time, the new task replaces the earlier one.
 
-        Raises ConfigurationError if its name or one of its aliases belongs to another function, and for a task
-        whose code is elsewhere.
+        Raises ConfigurationError if another function has the name or one of the aliases, and for a task that
+        `task.named` made.
         """
         if task.function is None:
-            raise ConfigurationError(f"the code of task {task.name!r} is elsewhere: it cannot be run here")
+            raise ConfigurationError(
+                f"the code of task {task.name!r} is in another application: declare it with @task there, and import "
+                "that module here if this process is to run it"
+            )
         names = (task.name, *task.aliases)
         with self._lock:
             taken = {name: self._tasks[name] for name in names if name in self._tasks}
             for name, old in taken.items():
                 if not _same(old, task):
                     raise ConfigurationError(
-                        f"the task name {name!r} is taken by {_place(old)}; give {_place(task)} another by name="
+                        f"the task name {name!r} is taken by {_place(old)}; give {_place(task)} another name with "
+                        "name= or aliases="
                     )
             kept = {name: other for name, other in self._tasks.items() if other not in taken.values()}
-            self._tasks = kept | dict.fromkeys(names, task)  # a new dict, for those who read meanwhile
+            self._tasks = kept | dict.fromkeys(names, task)  # a new dict, because other threads read without the lock
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        """Forget, at the end, what was registered meanwhile; for tests."""
+        """A context manager that undoes, at its end, the registrations made inside it. For tests."""
         kept = self._tasks
         try:
             yield
@@ -223,8 +278,12 @@ class Registry:
             self._tasks = kept
 
 
+class DeclarationOptions(TaskOptions, RecurrenceOptions, total=False):
+    """The options of `@task(...)`, besides `name` and `aliases`."""
+
+
 class Declaration(Protocol):
-    """What `task(...)` with options gives: the decorator that makes a function a task."""
+    """The decorator that `task(...)` with options returns."""
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, Coroutine[Any, Any, R]]: ...
@@ -233,10 +292,25 @@ class Declaration(Protocol):
 
 
 class TaskDecorator:
-    """`@task` and `@task(queue="uploads", retry=Retry(...))` make a function or a staticmethod a task.
+    """The decorator `task`: declares a module-level function or a staticmethod as a task, and registers it.
 
-    Its name is "module.qualname" or `name=`; `aliases=` are the names it had before, whose jobs it takes over.
-    The options are those of `TaskOptions`. Raises ConfigurationError for what cannot be a task, and for a taken name.
+        @task
+        def send_email(user_id: int) -> str: ...
+
+        @task(queue="uploads", retry=Retry(max_attempts=5), timeout=30)
+        async def process_upload(file_id: int) -> dict[str, int]: ...
+
+    The task's name is `name=`, or "module.qualname" by default. `aliases=` are former names of the task, so that jobs
+    that contain such a name still run. `TaskOptions` lists the other options.
+
+        @task(cron="0 3 * * *", timezone="Europe/Berlin")
+        def clean_up() -> None: ...
+
+    With `every` or `cron`, the workers run the task at these times, without arguments; see `RecurrenceOptions`.
+
+    Raises ConfigurationError if the function cannot be a task (a method, a lambda, a generator), if it is defined in a
+    function or in a script and `name=` is missing, if another task has the name or an alias, and for a wrong name or
+    option.
     """
 
     @overload
@@ -245,7 +319,7 @@ class TaskDecorator:
     def __call__(self, function: Callable[P, R], /) -> Task[P, R, R]: ...
     @overload
     def __call__(
-        self, /, *, name: str | None = None, aliases: Sequence[str] = (), **options: Unpack[TaskOptions]
+        self, /, *, name: str | None = None, aliases: Sequence[str] = (), **options: Unpack[DeclarationOptions]
     ) -> Declaration: ...
     def __call__(
         self,
@@ -254,23 +328,30 @@ class TaskDecorator:
         *,
         name: str | None = None,
         aliases: Sequence[str] = (),
-        **options: Unpack[TaskOptions],
+        **options: Unpack[DeclarationOptions],
     ) -> Any:
         def declare(function: Callable[..., Any]) -> Task[..., Any, Any]:
             function = _plain_function(function)
             chosen = _checked_name(_default_name(function) if name is None else name)
             if isinstance(aliases, str):
-                raise ConfigurationError(f"task {chosen!r}: aliases must be a tuple of names, not {aliases!r}")
+                raise ConfigurationError(f"task {chosen!r}: aliases must be a list or tuple of names, not {aliases!r}")
             older = tuple(_checked_name(alias) for alias in aliases)
-            known = _options(chosen, options, TaskOptions.__optional_keys__)
-            declared: Task[..., Any, Any] = Task(chosen, function, aliases=older, options=known)
+            recurrence = _recurrence(chosen, function, options)
+            others = {name: value for name, value in options.items() if name not in RECURRENCE}
+            known = _options(chosen, cast("TaskOptions", others), TaskOptions.__optional_keys__)
+            declared: Task[..., Any, Any] = Task(chosen, function, aliases=older, options=known, recurrence=recurrence)
             registry.add(declared)
             return declared
 
         return declare if function is None else declare(function)
 
     def named(self, name: str, /, **options: Unpack[JobOptions]) -> Task[..., Any, Any]:
-        """A task whose code is elsewhere, to be enqueued only; its arguments are plain JSON."""
+        """Make a task whose code is in another application. This task can only be enqueued, with plain JSON arguments.
+
+            task.named("other.service.resize", queue="images").enqueue(7)
+
+        Raises ConfigurationError for a wrong name or option.
+        """
         return Task(_checked_name(name), None, given=_options(name, options, JobOptions.__optional_keys__))
 
 
@@ -281,17 +362,42 @@ def _options(name: str, options: JobOptions | TaskOptions, known: frozenset[str]
         raise ConfigurationError(f"task {name!r}: {error}") from None
 
 
+def _recurrence(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> Recurrence | None:
+    """The recurrence that the options of a declaration give; None if they give none. Raises ConfigurationError."""
+    given = {option: value for option, value in options.items() if option in RECURRENCE and value is not None}
+    if not given:
+        return None
+    if not given.keys() & {"every", "cron"}:
+        raise ConfigurationError(
+            f"task {name!r}: {', '.join(given)} needs every= or cron=: without them, the task does not recur"
+        )
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind.name not in ("VAR_POSITIONAL", "VAR_KEYWORD")
+    ]
+    if needed:
+        raise ConfigurationError(
+            f"task {name!r}: a recurring job has no arguments: give {', '.join(needed)} a default value, or add the "
+            "job with queue.schedules.add"
+        )
+    try:
+        return Recurrence(**given)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"task {name!r}: {error}") from None
+
+
 def _plain_function(given: Any) -> Callable[..., Any]:
-    """The function to run, out of a staticmethod; ConfigurationError for what cannot be named or run."""
+    """The decorated function; for a staticmethod, its function. Raises ConfigurationError if it cannot be a task."""
     static = isinstance(given, staticmethod)
     function: object = given.__func__ if static else given
     if not inspect.isfunction(function) or not inspect.isfunction(inspect.unwrap(function)):
-        raise ConfigurationError(f"@task takes a function, not {function!r}; a name is given as @task(name=...)")
+        raise ConfigurationError(f"@task takes a function, not {function!r}; to give a name, write @task(name=...)")
     place, body = _place(function), inspect.unwrap(function)
     if function.__name__ == "<lambda>":
-        raise ConfigurationError(f"{place} cannot be a task: write it as a function with a name")
+        raise ConfigurationError(f"{place} cannot be a task: it is a lambda; write it as a function with a name")
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
-        raise ConfigurationError(f"{place} cannot be a task: it is a generator, and a task returns its result")
+        raise ConfigurationError(f"{place} cannot be a task: it is a generator; return a result instead of yielding")
     owner, first = function.__qualname__.rpartition(".")[0], body.__code__.co_varnames[: body.__code__.co_argcount][:1]
     if owner and not owner.endswith("<locals>") and not static and first in (("self",), ("cls",)):
         raise ConfigurationError(f"{place} cannot be a task: it is a method; make it a function or a staticmethod")
@@ -300,18 +406,21 @@ def _plain_function(given: Any) -> Callable[..., Any]:
 
 def _default_name(function: Callable[..., Any]) -> str:
     if "<locals>" in function.__qualname__:
-        raise ConfigurationError(f"{_place(function)} is defined inside a function: give it a name, @task(name=...)")
+        raise ConfigurationError(
+            f"{_place(function)} is defined inside a function: move it out, or name it with @task(name=...)"
+        )
     if importable(function.__module__) in ("__main__", "__mp_main__"):
         raise ConfigurationError(
-            f"{_place(function)} is in a script, which no worker can import: give it a name, @task(name=...)"
+            f"{_place(function)} is in a script, which other processes cannot import: move it to a module, or, if only "
+            "this process runs its jobs, name it with @task(name=...)"
         )
     return _place(function)
 
 
 def _checked_name(name: object) -> str:
-    if isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable() and " " not in name:
+    if isinstance(name, str) and is_task_name(name):
         return name
-    raise ConfigurationError(f"a task's name must be 1 to 200 printable characters without blanks, not {name!r}")
+    raise ConfigurationError(f"a task's name must be {TASK_NAME}, not {name!r}")
 
 
 def _place(function: Callable[..., Any] | Task[..., Any, Any]) -> str:
@@ -319,7 +428,10 @@ def _place(function: Callable[..., Any] | Task[..., Any, Any]) -> str:
 
 
 def _same(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
-    """Whether two tasks are one function, loaded twice: under one name, or from one file."""
+    """True if both tasks are probably one function that was loaded twice.
+
+    Both then have the same module and qualified name, or the same qualified name and source file.
+    """
     files = {inspect.unwrap(cast("Any", each)).__code__.co_filename for each in (one, other)}
     return _place(one) == _place(other) or (one.__qualname__ == other.__qualname__ and len(files) == 1)
 

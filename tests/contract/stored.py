@@ -1,34 +1,33 @@
-"""The harness of backends whose store is the queue: a record is the message. For their contract tests."""
+"""`StoredHarness`: for backends whose store is the queue. For the contract tests of SQLite and memory."""
 
 from __future__ import annotations
 
-from queueport.attempt import Attempt
-from queueport.message import Message
-from queueport.runner import Runner
+from queueport.spi.runner import Work
 from queueport.tasks import registry
 from queueport.testing import Harness, tasks
+from queueport.workers.attempt import Attempt
+from queueport.workers.process import WorkerProcess
 
 __all__ = ["StoredHarness"]
 
 
 class StoredHarness(Harness):
-    """There is no server, and there are no messages that could be lost or come twice."""
+    """A harness for a backend without messages. None can be lost or repeated, so `redeliver` tries to begin the job
+    again.
+    """
 
     def wipe(self, queue: str) -> None:
-        """Nothing to lose."""
+        """Do nothing, because there are no messages."""
 
     def inject(self, queue: str, body: bytes) -> None:
-        """A driver of somebody's hands these bytes to a runner."""
-        self._runner().deliver(body)
+        """Pass the body to a runner, as a driver would."""
+        self._process().deliver(body)
 
     def redeliver(self, job_id: str) -> None:
-        """Somebody begins the job again."""
-        queue = self.open()
-        record = queue.operations.store.get([job_id])[0]
-        body = b'{"v":1}' if record is None else Message.of(record, 0.0).body
-        found = self._runner().begin([body])[0]
-        assert not isinstance(found, Attempt), "a job that has ended began again"
+        """Try to begin the job once more."""
+        process = self._process()
+        found = process.receiver.begin([self.message_of(job_id)], process.given_up)[0]
+        assert not isinstance(found, Attempt), "a job that has ended was begun again"
 
-    def _runner(self) -> Runner:
-        known = {name: task for task in registry.tasks() for name in (task.name, *task.aliases)}
-        return Runner(self.open().operations, known, (tasks.QUEUE,))
+    def _process(self) -> WorkerProcess:
+        return WorkerProcess(self.open().operations, registry.tasks(), Work((tasks.QUEUE,)))

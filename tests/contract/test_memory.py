@@ -1,4 +1,4 @@
-"""The memory backend keeps the contract, as far as one process can show: it declares no PERSISTENT."""
+"""The memory backend passes the contract suite. Tests that need a capability it does not declare are skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unittest.mock import Mock, patch
 import pytest
 
 from queueport.errors import BackendUnavailable
-from queueport.stores.memory import MemoryStore
+from queueport.stores.memory.store import MemoryStore
 from queueport.testing import Contract
 from tests.contract.stored import StoredHarness
 
@@ -19,20 +19,20 @@ VERBS = ("announce", "begin", "claim_due", "get", "heartbeat", "insert", "stats"
 
 
 class MemoryHarness(StoredHarness):
-    """Nothing of it can be away, so it is made to say so."""
+    """Simulates an outage: patches the memory store, which is always available, to raise BackendUnavailable."""
 
     @contextmanager
     def sends_down(self) -> Iterator[None]:
         def refuse(*_: object) -> NoReturn:
-            raise BackendUnavailable("the memory is away")
+            raise BackendUnavailable("the memory is down")
 
         with patch.object(MemoryStore, "insert", refuse):
             yield
 
     @contextmanager
     def store_down(self) -> Iterator[None]:
-        away = Mock(side_effect=BackendUnavailable("the memory is away"))
-        with patch.multiple(MemoryStore, **dict.fromkeys(VERBS, away)):
+        down = Mock(side_effect=BackendUnavailable("the memory is down"))
+        with patch.multiple(MemoryStore, **dict.fromkeys(VERBS, down)):
             yield
 
 

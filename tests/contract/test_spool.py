@@ -1,7 +1,7 @@
-"""The adapter of `examples/05_write_an_adapter.py` keeps the contract: a broker beside a store, without a server."""
+"""The contract tests of the adapter in `examples/05_write_an_adapter.py`, as shown in docs/writing-an-adapter.md."""
 
-import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class SpoolHarness(Harness):
-    """`spool` is a link to the folder, as to a disk that can be pulled out."""
+    """The spool is a link to a folder. While the backend is down, the link points to a file that is not a folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"spool:///{folder}/spool?store=sqlite:///{folder}/jobs.db")
@@ -22,7 +22,7 @@ class SpoolHarness(Harness):
         self._spool = folder / "spool" / self.namespace
         (folder / "disk").mkdir()
         (folder / "no disk").touch()
-        self._plug("disk")
+        self._link("disk")
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "PYTHONPATH": str(EXAMPLES)}
@@ -32,19 +32,19 @@ class SpoolHarness(Harness):
             pass
 
     def restart_store(self) -> None:
-        """An SQLite file has no process that could be restarted."""
+        """Do nothing, because SQLite has no server."""
 
     @contextmanager
     def sends_down(self) -> Iterator[None]:
-        self._plug("no disk")
+        self._link("no disk")
         try:
             yield
         finally:
-            self._plug("disk")
+            self._link("disk")
 
     @contextmanager
     def store_down(self) -> Iterator[None]:
-        """Somebody keeps the file of the store to himself."""
+        """Hold an exclusive lock on the file of the store."""
         connection = sqlite3.connect(self._folder / "jobs.db", isolation_level=None)
         connection.execute("BEGIN EXCLUSIVE")
         try:
@@ -58,14 +58,10 @@ class SpoolHarness(Harness):
             file.unlink(missing_ok=True)
 
     def inject(self, queue: str, body: bytes) -> None:
-        place = self._spool / "queues" / queue
-        place.mkdir(parents=True, exist_ok=True)
+        folder = self._spool / "queues" / queue
+        folder.mkdir(parents=True, exist_ok=True)
         (self._spool / "injected").write_bytes(body)
-        (self._spool / "injected").rename(place / "injected")
-
-    def redeliver(self, job_id: str) -> None:
-        message = {"v": 1, "id": job_id, "task": "queueport.testing.tasks.echo", "queue": "default"}
-        self.inject("default", json.dumps({**message, "life": 1, "sent_at": 0.0}).encode())
+        (self._spool / "injected").rename(folder / f"injected-{time.time_ns()}")
 
     def native_dead(self) -> Sequence[str]:
         return [file.name for file in self._spool.glob("dead/*/*")]
@@ -74,7 +70,7 @@ class SpoolHarness(Harness):
         (file,) = self._spool.glob(f"dead/*/{job_id}")
         file.rename(self._spool / "queues" / file.parent.name / job_id)
 
-    def _plug(self, target: str) -> None:
+    def _link(self, target: str) -> None:
         link = self._folder / "link"
         link.symlink_to(target)
         link.replace(self._folder / "spool")

@@ -1,4 +1,4 @@
-"""The SQLite backend keeps the contract, with real worker processes on a real file."""
+"""The SQLite backend passes the contract suite, with worker processes that share a file."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tests.contract.stored import StoredHarness
 
 
 class SqliteHarness(StoredHarness):
-    """A file; what holds its lock keeps everybody else out."""
+    """Simulates an outage of the backend: another connection holds an exclusive lock on the file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"sqlite:///{path}")
         self.path = path
 
     def restart_backend(self) -> None:
-        """There is no server; somebody keeps the file to himself for a while."""
+        """Lock the file for a second, because SQLite has no server."""
         with self.sends_down():
             time.sleep(1.0)
 
     restart_store = restart_backend
 
     def inject(self, queue: str, body: bytes) -> None:
-        """Besides, somebody damages a row of the table."""
+        """Pass the body to a runner. Also enqueue a job and write the body into its row, which damages the row."""
         super().inject(queue, body)
         damaged = self.open().enqueue(tasks.echo.using(queue=queue), "in a damaged row")
         with closing(sqlite3.connect(self.path)) as connection, connection:

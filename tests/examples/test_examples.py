@@ -1,6 +1,7 @@
-"""Every example, as a process of its own, prints what its docstring promises; the fourth one on every backend.
+"""Each example runs in a new process and prints the output at the end of its docstring.
 
-Those that join an existing app do so on either of its brokers, and the app's own module knows nothing of it.
+The swap example and the tests of the sample app also run on every backend. The examples that join an app run on Redis
+and on RabbitMQ.
 """
 
 import ast
@@ -9,60 +10,32 @@ import subprocess
 import sys
 import textwrap
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
 from adapters.rabbitmq.tests.broker import Broker
-from tests.servers import aws_server, rabbitmq_server, redis_server
-from tests.servers.server import Server
+from tests.examples.backends import URLS, environment_of, redis
+from tests.servers import rabbitmq_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NUMBERED = sorted(path.name for path in EXAMPLES.glob("[0-9]*.py"))
 SWAP = "04_swap_backend.py"
 SHOPS = {"06_join_celery.py": "celery_shop.py", "07_join_dramatiq.py": "dramatiq_shop.py"}
-"""The application that each of these joins; they need a broker."""
-URLS: dict[str, Callable[[Path], str]] = {
-    "sqlite": lambda folder: f"sqlite:///{folder}/jobs.db",
-    "spool": lambda folder: f"spool:///{folder}/spool",
-    "spool + sqlite": lambda folder: f"spool:///{folder}/spool?store=sqlite:///{folder}/jobs.db",
-    "rabbitmq + redis": lambda _: f"{rabbitmq_server().url}?store={redis().url}",
-    "rabbitmq (classic) + redis": lambda _: f"{rabbitmq_server().url}?store={redis().url}&queue_type=classic",
-    "sqs + redis": lambda _: f"sqs://us-east-1?endpoint={aws_server('sqs').url}&create=true&wait=1&store={redis().url}",
-    "sqs + dynamodb": lambda _: (
-        f"sqs://us-east-1?endpoint={aws_server('sqs').url}&create=true&wait=1&store={dynamodb()}"
-    ),
-    "celery + redis": lambda _: f"celery+{redis().url}",
-    "celery + rabbitmq + redis": lambda _: f"celery+{rabbitmq_server().url}?store={redis().url}",
-    "rq + redis": lambda _: f"rq+{redis().url}",
-    "dramatiq + redis": lambda _: f"dramatiq+{redis().url}",
-    "dramatiq + rabbitmq + redis": lambda _: f"dramatiq+{rabbitmq_server().url}?store={redis().url}",
-}
-"""Each beside memory://, which is the example's default."""
+"""The examples that need a broker, and the application that each one joins."""
 
 
-def printed(example: str, *arguments: str) -> str:
-    """What it prints; its log lines go elsewhere."""
+def output_of(example: str, *arguments: str) -> str:
+    """The text that the example prints to standard output. Its log goes to standard error."""
     command = [sys.executable, str(EXAMPLES / example), *arguments]
     run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
 
-def redis() -> Server:
-    """One of this test process's own, in which anything may be left behind."""
-    return redis_server(private=True)
-
-
-def dynamodb() -> str:
-    """The store, percent-encoded for it has options of its own."""
-    return quote(f"dynamodb://us-east-1/examples?endpoint={aws_server('dynamodb').url}&create=true", safe="")
-
-
-def promised(example: str) -> str:
-    """The indented block that ends its docstring."""
+def documented_output(example: str) -> str:
+    """The output at the end of the example's docstring, after the last paragraph that ends with a colon."""
     docstring = ast.get_docstring(ast.parse((EXAMPLES / example).read_text()))
     assert docstring is not None
     return textwrap.dedent(docstring.rpartition(":\n\n")[2]) + "\n"
@@ -73,26 +46,50 @@ def test_there_are_seven_examples() -> None:
 
 
 @pytest.mark.parametrize("example", [name for name in NUMBERED if name not in SHOPS])
-def test_an_example_prints_what_it_promises(example: str) -> None:
-    assert printed(example) == promised(example)
+def test_an_example_prints_the_output_in_its_docstring(example: str) -> None:
+    assert output_of(example) == documented_output(example)
+
+
+@pytest.fixture
+def url(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a backend. The namespace in the environment is removed after the test."""
+    with environment_of(backend, tmp_path) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield environment["QUEUEPORT_URL"]
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("backend", URLS)
-def test_every_backend_prints_the_same(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    namespace = f"swap_{uuid.uuid4().hex[:12]}"
-    monkeypatch.setenv("QUEUEPORT_NAMESPACE", namespace)
-    try:
-        assert printed(SWAP, URLS[backend](tmp_path)) == promised(SWAP)
-    finally:
-        if "rabbitmq" in backend:
-            Broker(rabbitmq_server().url, namespace).clean("default", "default.DQ", "default.XQ")
+def test_the_swap_example_prints_the_same_on_every_backend(url: str) -> None:
+    assert output_of(SWAP, url) == documented_output(SWAP)
+
+
+def own_tests(folder: str) -> str:
+    """Run the tests in a folder of examples in a new process. Returns the last line of the output."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"examples/{folder}"]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50, cwd=EXAMPLES.parent)
+    assert run.returncode == 0, run.stdout
+    return run.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("folder", "count"), [("sample_app", 5), ("guide", 10)])
+def test_the_tests_of_an_example_pass_in_memory(folder: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUEUEPORT_URL", raising=False)
+    assert own_tests(folder).startswith(f"{count} passed")
+
+
+@pytest.mark.parametrize("backend", URLS)
+@pytest.mark.usefixtures("url")
+def test_the_tests_of_the_sample_app_pass_on_every_backend() -> None:
+    assert own_tests("sample_app").startswith("5 passed")
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 @pytest.mark.parametrize("example", SHOPS)
-def test_an_existing_app_is_joined(example: str, broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_joins_an_existing_app_on_each_broker(
+    example: str, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     namespace = f"join_{uuid.uuid4().hex[:12]}"
     shop = f"{namespace}_shop"
     server, store = rabbitmq_server() if broker == "rabbitmq" else redis(), redis().url
@@ -102,7 +99,7 @@ def test_an_existing_app_is_joined(example: str, broker: str, monkeypatch: pytes
     monkeypatch.setenv("SHOP_RESULTS", store)
     monkeypatch.setenv("SHOP_QUEUE", shop)
     try:
-        assert printed(example) == promised(example)
+        assert output_of(example) == documented_output(example)
     finally:
         if broker == "rabbitmq":
             with Broker(server.url, namespace).channel() as channel:
@@ -113,7 +110,7 @@ def test_an_existing_app_is_joined(example: str, broker: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("example", SHOPS)
-def test_joining_takes_less_than_ten_lines(example: str) -> None:
+def test_joining_an_app_takes_fewer_than_ten_lines(example: str) -> None:
     before, joining, after = re.split(r"# Joining (?:begins|ends) here.*\n", (EXAMPLES / example).read_text())
     assert len(joining.splitlines()) < 10
     assert "QUEUEPORT_URL" in joining

@@ -1,4 +1,4 @@
-"""The quickstart is right about any folder: its totals are those of `wc` and `sha256sum`, whatever lies there."""
+"""The quickstart gives the same results as `wc` and `sha256sum` for a folder with unusual names and contents."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ TEXTS = {
     b"with\na newline\tand 'quotes\".txt": b"a\nb\n",
     b"[red]markup[/red] :smile:": b"x\n",
     b"caf\xc3\xa9.txt": "déjà vu — ✓ 日本語\u3000の文\u2003章 non\u00a0breaking\u2060words ─►│\n".encode(),
-    b"latin-1 \xff\xfe name": b"name is no UTF-8\n",
+    b"latin-1 \xff\xfe name": b"the name is not UTF-8\n",
     b"-n": b"a name like an option\n",
     b"folder/deep/er": b"deep\n" * 1000,
     b"folder/large": ("é" * 7 + " — ").encode() * (BLOCK // 10),
@@ -45,7 +45,7 @@ def write(folder: Path, files: dict[bytes, bytes]) -> None:
 
 
 def wc(*paths: Path) -> list[int]:
-    """Lines, words and bytes, of all files together."""
+    """Lines, words and bytes of all files together."""
     counts = subprocess.run(["wc", "-lwc", "--", *paths], env=UTF8, capture_output=True, check=True).stdout
     return [int(number) for number in counts.splitlines()[-1].split()[:3]]
 
@@ -58,7 +58,7 @@ def sha256sum(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files with all kinds of names and contents, and what is no file at all."""
+    """A folder of files with unusual names and contents, and of entries that are not regular files."""
     folder = tmp_path_factory.mktemp("any folder")
     write(folder, {**TEXTS, **BINARIES, b".git/config": b"[core]\n"})
     (folder / "link").symlink_to("blanks")
@@ -83,22 +83,22 @@ def queue() -> Iterator[JobQueue]:
         yield queue
 
 
-def test_its_totals_are_those_of_wc(folder: Path, output: str) -> None:
+def test_the_totals_equal_those_of_wc(folder: Path, output: str) -> None:
     totals = wc(*(folder / os.fsdecode(name) for name in TEXTS))
     assert [*map(str, totals), "total", "of", str(len(TEXTS)), "files"] in map(str.split, output.splitlines())
 
 
-def test_its_digests_are_those_of_sha256sum(folder: Path, output: str) -> None:
+def test_the_digests_equal_those_of_sha256sum(folder: Path, output: str) -> None:
     digests = {word for word in output.split() if len(word) == 64}
     largest = sorted((folder / os.fsdecode(name) for name in TEXTS), key=lambda path: -path.stat().st_size)[:10]
     assert digests == {sha256sum(path) for path in largest}
 
 
-def test_it_counts_what_is_no_regular_file_apart(output: str) -> None:
+def test_skipped_entries_are_counted_by_kind(output: str) -> None:
     assert "14 files (skipped: 1 .git, 2 special files, 3 symbolic links)" in output
 
 
-def test_jobs_are_retried_with_backoff_die_come_back_and_are_counted(output: str) -> None:
+def test_jobs_fail_are_retried_become_dead_and_are_retried_by_hand(output: str) -> None:
     assert "attempt 1 failed: BusyError" in output
     assert "succeeded after 2 attempts" in output
     dead = [line.split()[:3] for line in output.splitlines() if "NotTextError" in line or "FileNotFoundError" in line]
@@ -108,34 +108,45 @@ def test_jobs_are_retried_with_backoff_die_come_back_and_are_counted(output: str
     assert ["default", "0", "0", "0", "0", "12", "4", "0"] in map(str.split, output.splitlines())
 
 
-def test_names_cannot_disturb_the_terminal(output: str) -> None:
+def test_control_characters_and_markup_in_names_are_printed_as_text(output: str) -> None:
     assert "with\\na newline\\tand 'quotes\".txt" in output
     assert "[red]markup[/red] :smile:" in output
 
 
-def test_an_empty_folder_is_fine(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted(tmp_path: Path) -> None:
     done = run(str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert ["0", "0", "0", "total", "of", "0", "files"] in map(str.split, done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("arguments", [["/nowhere/at/all"], [__file__], ["one", "two"]])
-def test_what_is_no_folder_is_refused_in_one_sentence(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere/at/all"], "cannot read the folder: [Errno 2] No such file or directory: '/nowhere/at/all'"),
+        ([__file__], f"cannot read the folder: [Errno 20] Not a directory: '{__file__}'"),
+        (["one", "two"], "unrecognized arguments: two"),
+    ],
+)
+def test_arguments_that_are_not_one_folder_are_refused(arguments: list[str], message: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
 
 
 @pytest.mark.parametrize("name", sorted(TEXTS), ids=ascii)
-def test_one_file_is_measured_as_wc_and_sha256sum_do(queue: JobQueue, folder: Path, name: bytes) -> None:
+def test_measure_agrees_with_wc_and_sha256sum(queue: JobQueue, folder: Path, name: bytes) -> None:
     path = folder / os.fsdecode(name)
     lines, words, size = wc(path)
     assert queue.enqueue(measure, path.as_uri()).result(timeout=10) == Measured(size, sha256sum(path), lines, words)
 
 
 @pytest.mark.parametrize("name", sorted(BINARIES), ids=ascii)
-def test_what_is_not_text_dies_at_once(queue: JobQueue, folder: Path, name: bytes) -> None:
+def test_a_file_that_is_not_text_makes_its_job_dead_after_one_attempt(
+    queue: JobQueue, folder: Path, name: bytes
+) -> None:
     job = queue.enqueue(measure, (folder / os.fsdecode(name)).as_uri())
     with pytest.raises(JobFailed, match=NotTextError.__name__):
         job.result(timeout=10)
@@ -143,7 +154,7 @@ def test_what_is_not_text_dies_at_once(queue: JobQueue, folder: Path, name: byte
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
-def test_words_are_counted_alike_in_blocks_of_any_size(size: int) -> None:
+def test_counts_do_not_depend_on_the_size_of_the_blocks(size: int) -> None:
     for data in TEXTS.values():
         whole, parts = TextCount(), TextCount()
         whole.add(data[:5000])

@@ -1,41 +1,49 @@
-"""Decisions, stores and procedures that break a rule of PROTOCOL, for the check that the machine notices."""
+"""Broken decisions, stores and production code. Each breaks a rule of the protocol. For `test_machine_catches`."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from datetime import UTC, datetime
+from typing import Any, ClassVar
 
-from queueport.lifecycle import Refusal, Rules
-from queueport.record import Change, Record, Then
-from queueport.status import JobState
-from queueport.store import Beat, Begin, Insert, Query, StoreStats, Swap, Written
-from queueport.stores.memory import MemoryStore
-from queueport.testing.machine.workers import Procedures
-from queueport.testing.machine.world import Actor, Attempt, Process, Steps
+from queueport.engine.dispatcher import Dispatcher
+from queueport.engine.enqueue import Enqueue, _Fate, _Verdict
+from queueport.engine.lifecycle import Lifecycle
+from queueport.engine.operations import Decide, Operations
+from queueport.engine.rules import AttemptOutcome, Failed, Refusal
+from queueport.errors import BackendUnavailable
+from queueport.spi.message import Message, SendResult
+from queueport.spi.record import Change, FollowUp, Record
+from queueport.spi.runner import MessageAction
+from queueport.spi.store import Begin, Insert, LeaseRenewal, Query, StoreStats, Swap, WriteOutcome, WriteResult
+from queueport.status import JobError, JobState
+from queueport.stores.memory.store import MemoryStore
+from queueport.workers.receiver import Receiver
 
-T = TypeVar("T")
 Decision = Callable[..., Change | Refusal]
-"""A function of the lifecycle."""
+"""A method of `Lifecycle`. Each function below takes the original method and returns a broken one."""
 
 # -- the lifecycle ----------------------------------------------------------------------------------------------------
 
 
-def blind_to(**values: Any) -> Callable[[Decision], Decision]:
-    """The decision is made as if the record had these values."""
+def as_if(**values: Any) -> Callable[[Decision], Decision]:
+    """Call the method with a record that has these values instead of its own."""
 
-    def broken(right: Decision) -> Decision:
-        return lambda rules, record, **more: right(rules, record and replace(record, **values), **more)
+    def broken(original: Decision) -> Decision:
+        return lambda self, record, **more: original(self, record and replace(record, **values), **more)
 
     return broken
 
 
-def turned(change: Callable[[Change], Change]) -> Callable[[Decision], Decision]:
-    """The change is another one."""
+def changed(change: Callable[[Change], Change]) -> Callable[[Decision], Decision]:
+    """Call `change` with each `Change` that the method returns, and return its result. A `Refusal` is not changed."""
 
-    def broken(right: Decision) -> Decision:
+    def broken(original: Decision) -> Decision:
         def decide(*args: Any, **more: Any) -> Change | Refusal:
-            decided = right(*args, **more)
+            decided = original(*args, **more)
             return decided if isinstance(decided, Refusal) else change(decided)
 
         return decide
@@ -44,64 +52,68 @@ def turned(change: Callable[[Change], Change]) -> Callable[[Decision], Decision]
 
 
 def without(*names: str) -> Callable[[Decision], Decision]:
-    """The change leaves these fields as they were."""
+    """Remove these fields from each `Change` that the method returns."""
 
     def kept(values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name not in names}
 
-    return turned(lambda change: replace(change, set=kept(change.set), stamp=kept(change.stamp)))
+    return changed(lambda change: replace(change, set=kept(change.set), stamp=kept(change.stamp)))
 
 
-def not_followed_by(then: Then) -> Callable[[Decision], Decision]:
-    """What is to be done next is forgotten."""
-    return turned(lambda change: replace(change, then=change.then - {then}))
+def not_followed_by(then: FollowUp) -> Callable[[Decision], Decision]:
+    """Remove this follow-up from each `Change` that the method returns."""
+    return changed(lambda change: replace(change, then=change.then - {then}))
 
 
-def fence_ignored(right: Decision) -> Decision:
-    return lambda rules, record, **more: right(rules, record, **{**more, "token": record and record.token})
+def token_ignored(original: Decision) -> Decision:
+    return lambda self, record, **more: original(self, record, **{**more, "token": record and record.token})
 
 
-def life_ignored(right: Decision) -> Decision:
-    return lambda rules, record, life: right(rules, record, life=record and record.life)
+def life_ignored(original: Decision) -> Decision:
+    return lambda self, record, life: original(self, record, life=record and record.life)
 
 
 def refused(_: Decision) -> Decision:
     return lambda *args, **more: Refusal.NOT_ALLOWED
 
 
-def token_forgotten(right: Decision) -> Decision:
+def own_begin_ignored(original: Decision) -> Decision:
     def decide(*args: Any, **more: Any) -> Change | Refusal:
-        decided = right(*args, **more)
+        decided = original(*args, **more)
         return Refusal.NOT_MINE if decided is Refusal.NOTHING else decided
 
     return decide
 
 
-def always_stopped(right: Decision) -> Decision:
-    return lambda rules, record, token, stopped: right(rules, record, token=token, stopped=True)
+def always_stopped(original: Decision) -> Decision:
+    return lambda self, record, token, stopped: original(self, record, token=token, stopped=True)
 
 
-def cancelled_at_once(right: Decision) -> Decision:
-    def decide(rules: Rules, record: Record | None, **more: Any) -> Change | Refusal:
+def cancelled_at_once(original: Decision) -> Decision:
+    def decide(self: Lifecycle, record: Record | None, **more: Any) -> Change | Refusal:
         if record is not None and not record.state.final:
             record = replace(record, state=JobState.QUEUED)
-        return right(rules, record, **more)
+        return original(self, record, **more)
 
     return decide
 
 
-def never_withdrawn(right: Decision) -> Decision:
-    return lambda rules, certain: right(rules, certain=True) if certain else Change({"sends": 1})
+def waits_if_refused(_: Decision) -> Decision:
+    return lambda self, record, **more: self.send_failed(record, **more)
+
+
+def never_withdrawn(original: Decision) -> Decision:
+    return lambda self, certain: original(self, certain=True) if certain else Change({"sends": 1})
 
 
 # -- the store --------------------------------------------------------------------------------------------------------
 
 
 class BeginsAnything(MemoryStore):
-    def begin(self, begins: Sequence[Begin]) -> Sequence[Written]:
+    def begin(self, begins: Sequence[Begin]) -> Sequence[WriteResult]:
         return [self._forced(begin) for begin in begins]
 
-    def _forced(self, begin: Begin) -> Written:
+    def _forced(self, begin: Begin) -> WriteResult:
         found = self.get([begin.id])[0]
         if found is None or found.state not in self.begun_from:
             return super().begin([begin])[0]
@@ -115,72 +127,72 @@ class BeginsExpired(BeginsAnything):
     begun_from: ClassVar[set[JobState]] = {JobState.QUEUED}
 
 
-class SwapsBlindly(MemoryStore):
-    """Some swaps do not compare the rev."""
+class SwapsWithAnyRev(MemoryStore):
+    """Applies some swaps without comparing the rev."""
 
-    def swap(self, swaps: Sequence[Swap]) -> Sequence[Written]:
-        return super().swap([self._blind(swap) if self.blind_to(swap.change) else swap for swap in swaps])
+    def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
+        return super().swap([self._current(swap) if self.ignores_rev(swap.change) else swap for swap in swaps])
 
-    def _blind(self, swap: Swap) -> Swap:
+    def _current(self, swap: Swap) -> Swap:
         found = self.get([swap.id])[0]
         return swap if found is None else replace(swap, expected=found.rev)
 
-    def blind_to(self, change: Change) -> bool:
+    def ignores_rev(self, change: Change) -> bool:
         raise NotImplementedError
 
 
-class MarksBlindly(SwapsBlindly):
-    def blind_to(self, change: Change) -> bool:
+class MarksWithAnyRev(SwapsWithAnyRev):
+    def ignores_rev(self, change: Change) -> bool:
         return change.set.get("sent") is True
 
 
-class WithdrawsBlindly(SwapsBlindly):
-    def blind_to(self, change: Change) -> bool:
+class WithdrawsWithAnyRev(SwapsWithAnyRev):
+    def ignores_rev(self, change: Change) -> bool:
         return change.set.get("reason") == "not_sent" or change == Change(delete=True)
 
 
-class LapsesBlindly(SwapsBlindly):
-    def blind_to(self, change: Change) -> bool:
+class LapsesWithAnyRev(SwapsWithAnyRev):
+    def ignores_rev(self, change: Change) -> bool:
         return "crashes" in change.set
 
 
-class ClaimsForNoTime(MemoryStore):
+class ClaimsForZeroSeconds(MemoryStore):
     def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
         return super().claim_due(limit, 0.0, rev, leases=leases)
 
 
-class JudgesAllLeases(MemoryStore):
+class HandlesAllLeases(MemoryStore):
     def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
         return super().claim_due(limit, claim, rev)
 
 
-class Beats(MemoryStore):
-    """Hearts are heard in another way."""
+class ChangesHeartbeats(MemoryStore):
+    """Applies another change than the heartbeat that was requested. Subclasses define this change in `changed`."""
 
-    def heartbeat(self, beats: Sequence[Beat]) -> Sequence[Written]:
-        heard = []
-        for beat in beats:
-            found = self.get([beat.id])[0]
-            heard.append(super().heartbeat([beat if found is None else self.heard(beat, found)])[0])
-        return heard
+    def heartbeat(self, beats: Sequence[LeaseRenewal]) -> Sequence[WriteResult]:
+        results = []
+        for renewal in beats:
+            found = self.get([renewal.id])[0]
+            results.append(super().heartbeat([renewal if found is None else self.changed(renewal, found)])[0])
+        return results
 
-    def heard(self, beat: Beat, found: Record) -> Beat:
+    def changed(self, renewal: LeaseRenewal, found: Record) -> LeaseRenewal:
         raise NotImplementedError
 
 
-class BeatsForAnyone(Beats):
-    def heard(self, beat: Beat, found: Record) -> Beat:
-        return replace(beat, token=found.token or "", values={"token": beat.token})
+class ExtendsAnyLease(ChangesHeartbeats):
+    def changed(self, renewal: LeaseRenewal, found: Record) -> LeaseRenewal:
+        return replace(renewal, token=found.token or "", values={"token": renewal.token})
 
 
-class BeatsInTimeOnly(Beats):
-    def heard(self, beat: Beat, found: Record) -> Beat:
-        return replace(beat, token="late") if (found.wake_at or 0.0) < self.now() else beat
+class ExtendsNoLapsedLease(ChangesHeartbeats):
+    def changed(self, renewal: LeaseRenewal, found: Record) -> LeaseRenewal:
+        return replace(renewal, token="late") if (found.wake_at or 0.0) < self.now() else renewal
 
 
-class BeatsUnseen(Beats):
-    def heard(self, beat: Beat, found: Record) -> Beat:
-        return replace(beat, rev=found.rev)
+class KeepsRevOfHeartbeat(ChangesHeartbeats):
+    def changed(self, renewal: LeaseRenewal, found: Record) -> LeaseRenewal:
+        return replace(renewal, rev=found.rev)
 
 
 class TakesExpired(MemoryStore):
@@ -199,32 +211,147 @@ class ForgetsFailures(MemoryStore):
         return replace(super().stats(), failed=0)
 
 
-# -- what everybody does ----------------------------------------------------------------------------------------------
+# -- the production code ----------------------------------------------------------------------------------------------
+
+Method = Callable[..., Any]
+"""A method or function of production code. Each function below takes the original and returns a broken one."""
 
 
-class StartsLate(Procedures):
-    """A task starts although its lease may have lapsed."""
-
-    def ready(self, process: Process, attempt: Attempt) -> Steps[bool]:
-        yield from ()
-        return True
+def always(answer: Any) -> Callable[[Method], Method]:
+    """Return this answer and do nothing."""
+    return lambda original: lambda self, *args, **more: answer
 
 
-class LeavesHolderAlone(Procedures):
-    """The handle of a job is returned that its producer may still withdraw."""
+def marks_by_the_current_revs(original: Method) -> Method:
+    """Mark sent jobs with their current revs instead of the revs of the claim."""
 
-    def insert(self, actor: Actor, record: Record, change: Change) -> Steps[Record | None]:
-        insert = Insert(record, change, self.new("rev"))
-        written = yield from self.insist(actor, lambda: self.store.insert([insert])[0])
-        found = written.record
-        if written.applied or found is None or found.rev == insert.rev:
-            return found
-        self.ledger.accepted.add(found.id)
-        return None
+    def publish(self: Operations, records: Sequence[Record], *, new: bool = False) -> Sequence[SendResult]:
+        outcomes = self.driver.publish([Message.of(record, self.runtime.wall()) for record in records])
+        found = [record for record in self.store.get([record.id for record in records]) if record is not None]
+        self.store.swap([Swap(r.id, r.rev, self.lifecycle.mark(r), self.runtime.new_id()) for r in found])
+        return outcomes
+
+    return publish
 
 
-class AcknowledgesUnanswered(Procedures):
-    """No answer is taken for a refusal."""
+def leaves_the_rev(original: Method) -> Method:
+    """Return the handle of the job that holds the key, but do not give the holder a new rev."""
 
-    def insist(self, actor: Actor, do: Callable[[], T]) -> Steps[T]:
-        return (yield from self.ask(actor, do))
+    def settle_insert(self: Enqueue, insert: Insert, written: WriteResult, silent: list[BackendUnavailable]) -> Any:
+        if written.outcome is WriteOutcome.KEY_HELD and written.record is not None:
+            return _Verdict(written.record.id, _Fate.ACCEPTED)
+        return original(self, insert, written, silent)
+
+    return settle_insert
+
+
+def recognises_nothing(original: Method) -> Method:
+    """Do not recognise the job of an earlier call if another process has changed it meanwhile."""
+    return lambda insert, written, since: written
+
+
+def asks_the_lifecycle_once(original: Method) -> Method:
+    """If the swap is refused, write the same change with the new rev. Do not ask the lifecycle again."""
+
+    def settle(self: Operations, job_id: str, decide: Decide, record: Record | None = None) -> Any:
+        record = self.store.get([job_id])[0] if record is None else record
+        change = Refusal.GONE if record is None else decide(record)
+        return original(self, job_id, lambda _: change, record)
+
+    return settle
+
+
+def leaves_the_copy(original: Method) -> Method:
+    """Leave the copy in the dead letters if the job was retried meanwhile."""
+
+    def bury(self: Operations, ids: Sequence[str]) -> None:
+        dead = [r for r in self.store.get(ids) if r is not None and r.state is JobState.DEAD and not r.buried]
+        if dead:
+            self.driver.bury(dead[0].queue, [Message.of(record, 0.0, buried=True) for record in dead])
+            self.store.swap([Swap(r.id, r.rev, self.lifecycle.mark_buried(r), self.runtime.new_id()) for r in dead])
+
+    return bury
+
+
+def withdraws_nothing(original: Method) -> Method:
+    """Tell the producer that its jobs will not run, but do not withdraw them."""
+    return lambda self, changes: [_Fate.REJECTED for _ in changes]
+
+
+def rejects_all_if(fate: _Fate) -> Callable[[Method], Method]:
+    """Tell the producer that its jobs will not run, even if the withdrawal had this outcome."""
+
+    def broken(original: Method) -> Method:
+        return lambda self, changes: [_Fate.REJECTED if each is fate else each for each in original(self, changes)]
+
+    return broken
+
+
+def acknowledges_without_an_answer(original: Method) -> Method:
+    """Acknowledge the message although the store has not answered begin."""
+
+    def begin(self: Receiver, bodies: Sequence[bytes], stop: threading.Event) -> Any:
+        stop = threading.Event()
+        stop.set()
+        try:
+            return original(self, bodies, stop)
+        except BackendUnavailable:
+            return [MessageAction.ACKNOWLEDGE for _ in bodies]
+
+    return begin
+
+
+def ends_any_attempt(original: Method) -> Method:
+    """Record the end of the job although the record has the token of another attempt."""
+
+    def end(operations: Operations, token: str, *what: Any) -> Method:
+        return lambda record: original(operations, token if record is None else record.token, *what)(record)
+
+    return end
+
+
+def fails_when_interrupted(original: Method) -> Method:
+    """Record a graceful stop as a failure."""
+
+    def end(operations: Operations, token: str, outcome: AttemptOutcome | None, *more: Any) -> Method:
+        stopped = JobError("builtins.SystemExit", "stopped", "", datetime.fromtimestamp(0, UTC), 1)
+        end: Method = original(operations, token, Failed(stopped) if outcome is None else outcome, *more)
+        return end
+
+    return end
+
+
+def redrives_any_life(original: Method) -> Method:
+    """Retry a job when any dead-letter copy of it is redriven, even a copy from an earlier life."""
+
+    def redriven(self: Receiver, message: Message) -> Any:
+        found = self._operations.store.get([message.id])[0]
+        return original(self, message if found is None else replace(message, life=found.life))
+
+    return redriven
+
+
+def extends_no_lapsed_lease(original: Method) -> Method:
+    """Handle lapsed leases at once, even after a call so slow that the workers' heartbeats may be late too."""
+
+    def dispatch(self: Operations, limit: int, *, leases: bool = True) -> Any:
+        runtime, self.runtime = self.runtime, copy(self.runtime)
+        now = runtime.monotonic()
+        self.runtime.monotonic = lambda: now  # type: ignore[method-assign]
+        try:
+            return original(self, limit, leases=leases)
+        finally:
+            self.runtime = runtime
+
+    return dispatch
+
+
+def counts_a_call_as_an_answer(original: Method) -> Method:
+    """Treat a call to the store as an answer, although the call may fail."""
+
+    def handles(self: Dispatcher) -> bool:
+        answer = original(self)
+        self._answered_at = self._runtime.read()
+        return bool(answer)
+
+    return handles

@@ -1,6 +1,7 @@
-"""The broken backends: `broken-sqlite:///jobs.db?mutant=NAME` is SQLite with that mutant's verb. For `get_queue`.
+"""The broken backends: `broken-sqlite:///jobs.db?mutant=NAME` is SQLite with the broken verb of that mutant.
 
-They are installed by the entry points in `installed/`, in worker processes too. The mutant `none` breaks nothing.
+The entry points in `installed/` make these backends known to `get_queue`, in worker processes too. The mutant `none`
+breaks nothing.
 """
 
 from __future__ import annotations
@@ -8,24 +9,22 @@ from __future__ import annotations
 import importlib
 from typing import Self
 
-from queueport.backends.memory import MemoryDriver
-from queueport.backends.sqlite import SqliteDriver
-from queueport.settings import Settings
-from queueport.store import JobStore
-from queueport.stores.memory import MemoryStore
-from queueport.stores.sqlite import SqliteStore
-from queueport.transport import Transport
-from queueport.transport_driver import TransportDriver
-from queueport.url import BackendURL
+from queueport.spi.settings import Settings
+from queueport.spi.store import JobStore
+from queueport.spi.transport import Transport
+from queueport.spi.url import BackendURL
+from queueport.stores.driver import MemoryDriver, SqliteDriver
+from queueport.stores.memory.store import MemoryStore
+from queueport.stores.sqlite.store import SqliteStore
 from tests.mutants import broken_brokers, broken_records, broken_running  # noqa: F401  # importing them registers their mutants
 from tests.mutants.mutant import MUTANTS, NONE, Mutant
 from tests.mutants.wire import WireTransport
 
-__all__ = ["BrokenMemory", "BrokenSpool", "BrokenSqlite", "BrokenWire"]
+__all__ = ["BrokenMemory", "BrokenSqlite", "BrokenWire"]
 
 
 def split(url: BackendURL) -> tuple[Mutant, BackendURL]:
-    """Which mutant a URL names, and the URL of what it breaks."""
+    """The mutant that the URL names, and the URL of the backend that the mutant breaks."""
     options = dict(url.options)
     name = options.pop("mutant")
     return MUTANTS.get(name, NONE), BackendURL(url.text.removeprefix("broken-"), options)
@@ -50,7 +49,7 @@ class BrokenMemory(MemoryDriver):
     def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
         mutant, url = split(url)
         driver = super().open(url, settings, store)
-        mutant.infect(store=store, driver=driver)
+        mutant.install(store=store, driver=driver)
         return driver
 
 
@@ -59,39 +58,35 @@ class BrokenSqlite(SqliteDriver):
     def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
         mutant, url = split(url)
         driver = super().open(url, settings, store)
-        mutant.infect(store=store, driver=driver)
+        mutant.install(store=store, driver=driver)
         return driver
 
 
-class BrokenTransport(TransportDriver):
-    """A transport with one verb broken, its own or its store's."""
+def broken(original: type[Transport]) -> type[Transport]:
+    """A subclass of this transport. The mutant in its URL breaks one verb of the transport or of its store."""
 
-    @classmethod
-    def sound(cls) -> type[Transport]:
-        """The transport."""
-        raise NotImplementedError
+    class Broken(original):  # type: ignore[valid-type,misc]  # a class that is only known at run time
+        @classmethod
+        def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
+            mutant, url = split(url)
+            settings = settings.model_copy(update={"namespace": mutant.namespace(settings.namespace)})
+            transport = super().open(url, settings, store)
+            mutant.install(store=store, driver=transport, transport=transport)
+            opened: Self = transport
+            return opened
 
-    @classmethod
-    def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
-        mutant, url = split(url)
-        settings = settings.model_copy(update={"namespace": mutant.namespace(settings.namespace)})
-        driver = cls(cls.sound().open(url, settings))
-        mutant.infect(store=store, driver=driver, transport=driver.transport)
-        return driver
+        @classmethod
+        def default_store(cls, url: BackendURL) -> str | None:
+            return original.default_store(split(url)[1])
 
-    @classmethod
-    def default_store(cls, url: BackendURL) -> str | None:
-        return cls.sound().default_store(split(url)[1])
-
-
-class BrokenWire(BrokenTransport):
-    @classmethod
-    def sound(cls) -> type[Transport]:
-        return WireTransport
+    return Broken
 
 
-class BrokenSpool(BrokenTransport):
-    @classmethod
-    def sound(cls) -> type[Transport]:
-        sound: type[Transport] = importlib.import_module("05_write_an_adapter").SpoolTransport
-        return sound
+BrokenWire = broken(WireTransport)
+
+
+def __getattr__(name: str) -> type[Transport]:
+    """Create `BrokenSpool` on first use, because its import needs the folder of the examples on `sys.path`."""
+    if name == "BrokenSpool":
+        return broken(importlib.import_module("05_write_an_adapter").SpoolTransport)
+    raise AttributeError(name)

@@ -1,33 +1,34 @@
-"""Mutants of backends with messages: transports, and stores under them, that do not keep their word."""
+"""Mutants of backends that carry messages: broken verbs of transports and of their stores."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from queueport.driver import Depth, SendOutcome, Sent
-from queueport.message import Message
-from queueport.record import Change
-from queueport.store import Begin, Outcome, Swap, Written
-from queueport.transport import Delivery
-from tests.mutants.mutant import CARRYING, WIRE, Verb, breaks
+from queueport.spi.message import Depth, Message, SendOutcome, SendResult
+from queueport.spi.record import Change
+from queueport.spi.store import Begin, Query, Swap, WriteOutcome, WriteResult
+from queueport.spi.transport import Delivery
+from queueport.status import JobState
+from tests.mutants.mutant import CARRYING, SPOOL, WIRE, Verb, breaks
 
 
-@breaks("transport.ack", "X3_a_message_that", on=CARRYING)
+@breaks("transport.ack", "X3_a_message_delivered", on=CARRYING)
 def acknowledging_does_nothing(ack: Verb, deliveries: Sequence[Delivery]) -> None:
     pass
 
 
 @breaks("transport.send", "E1_headers", on=WIRE)
 def a_message_is_never_sent(send: Verb, queue: str, messages: Sequence[Message]) -> Any:
-    return [Sent(SendOutcome.SENT)] * len(messages)
+    return [SendResult(SendOutcome.SENT)] * len(messages)
 
 
 @breaks("transport.send", "E1_headers", on=WIRE)
-def what_was_sent_is_said_to_have_failed(send: Verb, queue: str, messages: Sequence[Message]) -> Any:
-    return [Sent(SendOutcome.FAILED) for _ in send(queue, messages)]
+def a_sent_message_is_reported_as_failed(send: Verb, queue: str, messages: Sequence[Message]) -> Any:
+    return [SendResult(SendOutcome.FAILED) for _ in send(queue, messages)]
 
 
 @breaks("transport.send", "W1", on=WIRE)
@@ -46,42 +47,49 @@ def nothing_is_buried(bury: Verb, messages: Sequence[Message]) -> None:
 
 
 @breaks("transport.unbury", "D7_a_dead", on=WIRE)
-def nothing_is_taken_out_again(unbury: Verb, messages: Sequence[Message]) -> None:
+def nothing_is_unburied(unbury: Verb, messages: Sequence[Message]) -> None:
     pass
 
 
 @breaks("transport.put_aside", "D6", on=WIRE)
-def garbage_stays_where_it_was(put_aside: Verb, delivery: Delivery) -> None:
+def put_aside_does_nothing(put_aside: Verb, delivery: Delivery) -> None:
     pass
 
 
-@breaks("store.begin", "X3_a_message_that", on=CARRYING)
-def begin_always_wins(begin: Verb, begins: Sequence[Begin]) -> Any:
+@breaks("store.begin", "X3_a_message_delivered", on=CARRYING)
+def begin_always_succeeds(begin: Verb, begins: Sequence[Begin]) -> Any:
     return [_forced(begin, one) for one in begins]
 
 
-@breaks("store.begin", "S4_what_expired", on=WIRE)
-def an_expired_job_may_begin(begin: Verb, begins: Sequence[Begin]) -> Any:
-    def forced(one: Begin) -> Written:
+@breaks("store.begin", "S4_an_expired", on=WIRE)
+def an_expired_job_can_be_begun(begin: Verb, begins: Sequence[Begin]) -> Any:
+    def forced(one: Begin) -> WriteResult:
         (record,) = begin.__self__.get([one.id])
         return _forced(begin, one) if record is not None and record.expires_at is not None else next(iter(begin([one])))
 
     return [forced(one) for one in begins]
 
 
-def _forced(begin: Verb, one: Begin) -> Written:
+@breaks("store.begin", "H5_a_message", on=CARRYING)
+def begin_ignores_the_task(begin: Verb, begins: Sequence[Begin]) -> Any:
+    records = begin.__self__.get([one.id for one in begins])
+    tasks = [one.task if record is None else record.task for one, record in zip(begins, records, strict=True)]
+    return begin([replace(one, task=task) for one, task in zip(begins, tasks, strict=True)])
+
+
+def _forced(begin: Verb, one: Begin) -> WriteResult:
     store = begin.__self__
-    written: Written = next(iter(begin([one])))
+    written: WriteResult = next(iter(begin([one])))
     if written.applied or written.record is None:
         return written
     change = replace(one.change, set={**one.change.set, "attempts": written.record.attempts + 1})
-    forced: Written = next(iter(store.swap([Swap(one.id, written.record.rev, change, one.rev)])))
+    forced: WriteResult = next(iter(store.swap([Swap(one.id, written.record.rev, change, one.rev)])))
     return forced
 
 
 @breaks("store.swap", "X3_a_message_of", on=CARRYING)
-def a_mark_is_applied_blindly(swap: Verb, swaps: Sequence[Swap]) -> Any:
-    """Late, too, as marks may be: whatever has become of the job, it is sent, and nothing wakes it."""
+def a_mark_ignores_the_rev(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    """The mark also waits up to 0.5 s for the job to end, and then removes the job's `wake_at` in any state."""
     store = swap.__self__
 
     def written(one: Swap) -> Any:
@@ -90,10 +98,32 @@ def a_mark_is_applied_blindly(swap: Verb, swaps: Sequence[Swap]) -> Any:
         deadline = time.monotonic() + 0.5
         while (record := store.get([one.id])[0]) is not None and not record.state.final and time.monotonic() < deadline:
             time.sleep(0.01)
-        return Written(Outcome.REFUSED, None) if record is None else swap([replace(one, expected=record.rev)])[0]
+        return (
+            WriteResult(WriteOutcome.REFUSED, None) if record is None else swap([replace(one, expected=record.rev)])[0]
+        )
 
     return [written(one) for one in swaps]
 
 
 def _marks(change: Change) -> bool:
     return change.set.get("sent") is True and "state" not in change.set
+
+
+@breaks("transport.receive", "X11", on=SPOOL)
+def the_fetched_messages_of_a_killed_worker_are_gone(
+    receive: Verb, queues: Sequence[str], limit: int, wait: float
+) -> Any:
+    deliveries: Sequence[Delivery] = receive(queues, limit, wait)
+    for delivery in deliveries:
+        Path(delivery.receipt.name).unlink()
+    return deliveries
+
+
+@breaks("store.documents", "W12_a_paused", on=WIRE)
+def pauses_are_not_seen(documents: Verb, kind: str) -> Any:
+    return []
+
+
+@breaks("store.find", "W12_a_paused", on=WIRE)
+def resting_jobs_are_not_woken(find: Verb, query: Query) -> Any:
+    return [] if query.state is JobState.QUEUED else find(query)

@@ -1,14 +1,16 @@
-"""Mutants of stores that write or find the wrong thing, and the line of the contract that must notice. E to D."""
+"""Mutants of stores that write or find wrong records. For the groups E, S, T, R, D and P of the contract."""
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from queueport.record import Change
+from queueport.spi.record import Change
+from queueport.spi.store import Document, Insert, LeaseRenewal, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobError, JobState
-from queueport.store import Beat, Insert, Outcome, Query, Swap, Written
 from tests.mutants.mutant import MEMORY, SQLITE, STORED, Verb, breaks, without
 
 
@@ -26,20 +28,20 @@ def a_nul_is_lost(insert: Verb, inserts: Sequence[Insert]) -> Any:
 
 
 @breaks("store.insert", "E3_many_mixed", on=SQLITE)
-def the_last_of_a_batch_is_dropped(insert: Verb, inserts: Sequence[Insert]) -> Any:
+def the_last_job_of_a_batch_is_dropped(insert: Verb, inserts: Sequence[Insert]) -> Any:
     if len(inserts) == 1:
         return insert(inserts)
-    return [*insert(inserts[:-1]), Written(Outcome.APPLIED, inserts[-1].record)]
+    return [*insert(inserts[:-1]), WriteResult(WriteOutcome.APPLIED, inserts[-1].record)]
 
 
 @breaks("store.insert", "E7_many_threads", on=STORED)
-def a_key_is_held_by_nobody(insert: Verb, inserts: Sequence[Insert]) -> Any:
+def keys_are_not_stored(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([changed(i, key=None) for i in inserts])
 
 
 @breaks("store.insert", "E8_a_given_id", on=MEMORY)
-def an_id_may_be_taken_twice(insert: Verb, inserts: Sequence[Insert]) -> Any:
-    return [Written(Outcome.APPLIED, written.record) for written in insert(inserts)]
+def a_duplicate_id_is_accepted(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return [WriteResult(WriteOutcome.APPLIED, written.record) for written in insert(inserts)]
 
 
 @breaks("store.insert", "E12_higher", on=SQLITE)
@@ -61,7 +63,7 @@ def a_delay_is_ignored(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([replace(i, change=now(i.change)) for i in inserts])
 
 
-@breaks("store.insert", "S4_what_expired", on=MEMORY)
+@breaks("store.insert", "S4_an_expired", on=MEMORY)
 def an_expired_job_is_started(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([replace(i, change=without(i.change, "expires_at", "wake_at")) for i in inserts])
 
@@ -70,8 +72,8 @@ def an_expired_job_is_started(insert: Verb, inserts: Sequence[Insert]) -> Any:
 
 
 @breaks("store.heartbeat", "T4", on=SQLITE)
-def progress_is_dropped(heartbeat: Verb, beats: Sequence[Beat]) -> Any:
-    return heartbeat([replace(beat, values={}) for beat in beats])
+def progress_is_dropped(heartbeat: Verb, renewals: Sequence[LeaseRenewal]) -> Any:
+    return heartbeat([replace(renewal, values={}) for renewal in renewals])
 
 
 @breaks("store.find", "T5_jobs", on=MEMORY)
@@ -79,7 +81,7 @@ def a_filter_is_ignored(find: Verb, query: Query) -> Any:
     return find(replace(query, queue=None))
 
 
-@breaks("store.swap", "T7_what", on=STORED)
+@breaks("store.swap", "T7_ended", on=STORED)
 def retention_is_over_at_once(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def short(change: Change) -> Change:
         final = change.set.get("state") in (JobState.SUCCEEDED, JobState.DEAD)
@@ -88,9 +90,9 @@ def retention_is_over_at_once(swap: Verb, swaps: Sequence[Swap]) -> Any:
     return swap([replace(s, change=short(s.change)) for s in swaps])
 
 
-@breaks("store.overflow", "T7_or", on=SQLITE)
-def retention_takes_the_living(overflow: Verb, state: JobState, keep: int, limit: int) -> Any:
-    return [*overflow(JobState.QUEUED, 0, limit), *overflow(JobState.SCHEDULED, 0, limit)][:limit]
+@breaks("store.overflow", "T7_retention", on=SQLITE)
+def retention_deletes_jobs_that_are_alive(overflow: Verb, query: Query, keep: int, limit: int) -> Any:
+    return [*overflow(Query(JobState.QUEUED), 0, limit), *overflow(Query(JobState.SCHEDULED), 0, limit)][:limit]
 
 
 # -- retry ---------------------------------------------------------------------------------------------
@@ -123,10 +125,10 @@ def a_retry_keeps_the_old_budgets(swap: Verb, swaps: Sequence[Swap]) -> Any:
 
 @breaks("store.swap", "D1", on=STORED)
 def a_dead_letter_is_dropped(swap: Verb, swaps: Sequence[Swap]) -> Any:
-    def gone(change: Change) -> Change:
+    def deleted(change: Change) -> Change:
         return Change(delete=True) if change.set.get("state") is JobState.DEAD else change
 
-    return swap([replace(s, change=gone(s.change)) for s in swaps])
+    return swap([replace(s, change=deleted(s.change)) for s in swaps])
 
 
 @breaks("store.swap", "D1", on=MEMORY)
@@ -142,10 +144,39 @@ def an_error_loses_its_type(swap: Verb, swaps: Sequence[Swap]) -> Any:
 
 
 @breaks("store.find", "D3_purge", on=SQLITE)
-def a_purge_takes_the_young_too(find: Verb, query: Query) -> Any:
+def a_purge_ignores_the_age(find: Verb, query: Query) -> Any:
     return find(replace(query, finished_before=None))
 
 
 @breaks("store.count", "D2", on=MEMORY)
 def a_count_ignores_the_task(count: Verb, query: Query) -> Any:
     return count(replace(query, task=None))
+
+
+# -- schedules -----------------------------------------------------------------------------------------
+
+
+@breaks("store.put_document", "P1 and several", on=SQLITE)
+def any_dispatcher_may_write(put: Verb, document: Document, expected: str | None, insert: Insert | None = None) -> Any:
+    if insert is not None:  # each process makes a job of its own
+        insert = changed(insert, id=uuid.uuid4().hex)
+        time.sleep(0.3)  # longer than a dispatcher's poll, so that the other one has read the schedule meanwhile
+        expected = next((one.rev for one in put.__self__.documents(document.kind)), None)
+    return put(document, expected, insert)
+
+
+@breaks("store.put_document", "P2 and paused", on=MEMORY)
+def a_pause_is_forgotten(put: Verb, document: Document, expected: str | None, insert: Insert | None = None) -> Any:
+    return put(replace(document, value={**document.value, "paused": False}), expected, insert)
+
+
+@breaks("store.put_document", "P3", on=STORED)
+def schedules_hold_no_key(put: Verb, document: Document, expected: str | None, insert: Insert | None = None) -> Any:
+    bare = None if insert is None else changed(insert, key=None)
+    return put(document, expected, bare)
+
+
+@breaks("store.put_document", "P4", on=SQLITE)
+def the_job_of_a_tick_is_lost(put: Verb, document: Document, expected: str | None, insert: Insert | None = None) -> Any:
+    lost = insert is not None and int(document.value["last"] - document.value["origin"]) % 3 == 1
+    return put(document, expected, None if lost else insert)

@@ -1,4 +1,4 @@
-"""The contract suite on the mutant that the environment names, BROKEN=sqlite:a_delay_is_ignored. For `test_mutants`."""
+"""The contract suite on the mutant that the environment names: BROKEN=sqlite:a_delay_is_ignored. For `test_mutants`."""
 
 import os
 import uuid
@@ -18,7 +18,7 @@ BACKEND, MUTANT = os.environ["BROKEN"].split(":")
 
 
 class WireHarness(MemoryHarness):
-    """The broker is at hand, in this process."""
+    """Changes the broker directly, because the broker is in this process."""
 
     def wipe(self, queue: str) -> None:
         with self._broker.changed:

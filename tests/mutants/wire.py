@@ -1,6 +1,7 @@
-"""A broker in this process's memory, for mutants: the whole of a transport on one page.
+"""`WireTransport`: a broker in the memory of this process, and its transport. For the mutants and for unit tests.
 
-A message stays in its queue until it is acknowledged, and is handed out once: who holds it lives as long as the broker.
+A message is delivered once and held until it is acknowledged. It is never delivered again, because a worker that
+crashes takes the broker with it.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from itertools import count
 from typing import Self
 
 from queueport import Capability
-from queueport.driver import Depth, SendOutcome, Sent
-from queueport.message import Message
-from queueport.settings import Settings
-from queueport.transport import Delivery, Transport
-from queueport.url import BackendURL
+from queueport.spi.message import Depth, Message, SendOutcome, SendResult
+from queueport.spi.settings import Settings
+from queueport.spi.store import JobStore
+from queueport.spi.transport import Delivery, Transport
+from queueport.spi.url import BackendURL
 
 __all__ = ["Broker", "WireTransport", "broker"]
 
 Entry = tuple[int, int, bytes]
-"""In the order of delivery: by priority, then by number."""
+"""A waiting message: its negated priority, its number and its body. Messages are delivered in ascending order."""
 
 
 @dataclass
 class Broker:
-    """What all transports of one URL and namespace share; whoever uses it holds the lock of `changed`."""
+    """The messages of one URL and namespace, which all its transports share. The lock of `changed` protects them."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
     waiting: defaultdict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
@@ -36,41 +37,43 @@ class Broker:
     dead: dict[str, Message] = field(default_factory=dict)
     aside: list[Delivery] = field(default_factory=list)
     sent: dict[str, bytes] = field(default_factory=dict)
-    """Every message ever sent, by its job's id."""
+    """The latest message of each job that was sent, by the id of the job."""
     down: bool = False
     numbers: count[int] = field(default_factory=count)
 
     def put(self, queue: str, body: bytes, priority: int = 0) -> None:
-        """A message into a queue."""
+        """Put a message into a queue."""
         with self.changed:
             insort(self.waiting[queue], (-priority, next(self.numbers), body))
             self.changed.notify_all()
 
 
 class WireTransport(Transport):
-    """`wire://NAME`."""
+    """The transport of `wire://NAME`."""
 
     name = "wire"
-    capabilities = frozenset({Capability.PRIORITY, Capability.DEPTH, Capability.NATIVE_DEAD_LETTERS})
+    capabilities = frozenset(
+        {Capability.PRIORITY, Capability.DEPTH, Capability.NATIVE_DEAD_LETTERS, Capability.THREADS}
+    )
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
 
     @classmethod
-    def open(cls, url: BackendURL, settings: Settings) -> Self:
+    def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
         return cls(broker(url.text, settings.namespace))
 
     @classmethod
     def default_store(cls, url: BackendURL) -> str | None:
         return url.text.replace("wire", "memory", 1)
 
-    def send(self, queue: str, messages: Sequence[Message]) -> Sequence[Sent]:
+    def send(self, queue: str, messages: Sequence[Message]) -> Sequence[SendResult]:
         if self.broker.down:
-            return [Sent(SendOutcome.FAILED, ConnectionError("the wire is cut"))] * len(messages)
+            return [SendResult(SendOutcome.FAILED, ConnectionError("the broker is down"))] * len(messages)
         for message in messages:
             self.broker.sent[message.id] = message.body
             self.broker.put(queue, message.body, message.priority)
-        return [Sent(SendOutcome.SENT)] * len(messages)
+        return [SendResult(SendOutcome.SENT)] * len(messages)
 
     def receive(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
         broker = self.broker
@@ -97,10 +100,10 @@ class WireTransport(Transport):
         with self.broker.changed:
             return Depth(len(self.broker.waiting[queue]) + len(self.broker.held[queue]))
 
-    def bury(self, messages: Sequence[Message]) -> None:
+    def bury(self, queue: str, messages: Sequence[Message]) -> None:
         self.broker.dead.update((message.id, message) for message in messages)
 
-    def unbury(self, messages: Sequence[Message]) -> None:
+    def unbury(self, queue: str, messages: Sequence[Message]) -> None:
         for message in messages:
             self.broker.dead.pop(message.id, None)
 
@@ -113,7 +116,7 @@ class WireTransport(Transport):
 
 
 def broker(url: str, namespace: str) -> Broker:
-    """The broker at that URL, of which the name counts."""
+    """The broker of this URL and namespace. The options of the URL do not matter."""
     return _brokers[url.partition("://")[2].partition("?")[0], namespace]
 
 

@@ -1,4 +1,4 @@
-"""SQS and DynamoDB as moto plays them, in a process of their own. For `tests.servers`."""
+"""SQS and DynamoDB as emulated by moto, in a separate process. For `tests.servers`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from queueport.testing.servers import Missing, PrivateServer, answers, free_port, private_folder
 from queueport.testing.waiting import eventually
-from tests.servers.server import Missing, PrivateServer, answers, free_port, private_folder
 
 __all__ = ["Moto"]
 
 
 class Moto(PrivateServer):
-    """An emulator behind `url`, the endpoint."""
+    """An emulator whose endpoint is `url`. Its data is in memory only, but `restart` and `down` keep it."""
 
     def __init__(self) -> None:
         if importlib.util.find_spec("moto") is None:
-            raise Missing("no emulator of AWS: `pip install 'moto[server,sqs,dynamodb]'`")
+            raise Missing("moto was not found: `pip install 'moto[server,sqs,dynamodb]'`")
         port = free_port()
         super().__init__(f"http://127.0.0.1:{port}", port, private_folder("moto"))
 
@@ -32,15 +32,15 @@ class Moto(PrivateServer):
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        self._tell(b"down\n")
+        self._write(b"down\n")
         eventually(lambda: not answers(self.port))
         try:
             yield
         finally:
-            self._tell(b"up\n")
+            self._write(b"up\n")
             eventually(self.ready)
 
-    def _tell(self, line: bytes) -> None:
+    def _write(self, line: bytes) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(line)

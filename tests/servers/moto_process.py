@@ -1,11 +1,15 @@
-"""The process behind `tests.servers.aws`: `python moto_process.py PORT`, then "down" and "up", a line each.
+"""The emulator process that `tests.servers.aws` starts: `python moto_process.py PORT`. For those who upgrade moto.
 
-moto keeps everything in memory, so "down" closes its port and keeps the process: what it holds survives. Its DynamoDB
-is made fit to test a store, one call at a time, as if each were atomic. As it is it serves threads without a lock, so
-that two conditional writes may both succeed; and it undoes a cancelled transaction by putting back a copy of the whole
-table, with which the writes of others meanwhile are gone. Its answers walk through a model of every value: here items
-are written as they are. Its SQS reads the clock twice for every message in the queue at each send, by a long way round:
-here it looks at the clock itself. And it serves one call on a connection: here many.
+The process reads the commands "down" and "up", one on each line, from standard input. moto keeps its data in memory, so
+"down" only closes the port, and the process keeps the data. This process changes moto in five ways:
+
+- DynamoDB handles one call at a time. The original takes no lock, so two conditional writes could both succeed.
+- A cancelled DynamoDB transaction restores only the items that it touched. The original restores the whole table, which
+  undoes the writes that other clients made meanwhile.
+- DynamoDB items in answers are converted to JSON directly. The original first looks up each value in a model of the
+  service, which is slow.
+- SQS reads the clock with `time.time`. The original uses a slow function, twice for each message that is sent.
+- A connection serves many calls. In the original, it serves one.
 """
 
 import base64
@@ -31,7 +35,7 @@ from werkzeug.serving import WSGIRequestHandler
 
 LOCK = threading.RLock()
 ITEMS = {"Item", "Items", "Responses", "Attributes"}
-MODELLED = DynamoResult.execute_result
+ORIGINAL_RESULT = DynamoResult.execute_result
 
 
 def one_at_a_time(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,8 +47,8 @@ def one_at_a_time(method: Callable[..., Any]) -> Callable[..., Any]:
     return locked
 
 
-class Undoing:
-    """Stands for the module `copy` in moto's models: of a table, only what a transaction touches is copied."""
+class PartialCopy:
+    """Replaces the module `copy` in moto's models. A copy of a table copies only items that the transaction touches."""
 
     def __init__(self) -> None:
         self.touched: Sequence[str] = ()
@@ -52,86 +56,84 @@ class Undoing:
     def __getattr__(self, name: str) -> Any:
         return getattr(copy, name)
 
-    def deepcopy(self, thing: Any, memo: Any = None) -> Any:
-        if not isinstance(thing, Table):
-            return copy.deepcopy(thing, memo)
-        kept = copy.copy(thing)
-        kept.items = copy.copy(thing.items)
-        for key in list(kept.items):
+    def deepcopy(self, original: Any, memo: Any = None) -> Any:
+        if not isinstance(original, Table):
+            return copy.deepcopy(original, memo)
+        table = copy.copy(original)
+        table.items = copy.copy(original.items)
+        for key in list(table.items):
             if key.value in self.touched:
-                kept.items[key] = copy.deepcopy(kept.items[key])
-        return kept
+                table.items[key] = copy.deepcopy(table.items[key])
+        return table
 
 
 def milliseconds(moment: Any = None) -> float:
-    """Since 1970."""
+    """Milliseconds since the epoch; now, if no moment is given."""
     return time.time() * 1000 if moment is None else unix_time_millis(moment)
 
 
-def item_answer(self: Any, context: Any) -> Any:
-    """The answer of an operation on items, which `DynamoResult` has brought into the form that is sent."""
+def write_items(self: Any, context: Any) -> Any:
+    """Convert an answer with items directly to JSON. The values in `DynamoResult` already have the right form."""
     if ITEMS.isdisjoint(self.result):
-        return MODELLED(self, context)
-    told = {name: value for name, value in self.result.items() if value is not None}
-    body = json.dumps(told, default=lambda binary: base64.b64encode(binary).decode())
+        return ORIGINAL_RESULT(self, context)
+    present = {name: value for name, value in self.result.items() if value is not None}
+    body = json.dumps(present, default=lambda binary: base64.b64encode(binary).decode())
     return 200, {"Content-Type": "application/x-amz-json-1.0"}, body
 
 
 def keep_connections() -> set[socket.socket]:
-    """Serve many calls on one connection; those that are open."""
-    kept: set[socket.socket] = set()
+    """Let a connection serve many calls. Returns a set that always contains the connections that are open."""
+    open_connections: set[socket.socket] = set()
     setup, finish = WSGIRequestHandler.setup, WSGIRequestHandler.finish
 
     def begin(self: Any) -> None:
         setup(self)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        kept.add(self.connection)
+        open_connections.add(self.connection)
 
     def end(self: Any) -> None:
-        kept.discard(self.connection)
+        open_connections.discard(self.connection)
         finish(self)
 
     WSGIRequestHandler.protocol_version = "HTTP/1.1"
     WSGIRequestHandler.setup, WSGIRequestHandler.finish = begin, end  # type: ignore[method-assign]
-    return kept
+    return open_connections
 
 
-def mend() -> None:
-    """Make moto, in this process, as it is said above."""
-    sqs.__dict__["unix_time_millis"] = lambda moment=None: (
-        time.time() * 1000 if moment is None else unix_time_millis(moment)
-    )
-    undoing = Undoing()
-    models.__dict__["copy"] = undoing
+def patch_moto() -> None:
+    """Change moto in this process as described above."""
+    sqs.__dict__["unix_time_millis"] = milliseconds
+    partial_copy = PartialCopy()
+    models.__dict__["copy"] = partial_copy
     transact = DynamoDBBackend.transact_write_items
 
     def transact_write_items(self: Any, transact_items: list[dict[str, Any]]) -> None:
         actions = [action for item in transact_items for action in item.values()]
-        undoing.touched = [(action.get("Key") or action["Item"])["pk"]["S"] for action in actions]
+        partial_copy.touched = [(action.get("Key") or action["Item"])["pk"]["S"] for action in actions]
         transact(self, transact_items)
 
     DynamoDBBackend.transact_write_items = transact_write_items  # type: ignore[method-assign]
-    DynamoResult.execute_result = item_answer  # type: ignore[method-assign]
+    DynamoResult.execute_result = write_items  # type: ignore[method-assign]
     DynamoHandler.call_action = one_at_a_time(DynamoHandler.call_action)  # type: ignore[method-assign]
 
 
 def main(port: int) -> None:
-    """Serve until standard input ends."""
-    mend()
-    kept = keep_connections()
-    server = started(port)
+    """Run the emulator and execute the commands from standard input, until the input ends."""
+    patch_moto()
+    connections = keep_connections()
+    server = start_server(port)
     for line in sys.stdin:
         if line == "down\n":
             server.stop()
-            for connection in list(kept):
-                with suppress(OSError):  # it ended just now
+            for connection in list(connections):
+                with suppress(OSError):  # the client has closed the connection
                     connection.shutdown(socket.SHUT_RDWR)
         else:
-            server = started(port)
+            server = start_server(port)
 
 
-def started(port: int) -> ThreadedMotoServer:
-    """An emulator that serves."""
+def start_server(port: int) -> ThreadedMotoServer:
+    """Start a server. It accepts connections when this function returns."""
     server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
     server.start()
     return server

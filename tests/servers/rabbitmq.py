@@ -1,4 +1,4 @@
-"""A private RabbitMQ node, from the program on PATH, with its management API. For `tests.servers`."""
+"""A private RabbitMQ node with its management API, started from an installed RabbitMQ. For `tests.servers`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from pathlib import Path
 import pika
 from pika.exceptions import AMQPError
 
-from tests.servers.server import Missing, PrivateServer, answers, free_port, private_folder
+from queueport.testing.servers import Missing, PrivateServer, answers, free_port, private_folder
 
-__all__ = ["RabbitMQ"]
+__all__ = ["LARGEST", "RabbitMQ"]
+
+LARGEST = 17 * 2**20
+"""Maximum bytes of a message of a private node: more than queueport sends by default."""
 
 DEBIAN = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-"""The program itself: the one on PATH goes on as another user, and forgets its settings, or refuses."""
+"""The server program of the Debian package. The script on PATH changes the user, and so fails or loses settings."""
 
 
 class RabbitMQ(PrivateServer):
-    """A node with a name and ports of its own. It takes some seconds to start."""
+    """A node with a unique name and its own ports. It takes some seconds to start."""
 
     def __init__(self) -> None:
         found = str(DEBIAN) if DEBIAN.exists() else shutil.which("rabbitmq-server")
         if found is None:
-            raise Missing("no RabbitMQ: start one on port 5672, or install rabbitmq-server")
+            raise Missing("RabbitMQ was not found: start one on port 5672, or install rabbitmq-server")
         self._program = found
         self.management_port, self._distribution_port = free_port(), free_port()
         port, folder = free_port(), private_folder("rabbitmq")
@@ -35,12 +38,13 @@ class RabbitMQ(PrivateServer):
             f"management.tcp.port = {self.management_port}\n"
             "management.tcp.ip = 127.0.0.1\n"
             "collect_statistics_interval = 1000\n"
+            f"max_message_size = {LARGEST}\n"
         )
         super().__init__(f"amqp://guest:guest@127.0.0.1:{port}/%2F", port, folder)
 
     @property
     def management(self) -> str:
-        """URL of its management API."""
+        """URL of the management API."""
         return f"http://guest:guest@127.0.0.1:{self.management_port}"
 
     def command(self) -> Sequence[str]:
@@ -48,7 +52,7 @@ class RabbitMQ(PrivateServer):
 
     def environment(self) -> Mapping[str, str]:
         return {
-            "HOME": str(self.folder),  # where its cookie is
+            "HOME": str(self.folder),  # Erlang keeps its cookie in this folder
             "RABBITMQ_NODENAME": f"queueport_{self.port}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
@@ -71,7 +75,7 @@ class RabbitMQ(PrivateServer):
         request = urllib.request.Request(f"http://127.0.0.1:{self.management_port}/api/")
         try:
             urllib.request.urlopen(request, timeout=1.0).close()
-        except urllib.error.HTTPError:  # it asks for a password: it is there
+        except urllib.error.HTTPError:  # the server asks for a password, so it is ready
             return True
         except OSError:
             return False

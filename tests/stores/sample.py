@@ -1,9 +1,9 @@
-"""Writes a sample database of the present version as SQL: `PYTHONPATH=src python -m tests.stores.sample`.
+"""Prints a sample database of the current version as SQL: `PYTHONPATH=src python -m tests.stores.sample`.
 
-For whoever raises the version of the SQLite tables: run it before, and keep its output in samples/.
+Run it before you raise the version of the SQLite tables, and keep its output in samples/.
 """
 
-# ruff: noqa: T201  # a script prints
+# ruff: noqa: T201  # a script may print
 
 import sqlite3
 import tempfile
@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from queueport.stats import WorkerStats
-from queueport.stores.sqlite import SqliteStore
+from queueport.stores.sqlite.store import SqliteStore
 from queueport.testing.stores.harness import START, Clock, dead, put, retrying, run, succeeded
 
 
 def main(path: Path) -> None:
-    """One job in each state that a worker leaves behind, and a worker."""
+    """Write a job in each state except `cancelled`, and a worker."""
     store = SqliteStore(path, clock=Clock())
     put(store, "queued", headers={"trace": "ü"}, options={"timeout": 1.5}, payload=b"\0\xff", key="k")
     put(store, "scheduled", delay=50.0)
@@ -25,8 +25,8 @@ def main(path: Path) -> None:
     retrying(store, "retrying")
     succeeded(store, "succeeded")
     dead(store, "dead")
-    heard = datetime.fromtimestamp(START, UTC)
-    store.announce(WorkerStats("worker", ("default",), ("app.send",), heard), 1000.0)
+    now = datetime.fromtimestamp(START, UTC)
+    store.announce(WorkerStats("worker", ("default",), ("app.send",), now), 1000.0)
     store.close()
     with closing(sqlite3.connect(path)) as db:
         print("\n".join(db.iterdump()))

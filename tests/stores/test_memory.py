@@ -1,4 +1,4 @@
-"""The memory store: the suite of all stores, and what is its own."""
+"""The memory store: the store suite, and tests of its URLs and of forks."""
 
 import os
 import threading
@@ -8,11 +8,11 @@ from uuid import uuid4
 import pytest
 
 from queueport.errors import ConfigurationError
-from queueport.store import Query
-from queueport.stores.memory import MemoryStore
+from queueport.spi.store import Query
+from queueport.spi.url import BackendURL
+from queueport.stores.memory.store import MemoryStore
 from queueport.testing.stores import ClaimingSuite, StoreHarness
 from queueport.testing.stores.harness import put
-from queueport.url import BackendURL
 
 
 class Harness(StoreHarness):
@@ -34,21 +34,21 @@ def opened(url: str, namespace: str = "queueport") -> MemoryStore:
     return MemoryStore.open(BackendURL.parse(url), namespace=namespace, call_timeout=5.0)
 
 
-def test_a_name_is_one_set_of_records_for_the_whole_process() -> None:
+def test_stores_with_the_same_name_share_their_records() -> None:
     name = uuid4().hex
     put(opened(f"memory://{name}"), "a")
     assert [record.id for record in opened(f"memory://{name}").find(Query())] == ["a"]
     assert list(opened(f"memory://{name}", "another").find(Query())) == []
 
 
-def test_without_a_name_each_store_is_its_own() -> None:
+def test_stores_without_a_name_share_nothing() -> None:
     put(opened("memory://"), "a")
     assert list(opened("memory://").find(Query())) == []
 
 
 @pytest.mark.parametrize("url", ["memory:///path", "memory://a/b", "memory://user@host"])
-def test_a_url_that_names_more_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="write 'memory://' or 'memory://name'"):
+def test_a_url_with_more_than_a_name_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="write 'memory://', or 'memory://NAME' with"):
         opened(url)
 
 
@@ -57,7 +57,7 @@ def test_an_option_is_refused() -> None:
         opened("memory://?synchronous=full")
 
 
-def test_a_child_goes_on_with_a_copy_although_a_thread_was_at_work() -> None:
+def test_a_forked_child_has_a_copy_that_works_even_if_a_thread_wrote_during_the_fork() -> None:
     store = MemoryStore()
     put(store, "before")
     stop = threading.Event()

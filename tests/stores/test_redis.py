@@ -1,13 +1,14 @@
-"""The Redis store under the suite of all stores."""
+"""The Redis store passes the store suite."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
 
-from queueport.stores.redis import RedisStore
+from queueport.stores.redis.store import RedisStore
 from queueport.testing.stores import SharedSuite, StoreHarness
 from tests.servers import redis_server
 
@@ -24,11 +25,17 @@ class Harness(StoreHarness):
         with redis.Redis.from_url(self.url) as client:
             client.hset(f"{{{self.prefix}_{namespace}}}:job:{job_id}", field, str(value))
 
+    def damage_document(self, namespace: str, kind: str, name: str, text: str) -> None:
+        with redis.Redis.from_url(self.url) as client:
+            key = f"{{{self.prefix}_{namespace}}}:documents:{kind}"
+            kept: Any = client.hget(key, name)
+            client.hset(key, name, f"{kept.decode().split()[0]} {text}")
+
 
 class TestRedisStore(SharedSuite):
     @pytest.fixture
     def harness(self) -> Iterator[StoreHarness]:
-        """On a private server, for `check` warns of one that keeps nothing on disk."""
+        """A harness on a private server that keeps its data on disk, because `check` warns of other servers."""
         harness = Harness(redis_server(private=True).url, f"test{uuid4().hex[:12]}")
         yield harness
         with redis.Redis.from_url(harness.url) as client:

@@ -1,4 +1,4 @@
-"""What the Redis store leaves on the server: one line a queue, one hash tag, and what a damaged record becomes."""
+"""The keys that the Redis store writes, large batches, damaged records, and records of a newer version."""
 
 import logging
 import random
@@ -8,13 +8,21 @@ from uuid import uuid4
 
 import pytest
 import redis
+from redis.exceptions import NoScriptError
 
-from queueport import lifecycle
-from queueport.record import RECORD_VERSION, Change, Record
+from queueport.engine.lifecycle import Lifecycle
+from queueport.errors import BackendUnavailable
+from queueport.spi.history import HOUR, KEEP_HOURS, KEEP_MINUTES, MINUTE, start_of
+from queueport.spi.record import RECORD_VERSION, Change, Record
+from queueport.spi.storage import unreadable_holder
+from queueport.spi.store import Document, Insert, JobStore, LeaseRenewal, Query, Swap, WriteOutcome
 from queueport.status import JobState
-from queueport.store import Beat, Insert, JobStore, Outcome, Query, Swap
-from queueport.stores import redis as redis_store
-from queueport.stores.redis import RedisStore
+from queueport.stores.redis import records
+from queueport.stores.redis import store as redis_store
+from queueport.stores.redis.connection import Redis
+from queueport.stores.redis.health import NOT_SENT
+from queueport.stores.redis.lua import script
+from queueport.stores.redis.store import RedisStore
 from queueport.testing.stores.harness import (
     CARRIED,
     RULES,
@@ -53,9 +61,22 @@ def store(clock: Clock, client: Any) -> Iterator[RedisStore]:
 
 
 def keys(store: RedisStore, client: Any) -> set[str]:
-    """Its keys, without the prefix."""
-    found = client.scan_iter(store.prefix + b"*", 1000)
-    return {key.removeprefix(store.prefix).decode() for key in found}
+    """The keys of the store, without the prefix. Leaves out the history, which stays when jobs are deleted."""
+    found = {key.removeprefix(store.prefix).decode() for key in client.scan_iter(store.prefix + b"*", 1000)}
+    return {key for key in found if not key.startswith("history:")}
+
+
+def test_the_history_of_redis_leaves_nothing_after_its_time(store: RedisStore, client: Any, clock: Clock) -> None:
+    put(store)
+    names = {key.removeprefix(store.prefix).decode() for key in client.scan_iter(store.prefix + b"history:*")}
+    minute = start_of(MINUTE, clock.now)
+    assert names == {"history:60", f"history:60:{minute}"}
+    kept = {b"enqueued:default:app.send": b"1", b":default:app.send": b"1", b"places": b"1"}
+    assert client.hgetall(store.prefix + b"history:60:%d" % minute) == kept
+    for later in (KEEP_MINUTES + MINUTE, KEEP_HOURS + HOUR):
+        clock.advance(later)
+        store.fold_history()
+    assert list(client.scan_iter(store.prefix + b"history:*")) == []
 
 
 def delete(store: JobStore, *records: Record) -> None:
@@ -63,7 +84,7 @@ def delete(store: JobStore, *records: Record) -> None:
     assert all(written.applied for written in store.swap(swaps))
 
 
-def test_of_a_deleted_job_nothing_remains_but_its_queue_and_the_counters(store: RedisStore, client: Any) -> None:
+def test_a_deleted_job_leaves_only_the_name_of_its_queue_and_the_counters(store: RedisStore, client: Any) -> None:
     records = [
         put(store, key="k1", priority=3),
         put(store, rules=CARRIED, key="k2", queue="emails"),
@@ -84,7 +105,7 @@ def test_of_a_deleted_job_nothing_remains_but_its_queue_and_the_counters(store: 
     assert set(client.hkeys(store.prefix + b"counters")) == {b"seq", b"processed", b"failed"}
 
 
-def test_every_key_has_the_one_hash_tag_so_that_a_cluster_keeps_them_together(store: RedisStore, client: Any) -> None:
+def test_all_keys_have_the_same_hash_tag(store: RedisStore, client: Any) -> None:
     before = set(client.scan_iter("*", 1000))
     dead(store, key="k")
     put(store, delay=1.0, key="k2")
@@ -95,9 +116,7 @@ def test_every_key_has_the_one_hash_tag_so_that_a_cluster_keeps_them_together(st
     assert all(key.startswith(tag) and key.count(b"{") == 1 for key in mine)
 
 
-def test_counts_and_places_are_those_of_the_records_after_any_history(
-    store: RedisStore, client: Any, clock: Clock
-) -> None:
+def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisStore, client: Any, clock: Clock) -> None:
     chance = random.Random(7)
     for step in range(600):
         clock.advance(1)
@@ -118,15 +137,15 @@ def test_counts_and_places_are_those_of_the_records_after_any_history(
     places = {key.encode() for key in keys(store, client) if key.split(":")[0].encode() in kinds}
     assert places == set(counts)
     holders = client.hgetall(store.prefix + b"keys")
-    living = {record.id.encode() for record in store.find(Query(limit=99)) if not record.state.final}
-    assert set(holders.values()) == living
+    alive = {record.id.encode() for record in store.find(Query(limit=99)) if not record.state.final}
+    assert set(holders.values()) == alive
 
 
-def test_a_large_batch_is_one_call_and_answered_in_order(store: RedisStore) -> None:
-    new = lifecycle.new(RULES, delay=None, expires=None)
+def test_the_answers_of_a_large_batch_are_in_order(store: RedisStore) -> None:
+    new = Lifecycle(RULES).new(delay=None, expires=None)
     inserts = [Insert(bare(f"j{n}", key=f"k{n % 2000}"), new, f"r{n}") for n in range(2500)]
     outcomes = [written.outcome for written in store.insert(inserts)]
-    assert outcomes == [Outcome.APPLIED] * 2000 + [Outcome.KEY_HELD] * 500
+    assert outcomes == [WriteOutcome.APPLIED] * 2000 + [WriteOutcome.KEY_HELD] * 500
     ids = [f"j{n}" for n in range(2500)]
     found = store.get(ids)
     assert [record and record.id for record in found] == [*ids[:2000], *[None] * 500]
@@ -134,21 +153,21 @@ def test_a_large_batch_is_one_call_and_answered_in_order(store: RedisStore) -> N
     assert [written.record and written.record.sends for written in store.swap(beginning)] == list(range(2000))
 
 
-def test_a_batch_of_large_payloads_is_taken(store: RedisStore) -> None:
+def test_a_batch_of_large_payloads_is_inserted(store: RedisStore) -> None:
     payload = bytes(2**20)
-    new = lifecycle.new(RULES, delay=None, expires=None)
+    new = Lifecycle(RULES).new(delay=None, expires=None)
     assert all(
         written.applied for written in store.insert([Insert(bare(payload=payload), new, "r") for _ in range(20)])
     )
     assert {len(record.payload) for record in store.find(Query())} == {2**20}
 
 
-def test_what_is_found_over_many_queues_and_pages_is_in_order(
+def test_find_and_overflow_keep_the_order_over_many_queues_and_pages(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_store, "PAGE", 7)
     chance = random.Random(3)
-    new = lifecycle.new(RULES, delay=None, expires=None)
+    new = Lifecycle(RULES).new(delay=None, expires=None)
     kinds = [(f"j{n}", chance.choice("abcd"), chance.choice("xyz")) for n in range(200)]
     store.insert([Insert(bare(job_id, queue=queue, task=task), new, "r") for job_id, queue, task in kinds])
     newest = [f"j{n}" for n in reversed(range(200))]
@@ -156,10 +175,10 @@ def test_what_is_found_over_many_queues_and_pages_is_in_order(
     assert [record.id for record in store.find(Query(limit=90, after="j150"))] == newest[50:140]
     monkeypatch.setattr(redis_store, "PAGE", 500)
     assert [record.id for record in store.find(Query(limit=1000))] == newest
-    assert [record.id for record in store.overflow(JobState.QUEUED, 20, 60)] == newest[::-1][:60]
+    assert [record.id for record in store.overflow(Query(JobState.QUEUED), 20, 60)] == newest[::-1][:60]
 
 
-def test_filtering_by_time_goes_on_where_a_page_ended(
+def test_finished_before_finds_all_records_over_several_pages(
     store: RedisStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_store, "PAGE", 3)
@@ -175,47 +194,47 @@ def test_filtering_by_time_goes_on_where_a_page_ended(
 SEARCHES: list[tuple[Callable[..., Record], Callable[[RedisStore], Sequence[Record]]]] = [
     (dead, lambda store: store.find(Query(JobState.DEAD))),
     (dead, lambda store: store.find(Query(error="ValueError"))),
-    (succeeded, lambda store: store.overflow(JobState.SUCCEEDED, 0, 10)),
+    (succeeded, lambda store: store.overflow(Query(JobState.SUCCEEDED), 0, 10)),
     (put, lambda store: store.unreceived("default", 0, store.now() + 1, 10)),
 ]
 
 
 @pytest.mark.parametrize(("make", "search"), SEARCHES, ids=["state", "error", "overflow", "unreceived"])
-@pytest.mark.parametrize("gone", [True, False], ids=["gone", "damaged"])
-def test_every_way_to_read_many_leaves_damaged_and_lost_records_behind(
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "damaged"])
+def test_searches_leave_out_damaged_and_lost_records(
     store: RedisStore,
     client: Any,
     make: Callable[..., Record],
     search: Callable[[RedisStore], Sequence[Record]],
     *,
-    gone: bool,
+    lost: bool,
 ) -> None:
     make(store, "bad")
     good = make(store, "good")
-    if gone:
+    if lost:
         client.delete(store.prefix + b"job:bad")
     else:
         client.hset(store.prefix + b"job:bad", "headers", "")
     assert [record.id for record in search(store)] == [good.id]
     assert store.count(Query()) == 1
-    assert client.exists(store.prefix + b"aside:bad") == (not gone)
+    assert client.exists(store.prefix + b"aside:bad") == (not lost)
 
 
 FIELDS = ("state", "queue", "task", "priority", "wake_at", "v", "attempts", "expires_at", "rev")
 
 
 @pytest.mark.parametrize("damage", [(field, value) for field in FIELDS for value in (b"\xff{", b"")], ids=str)
-def test_a_record_with_any_field_damaged_is_put_aside_whole_and_leaves_no_trace(
+def test_a_record_with_any_damaged_field_is_moved_aside_completely(
     store: RedisStore, client: Any, clock: Clock, damage: tuple[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     put(store, "bad", key="k", delay=1.0, expires=50.0)
-    client.hset(store.prefix + b"job:bad", "headers", "no json")
+    client.hset(store.prefix + b"job:bad", "headers", "not JSON")
     client.hset(store.prefix + b"job:bad", *damage)
     clock.advance(2)
     list(store.claim_due(10, 5.0, "r"))
     assert store.get(["bad"]) == [None]
     kept = client.hgetall(store.prefix + b"aside:bad")
-    assert kept[b"headers"] == b"no json"
+    assert kept[b"headers"] == b"not JSON"
     assert b"cannot be read" in kept[b"aside_reason"]
     assert client.zscore(store.prefix + b"aside", "bad") == clock.now
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -224,34 +243,36 @@ def test_a_record_with_any_field_damaged_is_put_aside_whole_and_leaves_no_trace(
     assert keys(store, client) - {"keys"} == {"aside", "aside:bad", "counters", "queues"}
 
 
-def test_a_damaged_or_lost_holder_gives_up_its_key(store: RedisStore, client: Any) -> None:
+def test_a_damaged_or_lost_job_no_longer_holds_its_key(store: RedisStore, client: Any) -> None:
     put(store, "damaged", key="k")
     client.hset(store.prefix + b"job:damaged", "headers", "")
     put(store, "next", key="k")
     client.delete(store.prefix + b"job:next")
     put(store, "last", key="k")
-    assert store.count(Query()) == 2  # nobody has met what is left of `next`
+    assert store.count(Query()) == 2  # the job `next` has lost its record, but is counted until a call tries to read it
     assert [record.id for record in store.find(Query())] == ["last"]
     assert store.count(Query()) == 1
 
 
-def test_a_damaged_record_that_had_ended_leaves_the_key_to_its_holder(store: RedisStore, client: Any) -> None:
+def test_a_damaged_record_of_an_ended_job_does_not_release_the_key_of_another_job(
+    store: RedisStore, client: Any
+) -> None:
     dead(store, "bad", key="k")
     holder = put(store, "holder", key="k")
     client.hset(store.prefix + b"job:bad", "headers", "")
     assert [record.id for record in store.find(Query())] == ["holder"]
     (answer,) = store.insert([Insert(bare(key="k"), Change({"state": JobState.QUEUED}), "r")])
-    assert (answer.outcome, answer.record) == (Outcome.KEY_HELD, holder)
+    assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, holder)
 
 
-def test_a_record_that_was_written_since_it_was_read_is_not_put_aside(store: RedisStore) -> None:
+def test_a_record_that_changed_after_it_was_read_is_not_moved_aside(store: RedisStore) -> None:
     record = swap(store, put(store, "a"), sends=1)
-    assert not store._aside(b"a", b"the rev before", "it could not be read then")
+    assert not store._aside(b"a", b"an older rev", "it could not be read")
     assert store.get(["a"]) == [record]
     assert store._aside(b"a", record.rev.encode(), "it cannot be read")
 
 
-def test_the_servers_times_lose_nothing(store: RedisStore, clock: Clock) -> None:
+def test_times_keep_their_full_precision(store: RedisStore, clock: Clock) -> None:
     clock.now = 1_700_000_000.1234567
     scheduled = put(store, "a", delay=0.1 + 0.2)
     assert scheduled.wake_at == clock.now + (0.1 + 0.2)
@@ -265,23 +286,23 @@ def test_the_servers_times_lose_nothing(store: RedisStore, clock: Clock) -> None
 
 
 def test_a_write_to_a_damaged_record_is_refused(store: RedisStore, client: Any) -> None:
-    run(store, put(store, "beating"))
-    put(store, "there")
-    for name in ("beating", "there"):
+    run(store, put(store, "running"))
+    put(store, "queued")
+    for name in ("running", "queued"):
         client.hset(store.prefix + f"job:{name}".encode(), "options", "")
-    (beaten,) = store.heartbeat([Beat("beating", TOKEN, 9.0, "r")])
-    (inserted,) = store.insert([Insert(bare("there"), Change(), "r")])
-    assert [(one.outcome, one.record) for one in (beaten, inserted)] == [(Outcome.REFUSED, None)] * 2
-    put(store, "there")
+    (renewed,) = store.heartbeat([LeaseRenewal("running", TOKEN, 9.0, "r")])
+    (inserted,) = store.insert([Insert(bare("queued"), Change(), "r")])
+    assert [(one.outcome, one.record) for one in (renewed, inserted)] == [(WriteOutcome.REFUSED, None)] * 2
+    put(store, "queued")
 
 
-def test_a_newer_record_is_left_alone_with_one_line_in_the_log(
+def test_a_newer_record_is_left_unchanged_and_logged_once(
     store: RedisStore, client: Any, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(store, "queued", v=RECORD_VERSION + 1)
     put(store, "due", v=RECORD_VERSION + 1, delay=1.0)
     for name in ("queued", "due"):
-        client.hset(store.prefix + f"job:{name}".encode(), "options", "in a way that is not yet known")
+        client.hset(store.prefix + f"job:{name}".encode(), "options", "a format of a newer version")
     before = [client.hgetall(store.prefix + f"job:{name}".encode()) for name in ("queued", "due")]
     clock.advance(10)
     for _ in range(3):
@@ -290,4 +311,95 @@ def test_a_newer_record_is_left_alone_with_one_line_in_the_log(
         assert list(store.find(Query())) == []
     assert [client.hgetall(store.prefix + f"job:{name}".encode()) for name in ("queued", "due")] == before
     (line,) = caplog.messages
-    assert "of a newer queueport: such jobs are left alone here" in line
+    assert "a newer release of queueport wrote some jobs: this release does not run them" in line
+
+
+def test_a_newer_record_holds_its_key_although_it_cannot_be_read(store: RedisStore, client: Any) -> None:
+    ended = dead(store, "ended", key="k")
+    put(store, "newer", key="k", v=RECORD_VERSION + 1)
+    client.hset(store.prefix + b"job:newer", "options", "a format of a newer version")
+    (inserted,) = store.insert([Insert(bare(key="k"), Change({"state": JobState.QUEUED}), "r")])
+    (swapped,) = store.swap([Swap("ended", ended.rev, Change({"state": JobState.QUEUED}), "r")])
+    for answer in (inserted, swapped):
+        assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, unreadable_holder("newer"))
+
+
+@pytest.mark.parametrize("version", [RECORD_VERSION + 1, RECORD_VERSION + 5])
+def test_records_of_any_newer_version_are_noticed(
+    store: RedisStore, caplog: pytest.LogCaptureFixture, version: int
+) -> None:
+    put(store, "due", v=version, delay=1.0)
+    assert list(store.claim_due(10, 5.0, "r")) == []
+    assert "a newer release of queueport wrote some jobs" in caplog.text
+
+
+def test_all_round_trips_of_a_call_end_at_the_same_deadline(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines: list[float] = []
+    ask = Redis._ask
+
+    def without_scripts(self: Redis, commands: bytes, count: int, deadline: float, *, once: bool) -> list[Any]:
+        """Answer as a server that has no script until a client loads it."""
+        deadlines.append(deadline)
+        if b"SCRIPT" not in commands:
+            return [NoScriptError()] * count
+        return ask(self, commands, count, deadline, once=once)
+
+    monkeypatch.setattr(Redis, "_ask", without_scripts)
+    store.get(["a"])
+    store.insert([Insert(bare("a"), Change({"state": JobState.QUEUED}), "r")])
+    assert len(deadlines) == 6  # an unknown script takes two round trips, and the first insert asks for the time
+    assert len(set(deadlines)) == 2
+
+
+def test_a_further_damaged_record_of_one_id_does_not_replace_the_first(
+    store: RedisStore, client: Any, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in ("first", "second", "third"):
+        put(store, "bad")
+        client.hset(store.prefix + b"job:bad", "headers", text)
+        assert list(store.find(Query())) == []
+        clock.advance(1)
+    names = client.zrange(store.prefix + b"aside", 0, -1)
+    kept = [client.hget(store.prefix + b"aside:" + name, "headers") for name in names]
+    assert (names[0], kept) == (b"bad", [b"first", b"second", b"third"])
+    for name in names:
+        assert f"put aside under the key {store.prefix.decode()}aside:{name.decode()}:" in caplog.text
+
+
+def test_a_further_damaged_document_of_one_name_does_not_replace_the_first(
+    store: RedisStore, client: Any, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in ("first", "second", "third"):
+        assert store.put_document(Document("pause", "bad", {}, "r"), None)
+        client.hset(store.prefix + b"documents:pause", "bad", f"r {text}")
+        assert store.documents("pause") == []
+        clock.advance(1)
+    names = client.zrange(store.prefix + b"aside", 0, -1)
+    kept = [client.hget(store.prefix + b"aside:" + name, "document") for name in names]
+    assert (names[0], kept) == (b"pause:bad", [b"r first", b"r second", b"r third"])
+    for name in names:
+        assert f"put aside under the key {store.prefix.decode()}aside:{name.decode()}:" in caplog.text
+
+
+def test_inserts_are_not_rejected_if_only_some_were_sent_again_to_load_the_script(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "BATCH", 1)
+    put(store, "earlier")  # the store knows the server's clock from now on
+    ask = store.redis.ask
+    ask([(b"SCRIPT", b"LOAD", script("insert").text)])
+
+    def partly(commands: Sequence[Any], **options: Any) -> list[Any]:
+        if commands[0][0] == b"EVALSHA":
+            return [NoScriptError("NOSCRIPT"), *ask(commands[1:], **options)]
+        cause = redis.ConnectionError("no connection")
+        cause.add_note(NOT_SENT)
+        raise BackendUnavailable("the server is away") from cause
+
+    inserts = [Insert(bare(name), Change({"state": JobState.QUEUED}), name) for name in ("a", "b")]
+    with monkeypatch.context() as patched:
+        patched.setattr(store.redis, "ask", partly)
+        with pytest.raises(BackendUnavailable, match="the server is away") as caught:
+            store.insert(inserts)
+    assert tuple(caught.value.rejected) == ()
+    assert [record and record.id for record in store.get(["a", "b"])] == [None, "b"]

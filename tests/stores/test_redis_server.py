@@ -1,4 +1,4 @@
-"""The Redis store and its server: restarts, hangs, forks, and the ways in."""
+"""The Redis store and its server: restarts, hangs, forks, Unix sockets, sentinels and clusters."""
 
 import os
 import signal
@@ -14,19 +14,19 @@ import pytest
 import redis
 
 from queueport.errors import BackendUnavailable, QueueportError
-from queueport.record import Change
+from queueport.spi.record import Change
+from queueport.spi.store import Begin, Insert, LeaseRenewal, Query, Swap
 from queueport.stats import WorkerStats
 from queueport.status import JobState
-from queueport.store import Beat, Begin, Insert, Query, Swap
-from queueport.stores.redis import RedisStore
+from queueport.stores.redis.store import RedisStore
+from queueport.testing.redis_store import Redis
+from queueport.testing.servers import free_port
 from queueport.testing.stores.harness import bare, put
 from queueport.testing.waiting import eventually
 from tests.servers import redis_server
-from tests.servers.redis import Redis
-from tests.servers.server import free_port
 
 HANG = 0.5
-"""Seconds that a call may take in these tests."""
+"""`call_timeout` in these tests, in seconds."""
 
 CALLS: dict[str, Callable[[RedisStore], object]] = {
     "insert": lambda store: store.insert([Insert(bare(), Change(), "r")]),
@@ -34,11 +34,11 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "find": lambda store: store.find(Query()),
     "count": lambda store: store.count(Query()),
     "swap": lambda store: store.swap([Swap("a", "r", Change({"sends": 1}), "r2")]),
-    "begin": lambda store: store.begin([Begin("a", Change(), "r")]),
+    "begin": lambda store: store.begin([Begin("a", "app.send", Change(), "r")]),
     "claim_due": lambda store: store.claim_due(1, 1.0, "r"),
     "unreceived": lambda store: store.unreceived("q", 0, 1.0, 1),
-    "overflow": lambda store: store.overflow(JobState.DEAD, 0, 1),
-    "heartbeat": lambda store: store.heartbeat([Beat("a", "t", 1.0, "r")]),
+    "overflow": lambda store: store.overflow(Query(JobState.DEAD), 0, 1),
+    "heartbeat": lambda store: store.heartbeat([LeaseRenewal("a", "t", 1.0, "r")]),
     "stats": lambda store: store.stats(),
     "announce": lambda store: store.announce(WorkerStats("w", (), (), datetime.now(UTC)), 1.0),
     "workers": lambda store: store.workers(),
@@ -50,7 +50,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
 
 @contextmanager
 def opened(url: str, **options: Any) -> Iterator[RedisStore]:
-    """A store in a namespace of its own."""
+    """Open a store in a namespace of its own."""
     store = RedisStore(url, namespace=f"test{uuid4().hex[:12]}", **options)
     yield store
     store.close()
@@ -58,7 +58,7 @@ def opened(url: str, **options: Any) -> Iterator[RedisStore]:
 
 @contextmanager
 def started(*options: str) -> Iterator[Redis]:
-    """A server with options of its own."""
+    """Start a server with these options."""
     server = Redis(*options)
     yield server
     server.kill()
@@ -71,10 +71,10 @@ def store() -> Iterator[RedisStore]:
 
 
 def refusal(url: str, **options: Any) -> str:
-    """What a store says of a server that it cannot use; the library's own error is the cause."""
+    """The error that a store raises about a server that it cannot use. Its cause must be the library's own error."""
     with opened(url, **options) as store, pytest.raises(BackendUnavailable) as raised:
         put(store)
-    assert isinstance(raised.value.__cause__, redis.RedisError | OSError)
+    assert isinstance(raised.value.__cause__, redis.RedisError | OSError | UnicodeError)
     return str(raised.value)
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_connected_before_use() -> None:
     RedisStore("redis://127.0.0.1:1/0").close()
 
 
-def test_a_restart_is_noticed_by_nobody_and_no_record_is_lost(store: RedisStore) -> None:
+def test_a_restart_causes_no_error_and_loses_no_record(store: RedisStore) -> None:
     record = put(store, "a")
     redis_server(private=True).restart()
     assert store.get(["a"]) == [record]
@@ -91,7 +91,7 @@ def test_a_restart_is_noticed_by_nobody_and_no_record_is_lost(store: RedisStore)
     assert [job.id for job in store.find(Query())] == ["b", "a"]
 
 
-def test_connections_cut_by_the_server_are_made_anew(store: RedisStore) -> None:
+def test_connections_closed_by_the_server_are_opened_again(store: RedisStore) -> None:
     put(store, "a")
     with redis.Redis.from_url(redis_server(private=True).url) as client:
         for one in client.client_list():
@@ -100,17 +100,18 @@ def test_connections_cut_by_the_server_are_made_anew(store: RedisStore) -> None:
     assert store.count(Query()) == 1
 
 
-def test_scripts_that_the_server_forgot_are_loaded_again(store: RedisStore) -> None:
+def test_scripts_are_loaded_again_after_the_server_has_lost_them(store: RedisStore) -> None:
     put(store, "a")
     with redis.Redis.from_url(redis_server(private=True).url) as client:
         client.script_flush()
-    new = [Insert(bare(f"j{n}"), Change(), "r") for n in range(500)]  # several runs of the script in one round trip
+    # With so many inserts, one round trip calls the script several times.
+    new = [Insert(bare(f"j{n}"), Change(), "r") for n in range(500)]
     assert all(written.applied for written in store.insert(new))
     assert store.count(Query()) == 501
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "new"])
-def test_while_the_server_hangs_every_call_fails_in_time_and_afterwards_all_is_well(
+def test_every_call_fails_in_time_while_the_server_hangs_and_works_afterwards(
     store: RedisStore, *, connected: bool
 ) -> None:
     if connected:
@@ -127,18 +128,19 @@ def test_while_the_server_hangs_every_call_fails_in_time_and_afterwards_all_is_w
     put(store, "b")
 
 
-def test_an_insert_that_a_hanging_server_reads_later_is_not_made(store: RedisStore) -> None:
+def test_an_insert_that_a_hanging_server_reads_too_late_is_not_applied(store: RedisStore) -> None:
     store.insert([Insert(bare("before"), Change(), "r")])
     with redis_server(private=True).paused(), pytest.raises(BackendUnavailable):
         store.insert([Insert(bare("meanwhile"), Change(), "r")])
     with redis.Redis.from_url(redis_server(private=True).url) as client:
-        client.client_setname("looks")
-        eventually(lambda: [other["name"] for other in client.client_list()] == ["looks"])  # the other's end was read
+        client.client_setname("test")
+        # Wait until the server has closed the store's connection, and so has read the insert.
+        eventually(lambda: [other["name"] for other in client.client_list()] == ["test"])
     assert store.get(["meanwhile"]) == [None]
     assert store.insert([Insert(bare("meanwhile"), Change(), "r")])[0].applied
 
 
-def test_inserts_go_on_where_the_clock_was_set_forward() -> None:
+def test_inserts_work_after_the_clock_was_set_forward() -> None:
     times = iter([1e9, 1e9, 1e9 + 3600, 1e9 + 3600])
     with opened(redis_server(private=True).url, clock=lambda: next(times)) as store:
         assert store.insert([Insert(bare("a"), Change(), "r")])[0].applied
@@ -146,7 +148,7 @@ def test_inserts_go_on_where_the_clock_was_set_forward() -> None:
         assert next(times, None) is None
 
 
-def test_while_the_server_is_down_every_call_says_so_and_afterwards_all_is_well(store: RedisStore) -> None:
+def test_every_call_fails_while_the_server_is_down_and_works_afterwards(store: RedisStore) -> None:
     put(store, "a")
     store.wait(["a"], 0.0)
     with redis_server(private=True).down():
@@ -158,7 +160,7 @@ def test_while_the_server_is_down_every_call_says_so_and_afterwards_all_is_well(
 
 
 def test_a_write_whose_answer_was_lost_is_not_applied_twice(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection breaks between the server's work and its answer; the repetition finds the same rev."""
+    """The connection breaks after the server has applied the swap. The repeated call finds the first call's rev."""
     record = put(store, "a")
     exchange = store.redis._exchange
     broken: list[object] = []
@@ -177,8 +179,10 @@ def test_a_write_whose_answer_was_lost_is_not_applied_twice(store: RedisStore, m
     assert store.stats().processed == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a socket that is not yet anybody's
-def test_a_thread_interrupted_in_mid_call_leaves_no_answer_to_the_next_call(store: RedisStore) -> None:
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # an interrupted connect may leave a socket open, and Python warns of it
+def test_an_interrupted_call_leaves_no_answer_for_the_next_call(store: RedisStore) -> None:
     record = put(store, "a")
     armed = False
 
@@ -207,8 +211,8 @@ class Interrupted(BaseException):
     pass
 
 
-def test_a_child_has_connections_of_its_own(store: RedisStore) -> None:
-    """They ask for different things at the same time, and each gets its own answers."""
+def test_a_forked_child_opens_its_own_connections(store: RedisStore) -> None:
+    """Parent and child ask for different jobs at the same time, and each gets its own answers."""
     record = put(store, "a")
     store.wait(["a"], 0.0)
     child = os.fork()
@@ -224,7 +228,7 @@ def test_a_child_has_connections_of_its_own(store: RedisStore) -> None:
     assert store.count(Query()) == 1
 
 
-def test_many_threads_share_a_store_and_leave_few_connections(store: RedisStore) -> None:
+def test_many_threads_share_a_store_and_close_removes_all_connections(store: RedisStore) -> None:
     threads = [threading.Thread(target=lambda: [put(store) for _ in range(10)]) for _ in range(50)]
     for thread in threads:
         thread.start()
@@ -236,7 +240,7 @@ def test_many_threads_share_a_store_and_leave_few_connections(store: RedisStore)
         eventually(lambda: all(one["name"] != "queueport" for one in client.client_list()))
 
 
-def test_a_unix_socket_is_a_way_in() -> None:
+def test_a_store_can_use_a_unix_socket() -> None:
     server = redis_server(private=True)
     assert isinstance(server, Redis)
     with opened(f"unix://{server.socket}?db=3") as store:
@@ -245,7 +249,7 @@ def test_a_unix_socket_is_a_way_in() -> None:
             assert client.exists(f"{store.prefix.decode()}job:a") == 1
 
 
-def test_sentinels_name_the_primary_and_its_successor() -> None:
+def test_a_store_follows_the_sentinels_to_a_new_primary() -> None:
     with started() as primary, started("--replicaof", "127.0.0.1", str(primary.port)) as replica:
         with sentinel(primary) as port, opened(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/jobs/0") as store:
             put(store, "a")
@@ -258,16 +262,16 @@ def test_sentinels_name_the_primary_and_its_successor() -> None:
                 eventually(lambda: before.info("replication")["role"] == "slave", 30.0)
             eventually(lambda: writes(store), 20.0)
             assert store.count(Query()) == 2
-            with redis.Redis(port=replica.port) as successor:
-                assert successor.exists(f"{store.prefix.decode()}job:b") == 1
+            with redis.Redis(port=replica.port) as new_primary:
+                assert new_primary.exists(f"{store.prefix.decode()}job:b") == 1
         with sentinel(primary) as port:
-            assert "has no primary that its sentinels know by that name" in refusal(
+            assert "has no primary that its sentinels have named" in refusal(
                 f"redis+sentinel://127.0.0.1:{port}/another"
             )
 
 
 def writes(store: RedisStore) -> bool:
-    """Whether it takes a job now."""
+    """Whether the store can insert a job now."""
     try:
         put(store, "b")
     except QueueportError:
@@ -277,7 +281,7 @@ def writes(store: RedisStore) -> bool:
 
 @contextmanager
 def sentinel(primary: Redis) -> Iterator[int]:
-    """A sentinel that watches this one as `jobs`; its port."""
+    """Start a sentinel that watches this primary under the name `jobs`, and return its port."""
     config = primary.folder / f"sentinel{uuid4().hex}.conf"
     config.write_text(f"sentinel monitor jobs 127.0.0.1 {primary.port} 1\nsentinel failover-timeout jobs 5000\n")
     server = Sentinel(str(config))
@@ -294,10 +298,10 @@ class Sentinel(Redis):
         return [self.binary, self.config, "--sentinel", "--port", str(self.port)]
 
 
-def test_the_node_of_a_cluster_that_has_the_keys_is_found_from_any_other() -> None:
+def test_a_store_finds_the_node_with_its_keys_from_any_node_of_a_cluster() -> None:
     with redis.Redis.from_url(redis_server(private=True).url) as client:
         if client.info("server")["redis_version"] < "7":
-            pytest.skip("before 7.0 the bus of a cluster has a port of its own choice, which may not be free")
+            pytest.skip("a Redis before 7.0 chooses the port of its cluster bus itself, and that port may not be free")
     buses = [free_port(), free_port()]
     options = ("--cluster-enabled", "yes", "--appendonly", "no", "--cluster-port")
     with started(*options, str(buses[0])) as one, started(*options, str(buses[1])) as two:
@@ -315,7 +319,7 @@ def test_the_node_of_a_cluster_that_has_the_keys_is_found_from_any_other() -> No
 
 
 def joined(server: Redis) -> bool:
-    """Whether it knows the whole cluster."""
+    """Whether this server knows both nodes of the cluster."""
     with redis.Redis(port=server.port) as client:
-        told: Any = client.execute_command("CLUSTER INFO")
-    return bool(told["cluster_state"] == "ok" and told["cluster_known_nodes"] == "2")
+        answer: Any = client.execute_command("CLUSTER INFO")
+    return bool(answer["cluster_state"] == "ok" and answer["cluster_known_nodes"] == "2")

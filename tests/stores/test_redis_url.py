@@ -1,13 +1,13 @@
-"""URLs of the Redis store: what each names, and what is refused before any I/O."""
+"""URLs of the Redis store: the parts of each, and those that are refused before any I/O."""
 
 from typing import Any
 
 import pytest
 
 from queueport.errors import ConfigurationError
-from queueport.stores.redis import RedisStore
-from queueport.stores.redis_url import Target
-from queueport.url import BackendURL
+from queueport.spi.url import BackendURL
+from queueport.stores.redis import Target
+from queueport.stores.redis.store import RedisStore
 
 
 def opened(url: str) -> Target:
@@ -34,7 +34,7 @@ def test_a_url_names_hosts_and_a_database(url: str, hosts: list[tuple[str, int]]
     assert (target.tls is not None) == url.startswith("rediss")
 
 
-def test_a_socket_is_named_by_its_path() -> None:
+def test_a_url_can_name_a_unix_socket() -> None:
     target = opened("unix://me:p%40ss@/run/redis%20jobs.sock?db=2")
     assert (target.path, target.hosts, target.login["db"]) == ("/run/redis jobs.sock", (), 2)
     assert (target.login["username"], target.login["password"]) == ("me", "p@ss")
@@ -49,7 +49,7 @@ def test_a_socket_is_named_by_its_path() -> None:
         ("redis+sentinel://me:pw@a,b/jobs?sentinel_password=other", "me", "pw"),
     ],
 )
-def test_user_and_password_are_taken_and_not_shown(url: str, username: str | None, password: str) -> None:
+def test_user_and_password_are_read_and_not_shown(url: str, username: str | None, password: str) -> None:
     target = opened(url)
     assert (target.login["username"], target.login["password"]) == (username, password)
     assert password not in repr(target).replace("password", "")
@@ -64,7 +64,7 @@ def test_user_and_password_are_taken_and_not_shown(url: str, username: str | Non
         ("?ssl_ca_certs=/ca.pem&ssl_certfile=/me.pem", {"ssl_ca_certs": "/ca.pem", "ssl_certfile": "/me.pem"}),
     ],
 )
-def test_tls_checks_the_certificate_unless_told_otherwise(options: str, expected: dict[str, Any]) -> None:
+def test_tls_checks_the_certificate_unless_an_option_forbids_it(options: str, expected: dict[str, Any]) -> None:
     tls = opened(f"rediss://host{options}").tls
     assert tls is not None
     assert expected.items() <= tls.items()
@@ -73,29 +73,30 @@ def test_tls_checks_the_certificate_unless_told_otherwise(options: str, expected
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("redis://a,b/0", "names several hosts: name one, or the sentinels"),
-        ("redis://host:port/0", "names no host: write 'redis://localhost:6379/0'"),
-        ("redis://host:99999/0", "names no host: write 'redis://localhost:6379/0'"),
-        ("redis://host/jobs", "names no database: it is a number"),
+        ("redis://a,b/0", r"names several hosts: name one; only redis\+sentinel:// has several"),
+        ("redis://host:port/0", "does not name a valid host: write host and port, such as localhost:6379"),
+        ("redis://host:99999/0", "does not name a valid host: write host and port, such as localhost:6379"),
+        ("redis://host/jobs", "does not name a valid database: it is a number"),
         ("redis://host/1?db=2", "names two databases: leave out db=2"),
         ("redis://host?db=-1", "option db='-1' is wrong"),
         ("redis://host?databse=1", r"has no option 'databse'"),
         ("redis://host?clientname=x", r"did you mean 'client_name'\?"),
         ("redis://host?socket_timeout=3", r"has no option 'socket_timeout'"),
-        ("redis+sentinel://a,b", "names no service of the sentinels"),
+        ("redis+sentinel://a,b", "does not name a service of the sentinels"),
         ("redis://host?ssl_ca_certs=/ca.pem", "option 'ssl_ca_certs' is for rediss:// and has no effect here"),
         ("redis+sentinel://a/jobs?ssl_cert_reqs=none", "option 'ssl_cert_reqs' is for rediss://"),
         ("unix:///run/r.sock?sentinel_password=x", r"option 'sentinel_password' is for redis\+sentinel://"),
-        ("unix://?db=1", "names no socket"),
-        ("unix://host/run/redis.sock", "names no socket"),
+        (f"redis://host/{'1' * 5_000}", "does not name a valid database"),
+        ("unix://?db=1", "does not name a socket"),
+        ("unix://host/run/redis.sock", "does not name a socket"),
     ],
 )
-def test_a_wrong_url_is_refused_with_the_line_to_write(url: str, sentence: str) -> None:
+def test_the_error_about_a_wrong_url_says_what_to_write(url: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         opened(url)
 
 
-def test_a_wrong_url_is_refused_without_its_password() -> None:
+def test_the_error_about_a_wrong_url_does_not_show_its_password() -> None:
     with pytest.raises(ConfigurationError) as raised:
         opened("redis://:s3cret@host/jobs?password=s3cret")
     assert "s3cret" not in str(raised.value)

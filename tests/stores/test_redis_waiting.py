@@ -1,4 +1,4 @@
-"""Waiting for results with the Redis store: at once, over processes and restarts, without reading in vain."""
+"""`wait` of the Redis store: how soon it returns, across processes and restarts, and how many records it reads."""
 
 import multiprocessing
 import threading
@@ -11,16 +11,14 @@ from uuid import uuid4
 import pytest
 import redis
 
-from queueport.record import Change, Record
+from queueport.spi.record import Change, Record
+from queueport.spi.store import Insert, Swap
 from queueport.status import JobState
-from queueport.store import Insert, Swap
-from queueport.stores.redis import RedisStore
-from queueport.testing.stores.harness import bare, dead, put, rev, succeeded, swap
+from queueport.stores.redis.store import RedisStore
+from queueport.testing.stores.harness import LONG, bare, dead, put, rev, succeeded, swap
 from queueport.testing.waiting import eventually
 from tests.servers import redis_server
 
-LONG = 20.0
-"""Seconds that nobody is meant to wait."""
 WATCHED = 1000
 
 
@@ -47,19 +45,19 @@ class Waiter:
         self.ended_at = time.monotonic()
 
     def join(self) -> None:
-        """Until it is over."""
+        """Wait until the thread has ended."""
         self._thread.join(2 * LONG)
 
 
 def listeners(store: RedisStore, job_id: str) -> int:
-    """How many connections are subscribed to the end of a job."""
+    """The number of connections that are subscribed to the end of a job."""
     with redis.Redis.from_url(redis_server(private=True).url) as client:
-        told: Any = client.pubsub_numsub(store.prefix + b"ended:" + job_id.encode())
-        return int(told[0][1])
+        answer: Any = client.pubsub_numsub(store.prefix + b"ended:" + job_id.encode())
+        return int(answer[0][1])
 
 
 def reads(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many records each look reads, from now on."""
+    """A list of numbers. Each later read of the store by `wait` appends the number of records in that read."""
     found: list[int] = []
     read = store._waiting._read
 
@@ -76,7 +74,7 @@ def end(store: RedisStore, record: Record) -> None:
 
 
 def end_elsewhere(url: str, prefix: bytes, job_id: str) -> float:
-    """In another process; the time just before."""
+    """End the job, and return the time just before the end. Runs in another process."""
     store = RedisStore(url, namespace=prefix.decode()[1:-2])
     (record,) = store.get([job_id])
     assert record is not None
@@ -86,10 +84,10 @@ def end_elsewhere(url: str, prefix: bytes, job_id: str) -> float:
     return moment
 
 
-def test_an_end_in_another_process_wakes_at_once(store: RedisStore) -> None:
+def test_wait_returns_soon_after_a_job_ends_in_another_process(store: RedisStore) -> None:
     record = put(store)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(int).result()  # the interpreter is there
+        pool.submit(int).result()  # wait until the interpreter has started
         waiter = Waiter(store, [record.id, "another"])
         eventually(lambda: listeners(store, record.id) == 1)
         moment = pool.submit(end_elsewhere, redis_server(private=True).url, store.prefix, record.id).result()
@@ -99,12 +97,12 @@ def test_an_end_in_another_process_wakes_at_once(store: RedisStore) -> None:
 
 
 @pytest.mark.parametrize("make", [succeeded, dead], ids=["succeeded", "dead"])
-def test_a_job_that_ended_before_is_answered_each_time(store: RedisStore, make: Any) -> None:
+def test_wait_returns_an_ended_job_each_time(store: RedisStore, make: Any) -> None:
     record = make(store)
     assert [list(store.wait([record.id], LONG)) for _ in range(3)] == [[record]] * 3
 
 
-def test_a_job_that_is_dead_from_the_start_wakes_whoever_waits_for_its_id(store: RedisStore) -> None:
+def test_wait_returns_when_its_job_is_inserted_dead(store: RedisStore) -> None:
     waiter = Waiter(store, ["later"])
     eventually(lambda: listeners(store, "later") == 1)
     store.insert([Insert(bare("later"), Change({"state": JobState.DEAD}), "r")])
@@ -112,7 +110,7 @@ def test_a_job_that_is_dead_from_the_start_wakes_whoever_waits_for_its_id(store:
     assert [found.id for found in waiter.found] == ["later"]
 
 
-def test_a_wait_ends_when_its_job_is_deleted(store: RedisStore) -> None:
+def test_wait_returns_when_its_job_is_deleted(store: RedisStore) -> None:
     record = put(store)
 
     def delete() -> None:
@@ -123,11 +121,13 @@ def test_a_wait_ends_when_its_job_is_deleted(store: RedisStore) -> None:
     deleting.start()
     started = time.monotonic()
     assert list(store.wait([record.id], LONG)) == []
-    assert time.monotonic() - started < 4.0  # sooner than it would look anew
+    assert time.monotonic() - started < 4.0  # a message ended the wait before `call_timeout` could
     deleting.join()
 
 
-def test_whoever_waits_again_reads_only_what_is_new(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_wait_reads_only_records_that_may_have_changed(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     new = Change({"state": JobState.QUEUED})
     records = [written.record for written in store.insert([Insert(bare(), new, "r") for _ in range(WATCHED)])]
     ids = [record.id for record in records if record]
@@ -140,12 +140,13 @@ def test_whoever_waits_again_reads_only_what_is_new(store: RedisStore, monkeypat
     assert [record.id for record in store.wait(ids, LONG)] == [first.id]
     assert read == [WATCHED, 1]
     assert list(store.wait(ids[1:], 0.01)) == []
-    assert [record.id for record in store.wait(ids, LONG)] == [first.id]  # asked for again
+    # Each call of `wait` returns an ended job, even if an earlier call has returned the job.
+    assert [record.id for record in store.wait(ids, LONG)] == [first.id]
     assert list(store.wait([*ids[1:], "one more"], 0.01)) == []
     assert read == [WATCHED, 1, 1, 1]
 
 
-def test_a_job_that_lives_again_is_waited_for_again(store: RedisStore) -> None:
+def test_wait_works_again_for_a_job_that_was_retried(store: RedisStore) -> None:
     record = succeeded(store)
     (found,) = store.wait([record.id], LONG)
     record = swap(store, found, state=JobState.QUEUED)
@@ -154,7 +155,7 @@ def test_a_job_that_lives_again_is_waited_for_again(store: RedisStore) -> None:
     assert [again.id for again in store.wait([record.id], LONG)] == [record.id]
 
 
-def test_a_connection_listens_to_what_is_waited_for_and_to_nothing_else(store: RedisStore) -> None:
+def test_a_connection_is_subscribed_only_to_the_awaited_jobs(store: RedisStore) -> None:
     store.wait(["a", "b"], 0.0)
     assert (listeners(store, "a"), listeners(store, "b")) == (1, 1)
     store.wait(["b", "c"], 0.0)
@@ -163,7 +164,7 @@ def test_a_connection_listens_to_what_is_waited_for_and_to_nothing_else(store: R
     eventually(lambda: listeners(store, "c") == 0)
 
 
-def test_a_wait_survives_a_restart_and_is_woken_after_it(store: RedisStore) -> None:
+def test_wait_continues_after_a_restart_of_the_server(store: RedisStore) -> None:
     record = put(store)
     waiter = Waiter(store, [record.id])
     eventually(lambda: listeners(store, record.id) == 1)
@@ -174,7 +175,7 @@ def test_a_wait_survives_a_restart_and_is_woken_after_it(store: RedisStore) -> N
     assert [found.id for found in waiter.found] == [record.id]
 
 
-def test_what_ended_while_the_connection_was_cut_is_found(store: RedisStore) -> None:
+def test_wait_finds_a_job_that_ended_while_the_connection_was_closed(store: RedisStore) -> None:
     record = put(store)
     assert list(store.wait([record.id], 0.01)) == []
     with redis.Redis.from_url(redis_server(private=True).url) as client:
@@ -183,7 +184,7 @@ def test_what_ended_while_the_connection_was_cut_is_found(store: RedisStore) -> 
     assert [found.id for found in store.wait([record.id], 0.0)] == [record.id]
 
 
-def test_many_threads_that_wait_are_all_woken(store: RedisStore) -> None:
+def test_wait_returns_in_each_of_many_threads(store: RedisStore) -> None:
     records = [put(store) for _ in range(30)]
     waiters = [Waiter(store, [record.id]) for record in records]
     eventually(lambda: all(listeners(store, record.id) == 1 for record in records))

@@ -1,4 +1,4 @@
-"""The SQLite store under the suite of all stores."""
+"""The SQLite store passes the store suite."""
 
 import sqlite3
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from queueport.stores.sqlite import SqliteStore
-from queueport.stores.sqlite_schema import named
+from queueport.stores.sqlite.schema import named
+from queueport.stores.sqlite.store import SqliteStore
 from queueport.testing.stores import ClaimingSuite, SharedSuite, StoreHarness
 
 
@@ -26,6 +26,11 @@ class Harness(StoreHarness):
     def damage(self, namespace: str, job_id: str, field: str, value: Any) -> None:
         with closing(sqlite3.connect(self.path)) as db, db:
             db.execute(named(f'UPDATE @jobs SET "{field}" = ? WHERE id = ?', namespace), (value, job_id))
+
+    def damage_document(self, namespace: str, kind: str, name: str, text: str) -> None:
+        with closing(sqlite3.connect(self.path)) as db, db:
+            update = named("UPDATE @documents SET value = ? WHERE kind = ? AND name = ?", namespace)
+            db.execute(update, (text, kind, name))
 
 
 class TestSqliteStore(SharedSuite, ClaimingSuite):

@@ -1,4 +1,4 @@
-"""The SQLite store's tables: in step with the record, kept from version to version, and never scanned."""
+"""The tables of the SQLite store: their columns, their migrations, and the plans of its statements."""
 
 import re
 import sqlite3
@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from queueport.errors import BackendUnavailable
-from queueport.record import Change, Record
+from queueport.spi.record import Change, Record
+from queueport.spi.store import Begin, Insert, LeaseRenewal, Query, Swap
 from queueport.stats import WorkerStats
 from queueport.status import FINAL, JobState
-from queueport.store import Beat, Begin, Insert, Query, Swap
-from queueport.stores import sqlite_schema
-from queueport.stores.sqlite import SqliteStore
-from queueport.stores.sqlite_rows import columns, record
-from queueport.stores.sqlite_schema import FIELDS, WORDS
+from queueport.stores.sqlite import schema as sqlite_schema
+from queueport.stores.sqlite.records import columns, record
+from queueport.stores.sqlite.schema import FIELDS, WORDS
+from queueport.stores.sqlite.store import SqliteStore
 from queueport.testing.stores.harness import START, Clock, bare, dead, put, retrying, run, succeeded
 
 SAMPLE = Path(__file__).parent / "samples" / "schema_1.sql"
-"""A database of version 1, as `sample` wrote it: `python -m tests.stores.sample`. Never to be written again."""
+"""A database of version 1, as printed by `tests.stores.sample`. This file must never change."""
 
 
 @pytest.fixture
@@ -47,7 +47,8 @@ def test_the_table_has_a_column_for_every_field_with_the_same_default(store: Sql
     with store.database.read() as tables:
         found = {row[1]: row[4] for row in tables.rows("PRAGMA table_info(queueport_jobs)")}
     assert set(found) == {*FIELDS, "error", "error_name"}
-    plain = columns(bare().values())
+    values = bare().values()
+    plain = dict(zip(*columns(tuple(values), list(values.values())), strict=True))
     for field in fields(Record):
         given = field.default is not MISSING or field.default_factory is not MISSING
         if not given or field.name == "v":
@@ -56,7 +57,7 @@ def test_the_table_has_a_column_for_every_field_with_the_same_default(store: Sql
             assert found[field.name].strip("'") == str(plain[field.name])
 
 
-def test_what_a_new_row_leaves_to_the_table_reads_as_the_record(store: SqliteStore) -> None:
+def test_defaults_of_the_table_equal_those_of_the_record(store: SqliteStore) -> None:
     put(store, "a")
     written = put(store, "b", headers={"a": "b"}, group="g")
     with store.database.read() as tables:
@@ -64,12 +65,12 @@ def test_what_a_new_row_leaves_to_the_table_reads_as_the_record(store: SqliteSto
     assert record(row) == written
 
 
-def test_the_words_for_living_states_are_those_of_the_lifecycle() -> None:
-    assert set(re.findall("'(.*?)'", WORDS["LIVING"])) == set(JobState) - FINAL
+def test_the_states_in_sql_are_those_that_are_not_final() -> None:
+    assert set(re.findall("'(.*?)'", WORDS["ALIVE"])) == set(JobState) - FINAL
 
 
-def everything(store: SqliteStore, clock: Clock) -> None:
-    """Each verb, with each filter, where there is something to find."""
+def call_every_verb(store: SqliteStore, clock: Clock) -> None:
+    """Call each verb with each filter. Each call finds something."""
     known = [make(store, queue=q, key=f"{q}{make.__name__}") for make in (put, succeeded, dead, retrying) for q in "ab"]
     running = run(store, put(store))
     clock.advance(1e6)
@@ -81,14 +82,14 @@ def everything(store: SqliteStore, clock: Clock) -> None:
                 store.count(query)
     store.insert([Insert(bare(key="aput", queue="c"), Change(), "r"), Insert(bare(known[0].id), Change(), "r")])
     store.swap([Swap(known[0].id, known[0].rev, Change({"sends": 1}), "r"), Swap("x", "r", Change(delete=True), "r")])
-    store.begin([Begin(running.id, Change(), "r")])
-    store.heartbeat([Beat(running.id, "t", 1.0, "r")])
+    store.begin([Begin(running.id, running.task, Change(), "r")])
+    store.heartbeat([LeaseRenewal(running.id, "t", 1.0, "r")])
     store.claim_due(10, 1.0, "r", leases=False)
     store.claim_due(10, 1.0, "r")
     store.take(["a", "b"], {"app.send": Change({"state": JobState.RUNNING})}, 1, "r")
     store.unknown(["a", "b"], [], 10)
     store.unreceived("a", 0, clock.now, 10)
-    store.overflow(JobState.SUCCEEDED, 0, 10)
+    store.overflow(Query(JobState.SUCCEEDED), 0, 10)
     store.get([running.id])
     store.wait([running.id], 0.0)
     store.stats()
@@ -105,7 +106,7 @@ def test_no_statement_scans_or_sorts_the_jobs(path: Path) -> None:
     for connection in store.database.connections:
         assert connection._tables is not None
         connection._tables.set_trace_callback(statements.add)
-    everything(store, clock)
+    call_every_verb(store, clock)
     asked = [text for text in statements if re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT)", text)]
     assert len(asked) > 60
     for text in asked:
@@ -116,14 +117,14 @@ def test_no_statement_scans_or_sorts_the_jobs(path: Path) -> None:
     store.close()
 
 
-def test_a_newer_version_is_refused_in_one_sentence(path: Path, store: SqliteStore) -> None:
+def test_a_newer_version_of_the_tables_is_refused(path: Path, store: SqliteStore) -> None:
     put(store, "a")
     store.close()
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE queueport_meta SET value = 99 WHERE name = 'schema'")
     for call in (store.stats, store.setup, store.check):
         with pytest.raises(
-            BackendUnavailable, match=r"of version 99, and this queueport knows versions up to \d+: upgrade"
+            BackendUnavailable, match=r"have version 99, and this queueport knows versions up to \d+: upgrade"
         ):
             call()
     with closing(sqlite3.connect(path)) as db, db:
@@ -137,7 +138,7 @@ def sample(path: Path) -> Path:
     return path
 
 
-def test_a_database_of_version_1_is_read_and_worked_on(sample: Path) -> None:
+def test_jobs_of_a_database_of_version_1_can_be_read_and_taken(sample: Path) -> None:
     store = SqliteStore(sample, clock=Clock(START + 100))
     found = {job.id: job for job in store.find(Query())}
     assert {job_id: job.state.value for job_id, job in found.items()} == {
@@ -149,6 +150,8 @@ def test_a_database_of_version_1_is_read_and_worked_on(sample: Path) -> None:
         "dead": "dead",
     }
     assert found["dead"].errors[-1].type == "builtins.ValueError"
+    for name, number in (("ValueError", 2), ("builtins.ValueError", 2), ("app.ValueError", 0), ("Exception", 0)):
+        assert store.count(Query(error=name)) == len(store.find(Query(error=name))) == number
     assert found["queued"].headers == {"trace": "ü"}
     assert found["queued"].options == {"timeout": 1.5}
     assert found["queued"].payload == b"\0\xff"
@@ -160,21 +163,21 @@ def test_a_database_of_version_1_is_read_and_worked_on(sample: Path) -> None:
     store.close()
 
 
-def test_an_old_database_becomes_one_like_a_new_one(sample: Path, tmp_path: Path) -> None:
+def test_a_migrated_database_has_the_same_tables_as_a_new_one(sample: Path, tmp_path: Path) -> None:
     for path in (sample, tmp_path / "new.db"):
         store = SqliteStore(path)
         store.setup()
         store.close()
-    assert layout(sample) == layout(tmp_path / "new.db"), "a change of the tables needs a version and its migration"
+    assert layout(sample) == layout(tmp_path / "new.db"), "the tables were changed without a migration"
 
 
 MORE: Mapping[int, Sequence[str]] = {
     1: ["ALTER TABLE @jobs ADD COLUMN colour TEXT NOT NULL DEFAULT 'red'", "CREATE INDEX @colour ON @jobs (colour)"],
-    2: ["UPDATE @jobs SET colour = 'green'"],
+    2: ["UPDATE @jobs SET colour = 'green'", *sqlite_schema.MIGRATIONS[2]],
 }
 
 
-def test_each_step_of_a_migration_is_taken_once_whoever_comes_first(
+def test_each_step_of_a_migration_is_applied_once_by_several_stores(
     sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_schema, "SCHEMA", 3)

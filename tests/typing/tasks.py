@@ -1,6 +1,6 @@
-"""What type checkers infer about tasks, and what they refuse. For mypy and pyright, which read it; nothing runs it.
+"""The types that mypy and pyright must infer for tasks, and the errors that they must report. This code never runs.
 
-A line with two ignores has to be an error for both: an ignore that is not needed is an error itself.
+Both checkers must reject a line with two ignores, because each checker reports an ignore that suppresses no error.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ async def inferred(queue: JobQueue, aq: AsyncJobQueue) -> None:
     assert_type(await aq.enqueue(send, 1), AsyncJobHandle[str])
 
 
-def refused(queue: JobQueue) -> None:
+def rejected(queue: JobQueue) -> None:
     send("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     send.job("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     send.job()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

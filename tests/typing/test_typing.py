@@ -1,6 +1,7 @@
-"""Proves that mypy and pyright refuse exactly the lines of `tasks.py` that say so, and no other.
+"""mypy and pyright reject exactly the lines of `tasks.py` that have ignores.
 
-The `types` session of nox checks that file as it is. Here its ignores are taken away, so that each has to be an error.
+The `types` session of nox checks `tasks.py` with its ignores. This test removes the ignores, so that each line that had
+one must be an error.
 """
 
 import importlib.util
@@ -17,14 +18,16 @@ ROOT = CASES.parents[2]
 IGNORES = re.compile(r"  # (type|pyright): ignore\[.*")
 
 
-@pytest.mark.timeout(300)  # a checker reads the whole package, without its cache at first
+@pytest.mark.timeout(300)  # on its first run, a checker reads the whole package without a cache
 @pytest.mark.parametrize(
     ("checker", "options"),
     [("mypy", ["--no-error-summary", "--follow-imports=silent"]), ("pyright", ["--pythonpath", sys.executable])],
 )
-def test_a_type_checker_refuses_exactly_the_lines_that_say_so(checker: str, options: list[str], tmp_path: Path) -> None:
+def test_a_type_checker_rejects_exactly_the_lines_marked_with_ignores(
+    checker: str, options: list[str], tmp_path: Path
+) -> None:
     if importlib.util.find_spec(checker) is None:
-        pytest.skip(f"{checker} is installed in the types session only, which checks the same lines by their ignores")
+        pytest.skip(f"{checker} is not installed; the types session checks the same lines by their ignores")
     lines = CASES.read_text().splitlines()
     bare = tmp_path / "bare.py"
     bare.write_text("\n".join(IGNORES.sub("", line) for line in lines) + "\n")

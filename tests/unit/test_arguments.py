@@ -1,16 +1,19 @@
-"""Arguments and results arrive equal and typed, or are refused by name. For those who change `queueport.arguments`."""
+"""Arguments and results arrive unchanged and with their type, or are refused. For authors of `queueport.arguments`."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import sys
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NoReturn, NotRequired, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -20,11 +23,16 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, computed_field
 from typing_extensions import TypedDict
 
-from queueport.arguments import Signature, decode_json, decode_plain, encode_plain
+from queueport.arguments import FORMS, Signature, decode_json, decode_plain
 from queueport.errors import ConfigurationError, InvalidJob
 
 if TYPE_CHECKING:
     from somewhere import Session  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
+
+T = TypeVar("T")
+
+encode_plain = Signature(None, None).encode
+"""Encodes a call of a task that is known by its name only."""
 
 
 class Colour(Enum):
@@ -68,6 +76,27 @@ class Options(TypedDict, total=False):
     blob: bytes
 
 
+class Node(typing.TypedDict, total=False):
+    size: int
+    parent: NotRequired[File]
+
+
+class Page(typing.TypedDict, Generic[T]):
+    items: list[T]
+
+
+class File(Node):
+    name: str
+    children: list[Node] | None
+    blob: NotRequired[bytes]
+
+
+@dataclass
+class Holder:
+    name: str
+    kept: Any
+
+
 class Login(BaseModel):
     password: SecretStr
 
@@ -77,7 +106,7 @@ class Counted(BaseModel):
 
 
 class Recounted(Counted):
-    """A subclass, whose own part the annotation would not keep."""
+    """A subclass of the annotated class Counted: a task would receive a Counted in its place."""
 
 
 class Meeting(BaseModel):
@@ -106,7 +135,7 @@ TYPED = [
     (UUID, UUID(int=7)),
     (datetime, datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)),
     (datetime, datetime(2026, 7, 2, 3, 4, tzinfo=ZoneInfo("Europe/Paris"))),
-    (datetime, datetime(2026, 7, 2)),  # noqa: DTZ001  # naive times travel too
+    (datetime, datetime(2026, 7, 2)),  # noqa: DTZ001  # naive datetimes are allowed too
     (date, date(2026, 1, 2)),
     (timedelta, timedelta(days=-3, microseconds=1)),
     (Path, Path("a/b")),
@@ -162,7 +191,7 @@ json_values = st.recursive(
 
 
 @given(st.lists(json_values, max_size=4), st.dictionaries(st.text(), json_values, max_size=4))
-def test_any_json_arrives_equal_and_a_payload_is_json(args: list[Any], kwargs: dict[str, Any]) -> None:
+def test_json_arguments_arrive_equal_and_their_payload_is_json(args: list[Any], kwargs: dict[str, Any]) -> None:
     payload = encode_plain(args, kwargs)
     assert decode_plain(payload) == (args, kwargs)
     assert json.loads(payload) == {"args": args, "kwargs": kwargs}
@@ -170,12 +199,12 @@ def test_any_json_arrives_equal_and_a_payload_is_json(args: list[Any], kwargs: d
 
 
 @given(json_values)
-def test_any_json_returned_arrives_equal(value: Any) -> None:
+def test_a_json_result_arrives_equal(value: Any) -> None:
     def unannotated(value): ...  # type: ignore[no-untyped-def]
 
     task = Signature("app.task", unannotated)
     data = task.encode_result(value)
-    assert task.decode_result(data) == decode_json(data) == value
+    assert task.decode_result(data) == decode_json(data, "the result") == value
 
 
 def nested(depth: int) -> Any:
@@ -226,8 +255,29 @@ REFUSED = [
 ]
 
 
+def outcome(typed: Signature, value: object) -> bytes | str:
+    try:
+        return typed.encode([value], {})
+    except InvalidJob as error:
+        return str(error)
+
+
+SCALARS = (str, int, float, bool, None, Any, str | None, int | float, float | int | None, bool | int, str | bool)
+scalars = st.text() | st.integers() | st.floats() | st.booleans() | st.none() | st.sampled_from([2**63, -0.0, 1e16])
+
+
+@given(st.sampled_from(SCALARS), scalars | st.text(st.characters(categories=["Cs"])))
+def test_a_plain_scalar_is_encoded_and_refused_as_if_it_were_checked_by_decoding_it(
+    annotation: object, value: object
+) -> None:
+    checked = signature(annotation)
+    (codec,) = checked._codecs.by_position
+    object.__setattr__(codec, "scalars", ())
+    assert outcome(signature(annotation), value) == outcome(checked, value)
+
+
 @pytest.mark.parametrize(("annotation", "value"), REFUSED)
-def test_what_would_not_arrive_equal_is_refused_by_name(annotation: object, value: object) -> None:
+def test_a_value_that_would_not_arrive_equal_is_refused_by_name(annotation: object, value: object) -> None:
     typed = signature(annotation, returns=annotation)
     with pytest.raises(InvalidJob, match=r"^task 'app\.task': argument 'value': "):
         typed.encode([value], {})
@@ -236,7 +286,7 @@ def test_what_would_not_arrive_equal_is_refused_by_name(annotation: object, valu
     assert "hidden" not in str(refused.value)
 
 
-def test_a_value_too_deep_too_long_or_within_itself_is_refused() -> None:
+def test_a_value_that_is_too_deep_too_long_or_contains_itself_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)
     for value in (loop, nested(5000), [10**5000]):
@@ -245,10 +295,10 @@ def test_a_value_too_deep_too_long_or_within_itself_is_refused() -> None:
                 signature(annotation).encode([value], {})
 
 
-def test_what_the_parser_reads_alone_but_not_in_a_payload_is_refused() -> None:
+def test_a_value_that_is_too_deep_only_inside_a_payload_is_refused() -> None:
     deepest = max(depth for depth in range(300) if accepted(nested(depth)))
     assert decode_plain(encode_plain([nested(deepest)], {})) == ([nested(deepest)], {})
-    assert decode_json(json.dumps(nested(deepest + 1)).encode()) == nested(deepest + 1)
+    assert decode_json(json.dumps(nested(deepest + 1)).encode(), "the result") == nested(deepest + 1)
 
 
 def accepted(value: Any) -> bool:
@@ -263,21 +313,53 @@ def test_private_attributes_that_would_be_lost_are_refused() -> None:
     counted = Counted()
     assert signature(Counted).encode([counted], {})
     counted._seen = 3
-    with pytest.raises(InvalidJob, match="Counted does not read back equal"):
+    with pytest.raises(InvalidJob, match="_seen: int does not read back equal"):
         signature(Counted).encode([counted], {})
 
 
-def test_the_refusal_says_what_would_arrive_and_where_it_is_wrong() -> None:
-    with pytest.raises(InvalidJob, match="tuple does not read back equal from JSON, it would arrive as list"):
+def test_the_error_says_what_would_arrive_and_which_part_is_wrong() -> None:
+    with pytest.raises(InvalidJob, match="tuple does not read back equal from JSON and would arrive as list"):
         signature(Any).encode([(1,)], {})
     with pytest.raises(InvalidJob, match=r"argument 'value': b\.1: Input should be a valid integer"):
         signature(dict[str, list[int]]).encode([{"b": [1, "x"]}], {})
+    for value, message in [
+        ({"a": (1, 2)}, "a: tuple does not read back equal from JSON and would arrive as list"),
+        ([0, {"b": [{3}]}], "1.b.0: set does not read back equal from JSON and would arrive as list"),
+        ({"a": [{1: 2}]}, "a.0: dict does not read back equal from JSON"),
+        (Holder("x", ((1,),)), "Holder does not read back equal from JSON and would arrive as dict"),
+    ]:
+        expected = rf"argument 'value': {re.escape(message)}: annotate it with its exact type, or use another type$"
+        with pytest.raises(InvalidJob, match=expected):
+            signature(Any).encode([value], {})
+    with pytest.raises(InvalidJob, match=r"argument 'value': kept\.0: tuple does not read back equal"):
+        signature(Holder).encode([Holder("x", [(1,)])], {})
     with pytest.raises(InvalidJob, match="needs ser_json_bytes and val_json_bytes"):
         signature(Portrait).encode([Portrait(image=b"\xff")], {})
 
 
+@pytest.mark.parametrize(
+    ("annotation", "wrap"),
+    [
+        (File, lambda file: file),
+        (dict[str, File | None], lambda file: {"a": file, "b": None}),
+        (tuple[File, ...] | None, lambda file: (file, file)),
+        (Annotated[list[File | int], "documented"], lambda file: [1, file]),
+    ],
+    ids=["itself", "in a dict", "in a tuple", "annotated"],
+)
+def test_the_typed_dict_of_the_standard_library_is_accepted_at_any_depth(
+    annotation: object, wrap: Callable[[Any], object]
+) -> None:
+    root: File = {"name": "/", "children": [{"size": 1}], "blob": b"\xff"}
+    typed, value = signature(annotation), wrap({"name": "x", "children": None, "parent": root})
+    assert typed.decode(typed.encode([value], {})) == ((value,), {})
+    for wrong in ({"name": "x"}, {"name": "x", "children": [{"size": "large"}]}):
+        with pytest.raises(InvalidJob, match="children"):
+            typed.encode([wrap(wrong)], {})
+
+
 @pytest.mark.parametrize("fold", [0, 1])
-def test_times_in_the_hour_that_summer_time_repeats_are_accepted(fold: int) -> None:
+def test_a_time_in_the_repeated_hour_at_the_end_of_summer_time_is_accepted(fold: int) -> None:
     twice = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Paris"), fold=fold)
     for annotation, value in [
         (datetime, twice),
@@ -287,19 +369,19 @@ def test_times_in_the_hour_that_summer_time_repeats_are_accepted(fold: int) -> N
     ]:
         typed = signature(annotation)
         ((back,), _) = typed.decode(typed.encode([value], {}))
-        assert twice.astimezone(UTC).isoformat() in repr_in_utc(back)
+        assert twice.astimezone(UTC).isoformat() in text_in_utc(back)
 
 
-def repr_in_utc(value: Any) -> str:
+def text_in_utc(value: Any) -> str:
     match value:
         case datetime():
             return value.astimezone(UTC).isoformat()
         case Meeting():
-            return repr_in_utc(value.at)
+            return text_in_utc(value.at)
         case dict():
-            return repr_in_utc(list(value.values()))
+            return text_in_utc(list(value.values()))
         case list() | tuple():
-            return " ".join(map(repr_in_utc, value))
+            return " ".join(map(text_in_utc, value))
         case _:
             return repr(value)
 
@@ -318,13 +400,19 @@ def test_every_kind_of_parameter_is_typed_and_defaults_are_not_filled_in() -> No
     assert decode_plain(payload)[1] == {"named": "2026-01-01", "extra": "_w==", "first": "Zm9yICoqb3RoZXJz"}
 
 
-def test_positional_and_named_stay_as_the_caller_wrote_them() -> None:
+def test_more_forms_of_calls_than_a_task_remembers_can_be_encoded() -> None:
+    for number in range(2 * FORMS):
+        args, kwargs = (1, Decimal(2)), {"named": date(2026, 1, 1), f"extra_{number}": b"\xff"}
+        assert MIXED.decode(MIXED.encode(args, kwargs)) == (args, kwargs)
+
+
+def test_positional_and_keyword_arguments_stay_as_the_caller_passed_them() -> None:
     payload = MIXED.encode((1,), {"second": Decimal(2), "named": date(2026, 1, 1)})
     assert decode_plain(payload) == ([1], {"second": "2", "named": "2026-01-01"})
 
 
 @pytest.mark.parametrize(
-    ("args", "kwargs", "told"),
+    ("args", "kwargs", "message"),
     [
         ((), {}, "missing a required argument: 'first'"),
         ((1,), {"named": None}, "missing a required argument: 'second'"),
@@ -338,21 +426,21 @@ def test_positional_and_named_stay_as_the_caller_wrote_them() -> None:
     ],
     ids=str,
 )
-def test_a_call_that_does_not_fit_is_refused_by_parameter(
-    args: tuple[Any, ...], kwargs: dict[str, Any], told: str
+def test_a_call_that_does_not_match_the_signature_is_refused_by_parameter(
+    args: tuple[Any, ...], kwargs: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InvalidJob, match=told):
+    with pytest.raises(InvalidJob, match=message):
         MIXED.encode(args, kwargs)
 
 
-def test_an_argument_that_does_not_exist_is_refused() -> None:
+def test_an_argument_that_the_function_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidJob, match=r"task 'app\.task': got an unexpected keyword argument 'valve'"):
         signature(int).encode([1], {"valve": 2})
     with pytest.raises(InvalidJob, match=r"task 'app\.task': too many positional arguments"):
         signature(int).encode([1, 2], {})
 
 
-def test_a_plain_value_is_refused_by_position_or_name() -> None:
+def test_a_value_for_a_task_without_signature_is_refused_by_position_or_name() -> None:
     with pytest.raises(InvalidJob, match=r"^argument args\[1\]: set does not read back equal"):
         encode_plain([1, {2}], {})
     with pytest.raises(InvalidJob, match=r"^argument kwargs\['size'\]: "):
@@ -360,7 +448,7 @@ def test_a_plain_value_is_refused_by_position_or_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage",
+    "payload",
     [
         b"",
         b"\xff",
@@ -373,10 +461,10 @@ def test_a_plain_value_is_refused_by_position_or_name() -> None:
         b'{"args":[NaN],"kwargs":{}}',
     ],
 )
-def test_a_payload_that_is_none_is_refused(garbage: bytes) -> None:
+def test_an_invalid_payload_is_refused(payload: bytes) -> None:
     for read in (decode_plain, signature(int).decode):
         with pytest.raises(InvalidJob):
-            read(garbage)
+            read(payload)
 
 
 def test_a_payload_for_another_signature_is_refused_by_parameter() -> None:
@@ -388,14 +476,16 @@ def test_a_payload_for_another_signature_is_refused_by_parameter() -> None:
         signature(int, returns=int).decode_result(b'"x"')
 
 
-def test_a_payload_may_hold_more_than_the_parser_knows() -> None:
+def test_unknown_fields_of_a_payload_are_ignored() -> None:
     assert decode_plain(b'{"args":[1],"kwargs":{},"later":2}') == ([1], {})
 
 
-def test_annotations_are_resolved_on_first_use() -> None:
+def test_annotations_are_resolved_on_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     def early(value: Later) -> Later: ...  # type: ignore[empty-body]
 
-    task = Signature("app.early", early)
+    with monkeypatch.context() as patched:
+        patched.delattr(sys.modules[__name__], "Later")
+        task = Signature("app.early", early)
     task.resolve()
     assert task.decode(task.encode([Later(1)], {})) == ((Later(1),), {})
 
@@ -419,7 +509,7 @@ class Unfinished(BaseModel):
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "message"),
     [
         (typo, "the annotation 'Session' of parameter 'session' cannot be used: name 'Session' is not defined"),
         (impossible, "the annotation 'Signature' of parameter 'connection' cannot be used: Unable to generate"),
@@ -427,7 +517,9 @@ class Unfinished(BaseModel):
         (unfinished, r"the annotation 'list\[Unfinished\]' of parameter 'value' cannot be used: name 'Session'"),
     ],
 )
-def test_an_annotation_that_cannot_be_resolved_is_named(function: Callable[..., Any], told: str) -> None:
+def test_an_annotation_that_cannot_be_resolved_is_named_in_the_error(
+    function: Callable[..., Any], message: str
+) -> None:
     task = Signature("app.task", function)
     for use in (
         task.resolve,
@@ -435,11 +527,21 @@ def test_an_annotation_that_cannot_be_resolved_is_named(function: Callable[..., 
         lambda: task.decode(PAYLOAD),
         lambda: task.encode_result(1),
     ):
-        with pytest.raises(ConfigurationError, match=f"^task 'app.task': {told}"):
+        with pytest.raises(ConfigurationError, match=f"^task 'app.task': {message}"):
             use()
 
 
-def test_a_task_that_never_returns_is_usable() -> None:
+def test_a_generic_typed_dict_is_converted_or_refused_with_what_to_write() -> None:
+    task = signature(Page[Point])
+    if sys.version_info >= (3, 12):
+        assert task.decode(task.encode([{"items": [Point(1)]}], {})) == (({"items": [Point(1)]},), {})
+        return
+    says = r"parameter 'value' cannot be used: Please use `typing_extensions.TypedDict` .* on Python < 3.12$"
+    with pytest.raises(ConfigurationError, match=says):
+        task.resolve()
+
+
+def test_a_task_annotated_as_never_returning_can_be_used() -> None:
     def fails(value: int) -> NoReturn:
         raise ValueError(value)
 
@@ -447,7 +549,7 @@ def test_a_task_that_never_returns_is_usable() -> None:
     assert task.decode(task.encode([1], {})) == ((1,), {})
 
 
-def test_the_result_of_an_async_function_is_what_it_returns() -> None:
+def test_the_result_of_an_async_function_has_its_annotated_type() -> None:
     async def fetch() -> bytes:
         return b"\xff"
 

@@ -1,7 +1,9 @@
-"""The commands that look at jobs and change them, in this process on SQLite. For those who change `queueport.cli`."""
+"""The commands that inspect and change jobs, run in this process on SQLite. For authors of commands."""
 
 import json
+import socket
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from queueport import Abort, JobQueue, JobState, connect, get_queue, task
+from queueport import Abort, JobQueue, JobState, Retry, connect, get_queue, task
 from queueport.cli.app import app
+from queueport.errors import ConfigurationError
+from queueport.stats import WorkerStats
+from queueport.tasks import registry
 
 Run = Callable[..., str]
 
@@ -20,7 +25,7 @@ def add(a: int, b: int = 0) -> int:
     return a + b
 
 
-@task(name="cli.fail")
+@task(name="cli.fail", retry=Retry(max_attempts=4))
 def fail(text: str = "no") -> None:
     raise Abort(text)
 
@@ -40,10 +45,10 @@ def queue(url: str) -> Iterator[JobQueue]:
 
 @pytest.fixture
 def run(url: str) -> Run:
-    """Run a command; what it printed on standard output, after its exit code was checked."""
+    """Runs a command, checks its exit code, and returns its standard output."""
 
-    def command(*words: str, code: int = 0) -> str:
-        result = CliRunner().invoke(app, words)
+    def command(*arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, arguments)
         assert result.exit_code == code, result.output
         return result.stdout
 
@@ -51,31 +56,42 @@ def run(url: str) -> Run:
 
 
 def work(queue: JobQueue) -> None:
-    """Run what is due."""
+    """Run all jobs that are due."""
     queue.worker(tasks=[add, fail], threads=2, burst=True).run()
 
 
-def answer(text: str) -> Any:
-    """The one JSON document on the one line."""
+def parsed(text: str) -> Any:
+    """Assert that the text is one line of ASCII, and return the JSON document in it."""
     assert text.count("\n") == 1
     assert text.isascii()
     return json.loads(text)
 
 
 def test_enqueue_prints_the_id_and_reads_arguments_as_json_or_text(run: Run, queue: JobQueue) -> None:
-    words = ("1", "-2.5", "true", "null", '{"a": [1]}', '"7"', "plain text", "NaN", "", "ü")
-    job = queue.status(run("enqueue", "--kw", "n=3", "--kw", "s=x=y", "other.task", "--", *words).strip())
+    arguments = ("1", "-2.5", "true", "null", '{"a": [1]}', '"7"', "plain text", "NaN", "", "ü")
+    job = queue.status(run("enqueue", "--kw", "n=3", "--kw", "s=x=y", "other.task", "--", *arguments).strip())
     assert job.args == [1, -2.5, True, None, {"a": [1]}, "7", "plain text", "NaN", "", "ü"]
     assert job.kwargs == {"n": 3, "s": "x=y"}
     assert (job.task, job.queue, job.state) == ("other.task", "default", JobState.QUEUED)
 
 
-def test_enqueue_takes_the_options_of_a_job(run: Run, queue: JobQueue) -> None:
+def test_enqueue_passes_on_the_options_of_a_job(run: Run, queue: JobQueue) -> None:
     options = ("--queue", "bulk", "--delay", "60", "--priority", "5", "--key", "k", "--id", "mine", "--json")
-    assert answer(run("enqueue", "cli.elsewhere", *options)) == {"id": "mine"}
+    assert parsed(run("enqueue", "cli.elsewhere", *options)) == {"id": "mine", "created": True}
     job = queue.status("mine")
     assert (job.queue, job.state, job.key) == ("bulk", JobState.SCHEDULED, "k")
     assert run("enqueue", "cli.elsewhere", "--key", "k") == "mine\n"
+    assert parsed(run("enqueue", "cli.elsewhere", "--key", "k", "--json")) == {"id": "mine", "created": False}
+    again = CliRunner().invoke(app, ["enqueue", "cli.elsewhere", "--key", "k"])
+    assert "note: no job was added, because job mine holds the key 'k'\n" in again.stderr
+
+
+def test_enqueue_passes_on_time_timeout_and_headers(run: Run, queue: JobQueue) -> None:
+    options = ("--run-at", "2050-01-31T09:00:00+01:00", "--timeout", "2.5", "--header", "user=ann", "--header", "a=b=c")
+    job_id = run("enqueue", "cli.elsewhere", *options).strip()
+    record = queue.operations.read(job_id)
+    assert queue.status(job_id).run_at == datetime(2050, 1, 31, 8, tzinfo=UTC)
+    assert (record.option("timeout", None), dict(record.headers)) == (2.5, {"user": "ann", "a": "b=c"})
 
 
 def test_enqueue_uses_the_task_as_its_module_declares_it(
@@ -91,10 +107,24 @@ def test_enqueue_uses_the_task_as_its_module_declares_it(
     assert queue.status(run("enqueue", "of.another.service").strip()).queue == "default"
 
 
+def test_enqueue_says_that_it_does_not_know_the_task(
+    url: str, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for modules, where in ("", "a loaded module (name one by --module or QUEUEPORT_TASKS)"), ("json", "json"):
+        monkeypatch.setenv("QUEUEPORT_TASKS", modules)
+        result = CliRunner().invoke(app, ["enqueue", "of.another.service"])
+        assert queue.status(result.stdout.strip()).task == "of.another.service"
+        assert (
+            result.stderr
+            == f"note: 'of.another.service' is not declared in {where}, so its arguments were not checked, "
+            "and the options `queue` and `expires` of its declaration are not used\n"
+        )
+
+
 def test_status_shows_one_job_for_people_and_for_scripts(run: Run, queue: JobQueue) -> None:
     done, dead = queue.enqueue(add, 1, b=2), queue.enqueue(fail, "[red]\x1b[31mred")
     work(queue)
-    assert answer(run("status", done.id, "--json")) == done.status().as_dict()
+    assert parsed(run("status", done.id, "--json")) == done.status().as_dict()
     shown = run("status", done.id)
     assert [word in shown for word in (done.id, "cli.add", "succeeded", '{"b": 2}')] == [True] * 4
     shown = run("status", dead.id)
@@ -103,26 +133,51 @@ def test_status_shows_one_job_for_people_and_for_scripts(run: Run, queue: JobQue
     assert "\x1b" not in shown
 
 
-def test_following_a_job_ends_with_it_and_tells_how(run: Run, queue: JobQueue) -> None:
+def test_a_limit_of_attempts_that_is_not_known_yet_is_not_shown(run: Run, queue: JobQueue) -> None:
+    elsewhere = task.named("cli.elsewhere")
+    unknown, given = queue.enqueue(elsewhere), queue.enqueue(elsewhere.using(retry=Retry(max_attempts=5)))
+    declared = queue.enqueue(fail)
+    assert [handle.status().max_attempts for handle in (unknown, given, declared)] == [None, 5, 4]
+    assert parsed(run("status", unknown.id, "--json"))["max_attempts"] is None
+    assert run("status", unknown.id).split("failures")[1].split()[0] == "0"
+    assert " of " not in run("status", unknown.id)
+    assert "0 of 5" in run("status", given.id)
+    rows = {line.split()[0]: line.split()[4] for line in run("jobs").splitlines()[1:]}
+    assert rows == {unknown.id: "0", given.id: "0/5", declared.id: "0/4"}
+
+
+def test_a_job_that_has_begun_shows_the_limit_of_its_worker(queue: JobQueue) -> None:
+    def moved() -> None: ...
+
+    with registry.isolated():
+        of_worker = task(name="cli.moved")(moved)
+        handle = queue.enqueue(of_worker)
+        queue.worker(tasks=[of_worker], burst=True).run()
+    with registry.isolated():
+        task(name="cli.moved", retry=Retry(max_attempts=9))(moved)
+        assert handle.status().max_attempts == Retry().max_attempts
+
+
+def test_follow_ends_with_the_job_and_reports_its_final_state(run: Run, queue: JobQueue) -> None:
     done, dead = queue.enqueue(add, 1), queue.enqueue(fail)
     work(queue)
     assert run("status", done.id, "--follow") == f"{done.id} succeeded\n"
-    assert answer(run("status", dead.id, "--follow", "--json", code=1))["state"] == "dead"
+    assert parsed(run("status", dead.id, "--follow", "--json", code=1))["state"] == "dead"
 
 
-def test_jobs_are_listed_by_filters_and_pages_newest_first_with_whole_ids(run: Run, queue: JobQueue) -> None:
+def test_jobs_are_listed_newest_first_by_filter_and_page_with_complete_ids(run: Run, queue: JobQueue) -> None:
     ids = [queue.enqueue(add.using(job_id=f"{i}-{'x' * 62}"), i).id for i in range(3)]
     other = queue.enqueue(fail.using(delay=60)).id
-    assert [job["id"] for job in answer(run("jobs", "--json"))] == [other, *reversed(ids)]
-    assert answer(run("jobs", "--json", "--state", "scheduled"))[0] == queue.status(other).as_dict()
-    assert len(answer(run("jobs", "--json", "--queue", "sums"))) == 3
-    assert len(answer(run("jobs", "--json", "--task", "cli.fail"))) == 1
-    assert [job["id"] for job in answer(run("jobs", "--json", "--limit", "1", "--after", ids[1]))] == [ids[0]]
+    assert [job["id"] for job in parsed(run("jobs", "--json"))] == [other, *reversed(ids)]
+    assert parsed(run("jobs", "--json", "--state", "scheduled"))[0] == queue.status(other).as_dict()
+    assert len(parsed(run("jobs", "--json", "--queue", "sums"))) == 3
+    assert len(parsed(run("jobs", "--json", "--task", "cli.fail"))) == 1
+    assert [job["id"] for job in parsed(run("jobs", "--json", "--limit", "1", "--after", ids[1]))] == [ids[0]]
     table = run("jobs").splitlines()
     assert [line.split()[0] for line in table[1:]] == [other, *reversed(ids)]
 
 
-def test_a_full_page_says_how_to_get_the_next_one(url: str, queue: JobQueue) -> None:
+def test_a_full_page_names_the_option_for_the_next_page(url: str, queue: JobQueue) -> None:
     handles = [queue.enqueue(add, i) for i in range(2)]
     assert f"--after {handles[0].id}" in CliRunner().invoke(app, ["jobs", "--limit", "2"]).stderr
     assert CliRunner().invoke(app, ["jobs", "--limit", "3"]).stderr == ""
@@ -132,88 +187,173 @@ def test_retry_and_cancel_change_one_job(run: Run, queue: JobQueue) -> None:
     job = queue.enqueue(add, 1)
     assert run("cancel", job.id) == f"job {job.id} is cancelled\n"
     assert job.status().state is JobState.CANCELLED
-    assert answer(run("cancel", job.id, "--json", code=1)) == {"id": job.id, "outcome": "already_finished"}
-    assert run("retry", job.id) == f"job {job.id} runs again\n"
-    assert answer(run("cancel", job.id, "--no-interrupt", "--json")) == {"id": job.id, "outcome": "cancelled"}
-    assert answer(run("retry", job.id, "--json")) == {"id": job.id}
+    assert parsed(run("cancel", job.id, "--json", code=1)) == {"id": job.id, "outcome": "already_finished"}
+    assert run("retry", job.id) == f"job {job.id} is queued\n"
+    assert parsed(run("cancel", job.id, "--no-interrupt", "--json")) == {"id": job.id, "outcome": "cancelled"}
+    assert parsed(run("retry", job.id, "--json")) == {"id": job.id}
     assert job.status().state is JobState.QUEUED
 
 
-def test_purge_cancels_what_waits_in_one_queue(run: Run, queue: JobQueue) -> None:
+def test_purge_cancels_the_waiting_jobs_of_one_queue(run: Run, queue: JobQueue) -> None:
     for i in range(3):
         queue.enqueue(add, i)
     kept = queue.enqueue(fail)
     assert run("purge", "sums") == "3 jobs cancelled\n"
-    assert answer(run("purge", "sums", "--json")) == {"count": 0}
+    assert parsed(run("purge", "sums", "--json")) == {"count": 0}
     assert kept.status().state is JobState.QUEUED
+
+
+def test_a_queue_is_paused_shown_and_resumed(run: Run, queue: JobQueue) -> None:
+    assert run("pause", "sums") == "queue sums is paused; `queueport resume sums` starts its jobs again\n"
+    assert "paused queue" in run("stats")
+    given = {"queue": "sums", "paused": True, "reason": "by hand"}
+    assert parsed(run("pause", "sums", "--reason", "by hand", "--json")) == given
+    job = queue.enqueue(add, 1)
+    work(queue)
+    assert job.status().state is JobState.QUEUED
+    shown = [line.split() for line in run("stats").splitlines()]
+    assert any(line[:1] == ["sums"] and line[-2:] == ["by", "hand"] for line in shown)
+    assert parsed(run("stats", "--json"))["queues"]["sums"]["paused"]["reason"] == "by hand"
+    assert any("queue 'sums' has been paused since" in warning for warning in queue.check().warnings)
+    assert run("resume", "sums") == "queue sums is resumed\n"
+    work(queue)
+    assert job.result(0) == 1
+    assert run("resume", "sums") == "queue sums was not paused\n"
+    assert parsed(run("resume", "sums", "--json")) == {"queue": "sums", "resumed": False}
+    assert "paused" not in run("stats")
+    assert "is not a queue name" in CliRunner().invoke(app, ["pause", "no name"]).stderr
 
 
 def test_dead_letters_are_listed_shown_and_retried(run: Run, queue: JobQueue) -> None:
     first, second = queue.enqueue(fail, f"one {'x' * 70}"), queue.enqueue(fail.using(queue="bulk"), "two")
     queue.worker("default", "bulk", tasks=[fail], burst=True).run()
-    assert [job["id"] for job in answer(run("dead", "list", "--json"))] == [second.id, first.id]
-    assert len(answer(run("dead", "list", "--json", "--queue", "bulk", "--error", "Abort"))) == 1
-    assert answer(run("dead", "list", "--json", "--task", "cli.nothing")) == []
+    assert [job["id"] for job in parsed(run("dead", "list", "--json"))] == [second.id, first.id]
+    assert len(parsed(run("dead", "list", "--json", "--queue", "bulk", "--error", "Abort"))) == 1
+    assert parsed(run("dead", "list", "--json", "--task", "cli.nothing")) == []
     assert f"Abort: one {'x' * 70}" in run("dead", "list")
-    assert answer(run("dead", "show", first.id, "--json")) == first.status().as_dict()
+    assert parsed(run("dead", "show", first.id, "--json")) == first.status().as_dict()
     assert "Traceback" in run("dead", "show", first.id)
-    assert answer(run("dead", "retry", first.id, "--json")) == {"id": first.id}
-    assert run("dead", "retry-all", "--error", "KeyError") == "0 jobs run again\n"
-    assert run("dead", "retry-all", "--queue", "bulk") == "1 job run again\n"
+    assert parsed(run("dead", "retry", first.id, "--json")) == {"id": first.id}
+    assert run("dead", "retry-all", "--error", "KeyError") == "0 jobs queued again\n"
+    assert run("dead", "retry-all", "--queue", "bulk") == "1 job queued again\n"
     assert {first.status().state, second.status().state} == {JobState.QUEUED}
 
 
-def test_dead_letters_are_thrown_away(run: Run, queue: JobQueue) -> None:
+def test_dead_letters_are_discarded(run: Run, queue: JobQueue) -> None:
     handles = [queue.enqueue(fail) for _ in range(3)]
     work(queue)
-    assert answer(run("dead", "discard", handles[0].id, "--json")) == {"id": handles[0].id}
+    assert parsed(run("dead", "discard", handles[0].id, "--json")) == {"id": handles[0].id}
     assert handles[0].status().reason == "discarded"
     assert run("dead", "purge", "--older-than", "3600") == "0 jobs discarded\n"
     assert run("dead", "purge", "--queue", "sums") == "0 jobs discarded\n"
-    assert answer(run("dead", "purge", "--json")) == {"count": 2}
+    assert parsed(run("dead", "purge", "--json")) == {"count": 2}
 
 
-def test_stats_count_by_queue_and_state(run: Run, queue: JobQueue) -> None:
+def test_stats_show_the_number_of_jobs_by_queue_and_state(run: Run, queue: JobQueue) -> None:
     queue.enqueue(add, 1)
     work(queue)
     queue.enqueue(add, 1)
-    seen = answer(run("stats", "--json"))
-    assert seen == {**queue.stats().as_dict(), "queues": seen["queues"]}
+    seen = parsed(run("stats", "--json"))
+    moving = {name: seen[name] for name in ("queues", "last_minute", "last_hour")}
+    assert seen == {**queue.stats().as_dict(), **moving}
+    assert [moving[last]["succeeded"] for last in ("last_minute", "last_hour")] == [1, 1]
     assert {name: seen["queues"]["sums"][name] for name in ("queued", "succeeded")} == {"queued": 1, "succeeded": 1}
     lines = [line.split() for line in run("stats").splitlines()]
     assert lines[0][:3] == ["queue", "scheduled", "queued"]
-    assert [line[:6] for line in lines if line and line[0] == "sums"] == [["sums", "0", "1", "0", "0", "1"]]
+    assert [line[:6] for line in lines if line and line[0] == "sums"] == [
+        ["sums", "0", "1", "0", "0", "1"],
+        ["sums", "minute", "2", "1", "0", "0"],
+        ["sums", "hour", "2", "1", "0", "0"],
+    ]
+    assert max(map(len, run("stats").splitlines())) <= 80
 
 
-def test_check_is_healthy_until_a_limit_is_passed(run: Run, queue: JobQueue) -> None:
-    assert answer(run("check", "--json"))["ok"] is True
+def test_history_shows_points_with_percentiles(run: Run, queue: JobQueue) -> None:
+    queue.enqueue(add, 1)
+    queue.enqueue(fail)
+    work(queue)
+    seen = parsed(run("history", "--queue", "sums", "--since", "2h", "--step", "10m", "--json"))
+    assert [sum(point[name] for point in seen) for name in ("enqueued", "succeeded", "dead")] == [1, 1, 0]
+    assert len(seen) in (12, 13)
+    assert {point["run"]["count"] for point in seen} == {0, 1}
+    shown = run("history", "--task", "cli.fail", "--since", "1h", "--step", "1h").splitlines()
+    assert shown[0].split()[:5] == ["time", "enqueued", "succeeded", "failed", "dead"]
+    numbers = [line.split() for line in shown[1:]]
+    assert [sum(int(line[place]) for line in numbers) for place in (1, 2, 3, 4)] == [1, 0, 1, 1]
+    assert numbers[-1][-1] == "ms"
+    assert max(map(len, shown)) <= 80
+    assert "--step" in CliRunner().invoke(app, ["history", "--step", "soon"]).output
+    assert CliRunner().invoke(app, ["history", "--step", "90s"]).exit_code == 2
+
+
+def test_check_is_healthy_until_a_limit_is_exceeded(run: Run, queue: JobQueue) -> None:
+    assert parsed(run("check", "--json"))["ok"] is True
     queue.enqueue(add, 1)
     queue.enqueue(add, 2)
-    assert answer(run("check", "--json", "--max-depth", "2", "--max-age", "3600"))["ok"] is True
-    assert answer(run("check", "--json", "--max-depth", "1", code=1))["problems"] == [
+    waiting = "2 jobs wait in queue 'sums', and no live worker takes jobs from it: start one"
+    assert parsed(run("check", "--json", code=1))["problems"] == [waiting]
+    health = queue.check()
+    assert (health.ok, health.warnings) == (True, [waiting])
+    live = WorkerStats("pod-1-4711-abcd", ("sums",), ("cli.add",), datetime.now(UTC))
+    queue.operations.store.announce(live, 60.0)
+    assert parsed(run("check", "--json", "--max-depth", "2", "--max-age", "3600"))["ok"] is True
+    assert parsed(run("check", "--json", "--max-depth", "1", code=1))["problems"] == [
         "queue sums has 2 queued jobs, more than 1"
     ]
     shown = run("check", "--max-age", "0", code=1)
     assert "is not healthy" in shown
-    assert "problem: the oldest job of queue sums has waited" in shown
+    assert "problem: the oldest job in queue sums has waited" in shown
+    limits = ("--max-depth", "0", "--max-depth", "sums=2", "--max-dead", "0", "--min-workers", "sums=1")
+    assert parsed(run("check", "--json", *limits))["ok"] is True
+    queue.dead_letters.add(fail.job(), "no")
+    queue.enqueue(fail.using(queue="bad"))
+    queue.worker("bad", tasks=[fail], burst=True).run()
+    assert parsed(run("check", "--json", "--max-failure-rate", "1"))["ok"] is True
+    assert parsed(run("check", "--json", "--max-failure-rate", "bad=0.5", code=1))["problems"] == [
+        "1 of 1 attempts in queue bad failed in the last hour, more than 50%"
+    ]
+    assert parsed(run("check", "--json", *limits, "--max-dead", "bad=1", "--min-workers", "2", code=1))["problems"] == [
+        "queue default has 1 dead job, more than 0",
+        "there is 1 live worker, fewer than 2",
+    ]
 
 
-def test_setup_names_what_it_made(run: Run, url: str) -> None:
-    assert answer(run("setup", "--queue", "a", "--queue", "b", "--json")) == {"queues": ["a", "b"]}
+@pytest.mark.parametrize("limit", ["--max-depth=many", "--max-depth=sums=", "--max-age=a b=1", "--max-dead=-1"])
+def test_a_wrong_limit_of_check_is_refused(url: str, limit: str) -> None:
+    failed = CliRunner().invoke(app, ["check", limit])
+    assert failed.exit_code == 2
+    assert isinstance(failed.exception, SystemExit)
+
+
+def test_check_finds_a_worker_by_its_name_or_host(run: Run, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "pod-1")
+    name = "pod-1-4711-abcd"
+    assert run("check", "--this-host", code=1) == "no live worker runs on pod-1; alive: none\n"
+    queue.operations.store.announce(WorkerStats(name, ("sums",), (), datetime.now(UTC)), 60.0)
+    assert run("check", "--this-host") == f"alive: {name}\n"
+    assert parsed(run("check", "--worker", name, "--json")) == {"ok": True, "workers": [name]}
+    assert run("check", "--worker", "other", code=1) == f"no live worker is named other; alive: {name}\n"
+    monkeypatch.setattr(socket, "gethostname", lambda: "pod")
+    assert parsed(run("check", "--this-host", "--json", code=1)) == {"ok": False, "workers": []}
+    run("check", "--this-host", "--max-depth", "1", code=2)
+
+
+def test_setup_prints_the_queues_that_it_created(run: Run, url: str) -> None:
+    assert parsed(run("setup", "--queue", "a", "--queue", "b", "--json")) == {"queues": ["a", "b"]}
     assert run("setup", "--queue", "a") == f"{url} is set up for a\n"
 
 
-def test_check_and_setup_take_the_url_as_their_first_word(run: Run, tmp_path: Path) -> None:
+def test_check_and_setup_accept_the_url_as_first_argument(run: Run, tmp_path: Path) -> None:
     other = f"sqlite:///{tmp_path}/other.db"
     assert run("setup", other, "--queue", "a") == f"{other} is set up for a\n"
     assert run("check", other).startswith(f"{other} is healthy\n")
-    for words in (["setup", other, "no.such"], ["setup", "no.such"]):
-        failed = CliRunner().invoke(app, words)
+    for arguments in (["setup", other, "no.such"], ["setup", "no.such"]):
+        failed = CliRunner().invoke(app, arguments)
         assert (failed.exit_code, "no.such" in failed.stderr) == (2, True)
 
 
 def test_backends_are_listed_with_capabilities_and_options(run: Run) -> None:
-    found = answer(run("backends", "--json"))
+    found = parsed(run("backends", "--json"))
     assert "persistent" in found["backends"]["sqlite"]["capabilities"]
     assert "persistent" not in found["backends"]["memory"]["capabilities"]
     assert found["backends"]["sqlite"]["options"]["synchronous"]["default"] == "normal"
@@ -222,13 +362,33 @@ def test_backends_are_listed_with_capabilities_and_options(run: Run) -> None:
     assert "sqlite://" in run("backends")
 
 
+def test_only_packages_that_are_missing_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entries(**values: str) -> Callable[[], dict[str, EntryPoint]]:
+        return lambda: {
+            scheme: EntryPoint(scheme, values.get(scheme.replace("+", "_"), driver), "queueport.backends")
+            for scheme in ("amqp", "celery+redis", "dramatiq+amqp", "dramatiq+redis", "nats", "rq+redis", "sqs")
+        }
+
+    driver = "queueport.stores.driver:MemoryDriver"
+
+    def named() -> list[str]:
+        return [line for line in run("backends").splitlines() if line.startswith("not installed")]
+
+    monkeypatch.setattr(connect, "backends", entries())
+    assert named() == []
+    monkeypatch.setattr(connect, "backends", entries(dramatiq_amqp="no_such_package:Driver"))
+    assert named() == ["not installed: pip install 'queueport-dramatiq[rabbitmq]'"]
+
+
 def test_a_broken_adapter_is_listed_with_its_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = {name: EntryPoint(name, value, "queueport.backends") for name, value in BROKEN_ADAPTERS.items()}
     monkeypatch.setattr(connect, "backends", lambda: entries)
-    found = answer(run("backends", "--json"))["backends"]
+    found = parsed(run("backends", "--json"))["backends"]
     assert found["lacking"]["problem"] == "ModuleNotFoundError: No module named 'no_such_package'"
-    assert found["alien"]["problem"] == "TypeError: json:loads is no Driver or Transport"
+    assert found["alien"]["problem"] == "TypeError: json:loads is not a subclass of Driver"
     assert "no_such_package" in run("backends")
+    with pytest.raises(ConfigurationError, match=r"install the package that provides no_such_package$"):
+        connect.get_queue("lacking://")
 
 
 BROKEN_ADAPTERS = {"lacking": "no_such_package:Driver", "alien": "json:loads"}

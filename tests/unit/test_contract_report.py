@@ -1,4 +1,4 @@
-"""The report of a contract run: what it says of lines that passed, failed or were skipped. For those who change it."""
+"""The report of a run of the contract: passed, failed and skipped lines. For those who change the report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from queueport import Capability
-from queueport.testing.report import REPORT, report
+from queueport.testing.contract.report import REPORT, report
 
 SUITE = """
 import pytest
 from queueport import Capability
 from queueport.testing import Harness
-from queueport.testing.case import Case, needs
+from queueport.testing.contract.case import Case, needs
 
 class TestSuite(Case):
     @pytest.fixture
@@ -27,14 +27,14 @@ class TestSuite(Case):
 
     def test_E1_passes(self, queue): ...
     @needs(Capability.GROUPS)
-    def test_E1_is_not_for_memory(self, queue): ...
+    def test_E1_needs_groups(self, queue): ...
     def test_E2_fails(self, queue):
         assert queue is None
     def test_E10_lacks_a_part(self, harness):
         harness.wipe("default")
-    def test_E11_leaves_two_at_once_behind(self, trace):
+    def test_E11_records_an_overlap(self, trace):
         trace.note("overlap", job="twice")
-    def test_unit_is_no_line(self, queue): ...
+    def test_without_a_line(self, queue): ...
 """
 
 
@@ -50,7 +50,7 @@ def read(folder: Path, backend: str = "memory") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "told"),
+    ("outcomes", "expected"),
     [
         (["passed"], "passed"),
         (["passed", "failed", "passed"], "failed"),
@@ -60,18 +60,18 @@ def read(folder: Path, backend: str = "memory") -> dict[str, Any]:
         (["skipped: why", "failed", "skipped: why"], "failed"),
     ],
 )
-def test_a_line_is_the_worst_of_its_tests(folder: Path, outcomes: list[str], told: str) -> None:
+def test_a_line_has_the_worst_outcome_of_its_tests(folder: Path, outcomes: list[str], expected: str) -> None:
     for number, outcome in enumerate(outcomes):
         report(f"test_S1_part_{number}", "memory", [], outcome)
-    assert read(folder)["lines"] == {"S1": told}
+    assert read(folder)["lines"] == {"S1": expected}
 
 
-def test_a_test_may_be_of_two_lines(folder: Path) -> None:
-    report("test_X4_X5_all_is_restarted", "memory", [], "passed")
+def test_a_test_may_be_about_two_lines(folder: Path) -> None:
+    report("test_X4_X5_restart", "memory", [], "passed")
     assert read(folder)["lines"] == {"X4": "passed", "X5": "passed"}
 
 
-def test_lines_are_in_order_and_capabilities_are_named(folder: Path) -> None:
+def test_lines_and_capabilities_are_sorted(folder: Path) -> None:
     for line in ("X1", "E10", "E2"):
         report(f"test_{line}_it", "memory", [Capability.THREADS, Capability.DEPTH], "passed")
     assert read(folder)["backend"] == "memory"
@@ -79,7 +79,7 @@ def test_lines_are_in_order_and_capabilities_are_named(folder: Path) -> None:
     assert list(read(folder)["lines"]) == ["E2", "E10", "X1"]
 
 
-def test_nothing_is_written_where_nobody_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_variable_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(REPORT, raising=False)
     monkeypatch.chdir(tmp_path)
     report("test_E1_it", "memory", [], "passed")
@@ -87,7 +87,7 @@ def test_nothing_is_written_where_nobody_asked(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("ci", [False, True])
-def test_a_run_of_the_suite_is_told(tmp_path: Path, ci: bool) -> None:
+def test_a_run_of_the_suite_writes_a_report(tmp_path: Path, ci: bool) -> None:
     (tmp_path / "test_suite.py").write_text(SUITE)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     environment = {name: value for name, value in os.environ.items() if name not in (REPORT, "CI")}

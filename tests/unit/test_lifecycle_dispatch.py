@@ -1,4 +1,4 @@
-"""The rules of PROTOCOL that a dispatcher follows, one by one, each over a single record."""
+"""Decisions of the lifecycle that a dispatcher asks for, one rule a test. See docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -6,126 +6,133 @@ from dataclasses import replace
 
 import pytest
 
-from queueport import lifecycle
-from queueport.lifecycle import Rules, Succeeded
-from queueport.record import Change
+from queueport.engine.lifecycle import Lifecycle
+from queueport.engine.rules import Rules, Succeeded
+from queueport.spi.record import Change
 from queueport.status import JobState
-from tests.unit.lives import (
+from tests.unit.records import (
     BURY,
     BURYING,
     CANCELLED,
+    CLAIMING,
     DEAD,
-    EMBEDDED,
     NOT_ALLOWED,
     NOT_MINE,
     NOTHING,
     NOW,
     PUBLISH,
+    QUEUED,
+    RETRYING,
     RULES,
+    SCHEDULED,
     UNBURY,
-    A,
-    Q,
-    S,
     after,
-    dispatched,
-    finished,
+    dispatch,
+    finish,
     job,
     running,
 )
 
 
-@pytest.mark.parametrize("state", [S, A])
-def test_what_is_due_enters_its_queue(state: JobState) -> None:
+@pytest.mark.parametrize("state", [SCHEDULED, RETRYING])
+def test_a_scheduled_or_retrying_job_is_queued_when_it_is_due(state: JobState) -> None:
     before = job(state, token="old", sends=3, sent=True, interrupted=True)
-    change = dispatched(before)
+    change = dispatch(before)
     record = after(change, before)
-    assert (record.state, record.sent, record.sends, record.token, record.interrupted) == (Q, False, 0, None, False)
+    assert (record.state, record.sent, record.sends, record.token, record.interrupted) == (
+        QUEUED,
+        False,
+        0,
+        None,
+        False,
+    )
     assert (record.wake_at, change.then) == (NOW + 10, PUBLISH)
 
 
-def test_an_unsent_job_is_published_under_the_claim_itself() -> None:
-    assert dispatched(job(Q)) == Change(then=PUBLISH)
+def test_an_unsent_job_is_published_under_the_dispatchers_claim() -> None:
+    assert dispatch(job(QUEUED)) == Change(then=PUBLISH)
 
 
-def test_where_the_store_is_the_queue_an_expiry_that_is_still_to_come_wakes_again() -> None:
-    record = job(Q, sent=True, expires_at=NOW + 1)
-    assert after(dispatched(record, EMBEDDED), record).wake_at == NOW + 1
+def test_in_a_claiming_store_a_job_that_has_not_expired_yet_wakes_the_dispatcher_again() -> None:
+    record = job(QUEUED, sent=True, expires_at=NOW + 1)
+    assert after(dispatch(record, CLAIMING), record).wake_at == NOW + 1
 
 
 def test_a_lapsed_lease_counts_as_a_crash() -> None:
-    change = dispatched(running(crashes=1))
+    change = dispatch(running(crashes=1))
     record = after(change, running(crashes=1))
-    assert (record.state, record.crashes, record.token, record.failures) == (Q, 2, None, 0)
+    assert (record.state, record.crashes, record.token, record.failures) == (QUEUED, 2, None, 0)
     assert record.errors[-1].type == "queueport.errors.WorkerLost"
     assert (change.processed, change.failed, change.then) == (0, 1, PUBLISH)
 
 
 @pytest.mark.parametrize(("crashes", "options"), [(2, {}), (0, {"crash_limit": 1})])
-def test_the_last_crash_is_the_death(crashes: int, options: dict[str, int]) -> None:
+def test_a_job_is_dead_when_its_crash_budget_is_used_up(crashes: int, options: dict[str, int]) -> None:
     before = running(crashes=crashes, options=options)
-    change = dispatched(before)
+    change = dispatch(before)
     record = after(change, before)
     assert (record.state, record.crashes, change.processed, change.failed) == (DEAD, crashes + 1, 1, 1)
-    assert finished(record, Succeeded(b"1")) is NOT_MINE
+    assert finish(record, Succeeded(b"1")) is NOT_MINE
 
 
-def test_a_lapsed_lease_of_an_interrupted_attempt_burns_nothing() -> None:
-    change = dispatched(running(interrupted=True))
+def test_a_lapsed_lease_of_an_interrupted_attempt_burns_no_budget() -> None:
+    change = dispatch(running(interrupted=True))
     record = after(change, running(interrupted=True))
-    assert (record.state, record.crashes, record.interrupted, change.failed) == (Q, 0, False, 0)
+    assert (record.state, record.crashes, record.interrupted, change.failed) == (QUEUED, 0, False, 0)
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_a_lapsed_lease_of_a_cancelled_attempt_ends_cancelled(interrupted: bool) -> None:
+def test_a_job_with_a_cancel_request_is_cancelled_when_its_lease_lapses(interrupted: bool) -> None:
     before = running(cancel_requested=True, interrupted=interrupted)
-    change = dispatched(before)
+    change = dispatch(before)
     assert after(change, before).state is CANCELLED
     assert (change.processed, change.failed) == (1, 0)
-    assert finished(after(change, before), Succeeded(b"1")) is NOT_MINE
+    assert finish(after(change, before), Succeeded(b"1")) is NOT_MINE
 
 
-def test_a_lease_that_is_spared_is_looked_at_again_when_its_holder_has_beaten() -> None:
-    assert lifecycle.spare(RULES) == Change(stamp={"wake_at": 10.0})
+def test_a_postponed_decision_extends_the_lease_by_the_time_between_two_heartbeats() -> None:
+    assert dispatch(running(), seconds=10.1) == Change(stamp={"wake_at": 10.0})
+    assert after(dispatch(running(), seconds=10.0), running()).state is QUEUED
 
 
-def test_a_dead_job_is_buried_and_then_kept_from_its_death_on() -> None:
+def test_a_dead_job_is_buried_and_kept_until_keep_dead_after_its_death() -> None:
     dead = job(DEAD, finished_at=NOW - 5)
-    assert dispatched(dead, BURYING) == Change(then=BURY)
-    buried = after(lifecycle.buried(BURYING, dead), dead)
+    assert dispatch(dead, BURYING) == Change(then=BURY)
+    buried = after(Lifecycle(BURYING).mark_buried(dead), dead)
     assert (buried.buried, buried.wake_at) == (True, NOW - 5 + 900)
-    assert dispatched(buried, BURYING) == Change(delete=True, then=UNBURY)
+    assert dispatch(buried, BURYING) == Change(delete=True, then=UNBURY)
 
 
-def test_a_message_is_lost_when_later_ones_have_arrived_and_each_time_one_is_more_patient() -> None:
-    record = job(Q, sent=True, sent_at=NOW, sends=1)
-    assert lifecycle.lost(RULES, record, frontier=NOW + 120) is NOTHING
-    change = lifecycle.lost(RULES, record, frontier=NOW + 121)
+def test_a_message_sent_long_before_the_frontier_is_lost_and_each_send_doubles_the_wait() -> None:
+    record = job(QUEUED, sent=True, sent_at=NOW, sends=1)
+    assert Lifecycle(RULES).resend(record, frontier=NOW + 120) is NOTHING
+    change = Lifecycle(RULES).resend(record, frontier=NOW + 121)
     assert change == Change({"sent": False}, {"wake_at": 10.0}, then=PUBLISH)
-    assert lifecycle.lost(RULES, replace(record, sends=2), frontier=NOW + 121) is NOTHING
-    assert lifecycle.lost(RULES, replace(record, sent=False), frontier=NOW + 121) is NOT_ALLOWED
+    assert Lifecycle(RULES).resend(replace(record, sends=2), frontier=NOW + 121) is NOTHING
+    assert Lifecycle(RULES).resend(replace(record, sent=False), frontier=NOW + 121) is NOT_ALLOWED
 
 
 # -- a task that no worker knows --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rules", [RULES, EMBEDDED])
-def test_an_unknown_task_waits_and_is_queued_again_when_a_worker_knows_it(rules: Rules) -> None:
-    record = after(lifecycle.unknown(rules, job(Q, sent=True, sends=2)), job(Q, sent=True, sends=2))
-    assert (record.state, record.sent, record.sends) == (Q, False, 0)
+@pytest.mark.parametrize("rules", [RULES, CLAIMING])
+def test_a_job_whose_task_is_unknown_waits_until_a_worker_knows_the_task(rules: Rules) -> None:
+    record = after(Lifecycle(rules).task_unknown(job(QUEUED, sent=True, sends=2)), job(QUEUED, sent=True, sends=2))
+    assert (record.state, record.sent, record.sends) == (QUEUED, False, 0)
     assert (record.unknown_since, record.wake_at) == (NOW, NOW + 1)
-    waits = after(dispatched(record, rules, known=False, now=NOW + 59), record)
+    waits = after(dispatch(record, rules, known=False, now=NOW + 59), record)
     assert (waits.unknown_since, waits.sent, waits.wake_at) == (NOW, False, NOW + 15)
-    change = dispatched(record, rules, known=True)
+    change = dispatch(record, rules, known=True)
     known = after(change, record)
     assert known.unknown_since is None
     assert known.sent is not rules.carries
     assert change.then == (PUBLISH if rules.carries else frozenset())
 
 
-@pytest.mark.parametrize("rules", [RULES, EMBEDDED])
-def test_a_task_that_nobody_knew_for_too_long_is_the_death(rules: Rules) -> None:
-    record = job(Q, unknown_since=NOW)
-    change = dispatched(record, rules, known=False, now=NOW + 60)
+@pytest.mark.parametrize("rules", [RULES, CLAIMING])
+def test_a_job_whose_task_stays_unknown_for_too_long_is_dead(rules: Rules) -> None:
+    record = job(QUEUED, unknown_since=NOW)
+    change = dispatch(record, rules, known=False, now=NOW + 60)
     dead = after(change, record)
     assert (dead.state, dead.errors[-1].type, dead.failures, dead.crashes) == (
         DEAD,
@@ -136,6 +143,21 @@ def test_a_task_that_nobody_knew_for_too_long_is_the_death(rules: Rules) -> None
     assert (change.processed, change.failed) == (1, 0)
 
 
-def test_meeting_an_unknown_task_again_does_not_start_its_time_anew() -> None:
-    record = job(Q, sent=True, unknown_since=NOW - 40)
-    assert after(lifecycle.unknown(RULES, record), record).unknown_since == NOW - 40
+def test_a_second_worker_that_does_not_know_the_task_does_not_restart_the_wait() -> None:
+    record = job(QUEUED, sent=True, unknown_since=NOW - 40)
+    assert after(Lifecycle(RULES).task_unknown(record), record).unknown_since == NOW - 40
+
+
+def test_a_failed_burial_waits_as_long_as_the_job_is_dead_already_and_ends_with_the_retention() -> None:
+    dead = job(DEAD, finished_at=NOW - 100, wake_at=NOW)
+    assert after(Lifecycle(BURYING).bury_failed(dead, now=NOW), dead).wake_at == NOW + 100
+    assert after(Lifecycle(BURYING).bury_failed(dead, now=NOW - 99), dead).wake_at == NOW + 10
+    assert dispatch(dead, BURYING).then == BURY
+    over = replace(dead, finished_at=NOW - 900)
+    assert dispatch(over, BURYING) == Change(delete=True)
+
+
+def test_a_refused_copy_is_not_buried_again_but_kept_as_a_dead_letter() -> None:
+    dead = job(DEAD, finished_at=NOW - 100, wake_at=NOW)
+    record = after(Lifecycle(BURYING).bury_refused(dead), dead)
+    assert (record.buried, record.wake_at) == (False, NOW + 800)

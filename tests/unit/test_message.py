@@ -1,12 +1,16 @@
-"""What travels: the whole job, and of a dead one that is too large what a human needs. For those who change it."""
+"""The content of messages, what a dead-letter copy omits if it is too large, and bytes that are not messages. For
+authors of `spi.message`.
+"""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
 
-from queueport.message import SHORT, Message
-from queueport.record import Record
+import pytest
+
+from queueport.spi.message import SHORT, Message, NotAMessage
+from queueport.spi.record import Record
 from queueport.status import JobError, JobState
 
 LIMIT = 10_000
@@ -18,14 +22,14 @@ def dead(payload: bytes) -> Record:
     return Record("id", "app.send", "default", payload, JobState.DEAD, headers={"a": "b"}, errors=(error,))
 
 
-def test_a_buried_copy_that_fits_is_whole() -> None:
+def test_a_dead_letter_copy_within_the_limit_is_complete() -> None:
     copy = Message.of(dead(b'{"args":[1]}'), 0.0, buried=True, limit=20_000)
     body = json.loads(copy.body)
     assert (body["payload"], body["headers"]) == ({"args": [1]}, {"a": "b"})
     assert len(body["error"]["traceback"]) > 5_000
 
 
-def test_one_that_is_too_large_says_what_died_and_why() -> None:
+def test_a_dead_letter_copy_over_the_limit_keeps_the_names_and_the_error_of_the_job() -> None:
     copy = Message.of(dead(b'{"args":["' + b"x" * LIMIT + b'"]}'), 0.0, buried=True, limit=LIMIT)
     assert len(copy.body) <= LIMIT
     body = json.loads(copy.body)
@@ -36,5 +40,34 @@ def test_one_that_is_too_large_says_what_died_and_why() -> None:
     assert Message.parse(copy.body).id == "id"
 
 
-def test_a_message_that_is_to_run_is_never_shortened() -> None:
-    assert len(Message.of(dead(b"x" * LIMIT), 0.0, limit=1).body) > LIMIT
+def test_a_message_that_is_not_a_dead_letter_copy_is_never_shortened() -> None:
+    body = Message.of(dead(b"x" * LIMIT), 0.0, limit=1).body
+    assert len(body) > LIMIT
+    assert body == Message.of(dead(b"x" * LIMIT), 0.0).body
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"v":1,"payload":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001, "nested too deeply"),
+        (b'{"v":' + b"1" * 5_000 + b"}", "not JSON"),  # Python converts no text with more than 4300 digits to an int
+        (b'{"v":1,"id":"\xff"}', "not JSON"),
+        (b'{"v":' + b"1" * 4_000 + b"}", "newer than this worker's 1"),
+        *[
+            (b'{"v":1,"id":"i","task":"t","queue":"q","life":1,"sent_at":%b}' % time, "of the wrong shape")
+            for time in (b"1" * 400, b"NaN", b"-Infinity", b"1e999", b'"now"')
+        ],
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_bytes_that_cannot_be_read_are_not_a_message(body: bytes, why: str) -> None:
+    with pytest.raises(NotAMessage, match=why):
+        Message.parse(body)
+
+
+def test_no_depth_of_nesting_raises_another_error() -> None:
+    """Near the limit, Python can parse the value of a field but not show it in an error."""
+    for depth in range(1, 1_100):
+        with pytest.raises(NotAMessage):
+            Message.parse(b'{"v":1,"id":' + b"[" * depth + b"]" * depth + b"}")

@@ -1,100 +1,145 @@
-"""Worker processes that end in awkward ways: what the contract's lines do not pin down."""
+"""Worker processes that are killed or replaced, in cases that the contract suite does not cover."""
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from subprocess import Popen
+from typing import Any
 
 import pytest
 
-from queueport import JobQueue, JobState, Retry, get_queue, task
+from queueport import JobHandle, JobState, Retry, task
 from queueport.testing.waiting import eventually
+from tests.unit.workspace import Workspace
 
 TASKS = """
 import os, subprocess, time
 from queueport import current_job, task
 
-@task(name="awkward.leaves_a_child")
-def leaves_a_child() -> int:
+@task(name="sample_tasks.leave_a_process_behind")
+def leave_a_process_behind() -> int:
     if current_job().attempt == 1:
         subprocess.Popen(["sleep", "30"], close_fds=False)
         os.kill(os.getpid(), 9)
     return current_job().attempt
 
-@task(name="awkward.spin")
+@task(name="sample_tasks.spin")
 def spin(seconds: float) -> None:
     end = time.monotonic() + seconds
     while current_job().attempt == 1 and time.monotonic() < end:
         time.sleep(0.01)
 
-@task(name="awkward.sleep")
+@task(name="sample_tasks.wait_for")
+def wait_for(file: str) -> int:
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    return current_job().attempt
+
+@task(name="sample_tasks.sleep")
 def sleep(seconds: float) -> None:
     if current_job().attempt == 1:
         time.sleep(seconds)
 """
 
 
-class Place:
-    """A folder with a database and a module of tasks."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"sqlite:///{folder}/jobs.db?lease=2"
-        self.queue: JobQueue = get_queue(self.url)
-        self.workers: list[Popen[bytes]] = []
-        (folder / "awkward.py").write_text(TASKS)
-
-    def worker(self, *options: str) -> Popen[bytes]:
-        """A worker process, ready."""
-        before = len(self.queue.stats().workers)
-        command: Sequence[str] = [sys.executable, "-m", "queueport", "worker", "awkward", f"--url={self.url}", *options]
-        with (self.folder / "log").open("ab") as log:
-            self.workers.append(Popen(command, cwd=self.folder, stderr=log, process_group=0))
-        eventually(lambda: len(self.queue.stats().workers) > before, 20)
-        return self.workers[-1]
-
-
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
-    with place.queue:
-        yield place
-        for worker in place.workers:
-            worker.kill()
-            worker.wait()
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    with Workspace(tmp_path, TASKS) as workspace:
+        yield workspace
 
 
-def test_what_a_dead_process_has_left_behind_does_not_hold_up_its_parent(place: Place) -> None:
-    place.worker("--processes=2", "--threads=1")
-    handle = place.queue.enqueue("awkward.leaves_a_child")
+def test_a_process_left_behind_by_a_killed_child_does_not_block_the_parent(workspace: Workspace) -> None:
+    workspace.worker("--processes=2", "--threads=1")
+    handle = workspace.queue.enqueue("sample_tasks.leave_a_process_behind")
     assert handle.result(20) == 2
-    eventually(lambda: len(place.queue.stats().workers) == 2, 10)
+    eventually(lambda: len(workspace.queue.stats().workers) == 2, 10)
 
 
-def test_a_worker_that_is_being_replaced_gives_back_its_jobs_when_it_is_stopped(place: Place) -> None:
-    worker = place.worker("--grace=0.5")
-    stuck = place.queue.enqueue(task.named("awkward.sleep", timeout=0.2, retry=Retry(max_attempts=2)), 60.0)
-    neighbour = place.queue.enqueue("awkward.spin", 60.0)
-    eventually(lambda: neighbour.status().state is JobState.RUNNING)
-    waiting = place.queue.enqueue("awkward.spin", 60.0)
-    eventually(lambda: waiting.status().state is JobState.RUNNING)
-    late = eventually(lambda: untaken(place.queue), 20)
-    worker.send_signal(signal.SIGTERM)
+@pytest.mark.parametrize("count", [1, 2], ids=["one_process", "two_processes"])
+def test_a_process_with_a_stuck_job_is_replaced_while_it_runs_its_other_jobs(workspace: Workspace, count: int) -> None:
+    queue, worker = workspace.queue, workspace.worker(f"--processes={count}", "--threads=2")
+    eventually(lambda: len(queue.stats().workers) == count)
+    for number in range(2):  # in the second round, the worker that began as one process is a parent with a child
+        stuck, neighbours = fill(workspace, f"go-{number}", 2 * count - 1)
+        queue.enqueue("sample_tasks.spin", 0.0).result(20)
+        assert {handle.status().state for handle in (stuck, *neighbours)} == {JobState.RUNNING}
+        (workspace.folder / f"go-{number}").touch()
+        assert {handle.result(20) for handle in neighbours} == {1}
+        stuck.result(20)
+        assert (stuck.status().failures, stuck.status().crashes) == (1, 0)
+        eventually(lambda: len(queue.stats().workers) == count)
+        assert worker.poll() is None
+    worker.terminate()
     assert worker.wait(20) == 0
-    left = [place.queue.status(job_id).state for job_id in (neighbour.id, waiting.id, late or "")]
-    assert left == [JobState.QUEUED] * 3
+    assert len(queue.stats().workers) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one_process", "two_processes"])
+def test_a_worker_that_is_stopped_while_it_is_replaced_returns_its_jobs_to_the_queue(
+    workspace: Workspace, count: int
+) -> None:
+    queue, worker = workspace.queue, workspace.worker(f"--processes={count}", "--threads=2", "--grace=0.5")
+    stuck, neighbours = fill(workspace, "go", 2 * count - 1)
+    beside = queue.enqueue("sample_tasks.wait_for", "go")
+    eventually(lambda: beside.status().state is JobState.RUNNING, 20)
+    worker.terminate()
+    assert worker.wait(20) == 0
+    for handle in (beside, *neighbours):
+        status = handle.status()
+        assert (status.state, status.failures, status.crashes) == (JobState.QUEUED, 0, 0)
     assert stuck.status().state in (JobState.RETRYING, JobState.QUEUED)
-    assert (neighbour.status().failures, neighbour.status().crashes) == (0, 0)
 
 
-def untaken(queue: JobQueue) -> str | None:
-    """A job that the worker leaves alone, once it takes no more: it is being replaced then."""
-    handle = queue.enqueue("awkward.spin", 0.0)
-    try:
-        handle.result(0.5)
-    except TimeoutError:
-        return handle.id
-    return None
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [("another process takes new jobs", 1), ("tasks declared", 2)],
+    ids=["at_its_start", "at_the_handover"],
+)
+def test_a_signal_during_the_replacement_ends_both_processes_and_loses_no_job(
+    workspace: Workspace, line: str, count: int
+) -> None:
+    """The line is logged when the successor is started, or when the program of its parent is started again."""
+    queue, worker, log = workspace.queue, workspace.worker("--threads=2"), workspace.folder / "log"
+    stuck, (neighbour,) = fill(workspace, "go", 1)
+    beside = queue.enqueue("sample_tasks.wait_for", "later")
+    if count == 2:
+        eventually(lambda: beside.status().state is JobState.RUNNING, 20)
+        (workspace.folder / "go").touch()
+    eventually(lambda: log.read_text().count(line) == count, 20)
+    worker.terminate()
+    eventually(lambda: "the worker stops when its jobs have ended" in log.read_text(), 20)
+    (workspace.folder / "go").touch()
+    (workspace.folder / "later").touch()
+    assert worker.wait(20) == 0
+    with pytest.raises(ProcessLookupError):
+        os.killpg(worker.pid, 0)
+    workspace.worker()
+    for handle, failures in ((stuck, 1), (neighbour, 0), (beside, 0)):
+        handle.result(20)
+        assert (handle.status().failures, handle.status().crashes) == (failures, 0)
+    assert [handle.status().attempts for handle in (neighbour, beside)] == [1, 1]
+
+
+def test_a_worker_goes_on_if_the_code_of_a_stuck_job_ends_before_its_other_jobs(workspace: Workspace) -> None:
+    queue, worker = workspace.queue, workspace.worker("--threads=2")
+    stuck, neighbours = fill(workspace, "go", 1, seconds=5.0)
+    stuck.result(20)
+    (workspace.folder / "go").touch()
+    assert neighbours[0].result(20) == 1
+    eventually(lambda: (workspace.folder / "log").read_text().count("tasks declared") == 2 or worker.poll() is not None)
+    queue.enqueue("sample_tasks.spin", 0.0).result(20)
+    assert worker.poll() is None
+
+
+def fill(
+    workspace: Workspace, file: str, count: int, seconds: float = 60.0
+) -> tuple[JobHandle[Any], list[JobHandle[Any]]]:
+    """Enqueue a job that cannot be interrupted when it times out, and `count` jobs that wait for a file. Wait until all
+    run.
+    """
+    late = task.named("sample_tasks.sleep", timeout=0.2, retry=Retry(max_attempts=2, initial=0.1))
+    stuck = workspace.queue.enqueue(late, seconds)
+    waiting = [workspace.queue.enqueue("sample_tasks.wait_for", file) for _ in range(count)]
+    eventually(lambda: {handle.status().state for handle in (stuck, *waiting)} == {JobState.RUNNING}, 20)
+    return stuck, waiting

@@ -1,5 +1,6 @@
-"""The retry policy: its waits, its verdicts, its JSON, and what it refuses. For those who change `queueport.retry`."""
+"""The retry policy: its delays, which errors it retries, its JSON and its limits. For authors of `queueport.retry`."""
 
+import json
 import math
 import sys
 from typing import Any
@@ -15,7 +16,7 @@ numbers = st.floats(0, 1000) | st.integers(0, 1000)
 
 
 class Refused(ConnectionRefusedError):
-    """An error of an application."""
+    """An error that an application defines."""
 
 
 policies = st.builds(
@@ -30,31 +31,33 @@ policies = st.builds(
 )
 
 
-def test_the_waits_double_from_initial_up_to_maximum() -> None:
+def test_delays_double_from_initial_up_to_maximum() -> None:
     policy = Retry(initial=2.0, factor=2.0, maximum=10.0, jitter=0)
     assert [policy.delay(failures, 0.9) for failures in (1, 2, 3, 4, 5)] == [2, 4, 8, 10, 10]
 
 
-def test_jitter_only_lengthens_a_wait() -> None:
+def test_jitter_only_lengthens_a_delay() -> None:
     policy = Retry(initial=10, factor=1, jitter=0.5)
     assert [policy.delay(1, random) for random in (0.0, 0.5, 0.999)] == [10, 12.5, pytest.approx(14.995)]
 
 
 @pytest.mark.parametrize(
-    ("policy", "wait"),
+    ("policy", "delay"),
     [(Retry(factor=2), 600.0), (Retry(factor=1000), 600.0), (Retry(factor=1), 1.0), (Retry(initial=0), 0.0)],
 )
-def test_a_huge_number_of_failures_is_no_overflow(policy: Retry, wait: float) -> None:
-    assert policy.delay(10**9, 0.0) == wait
+def test_a_huge_number_of_failures_does_not_overflow(policy: Retry, delay: float) -> None:
+    assert policy.delay(10**9, 0.0) == delay
 
 
 @given(policies, st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
-def test_a_wait_is_finite_and_at_least_the_delay_without_jitter(policy: Retry, failures: int, random: float) -> None:
+def test_a_delay_with_jitter_is_finite_and_not_shorter_than_without(
+    policy: Retry, failures: int, random: float
+) -> None:
     assert policy.delay(failures, 0.0) <= policy.delay(failures, random) < math.inf
     assert 0 <= policy.delay(failures, 0.0) <= policy.maximum
 
 
-def test_ancestry_has_the_dotted_and_the_bare_name_of_every_ancestor() -> None:
+def test_ancestry_lists_the_dotted_and_the_bare_name_of_every_ancestor() -> None:
     names = ancestry(Refused)
     assert names[:4] == (f"{__name__}.Refused", "Refused", "builtins.ConnectionRefusedError", "ConnectionRefusedError")
     assert {"OSError", "builtins.OSError", "Exception", "BaseException"} < set(names)
@@ -64,37 +67,37 @@ def test_ancestry_has_the_dotted_and_the_bare_name_of_every_ancestor() -> None:
 @pytest.mark.parametrize(
     "entry", [Refused, OSError, "OSError", "builtins.OSError", f"{__name__}.Refused", "Refused"], ids=repr
 )
-def test_an_error_is_known_by_class_name_and_ancestor(entry: type[BaseException] | str) -> None:
+def test_a_policy_matches_an_error_by_class_by_name_and_by_ancestor(entry: type[BaseException] | str) -> None:
     assert Retry(retry_on=(entry,)).allows(ancestry(Refused))
     assert not Retry(abort_on=(entry,)).allows(ancestry(Refused))
     assert not Retry(retry_on=(entry,)).allows(ancestry(KeyError))
     assert Retry(abort_on=(entry,)).allows(ancestry(KeyError))
 
 
-def test_a_class_is_not_mistaken_for_another_of_the_same_bare_name() -> None:
+def test_a_class_in_a_policy_does_not_match_another_class_of_the_same_bare_name() -> None:
     other = type("Refused", (Exception,), {"__module__": "elsewhere"})
     assert not Retry(retry_on=(Refused,)).allows(ancestry(other))
 
 
-def test_abort_on_is_stronger_than_retry_on() -> None:
+def test_abort_on_takes_precedence_over_retry_on() -> None:
     assert not Retry(retry_on=(OSError,), abort_on=(Refused,)).allows(ancestry(Refused))
     assert Retry(retry_on=(OSError,), abort_on=(Refused,)).allows(ancestry(OSError))
 
 
 @given(policies)
 def test_a_policy_read_back_from_json_decides_the_same(policy: Retry) -> None:
-    back = Retry.from_dict(policy.as_dict())
+    back = Retry.from_dict(json.loads(json.dumps(policy.as_dict())))
     assert back.as_dict() == policy.as_dict()
     for error in (OSError, Refused, KeyError, ValueError):
         assert back.allows(ancestry(error)) == policy.allows(ancestry(error))
     assert back.delay(3, 0.5) == policy.delay(3, 0.5)
 
 
-def test_the_json_of_another_version_is_read() -> None:
-    assert Retry.from_dict({"max_attempts": 7, "invented_later": 1}) == Retry(max_attempts=7)
+def test_unknown_fields_of_a_stored_policy_are_ignored() -> None:
+    assert Retry.from_dict({"max_attempts": 7, "added_later": 1}) == Retry(max_attempts=7)
 
 
-def test_an_error_of_a_module_run_as_main_has_its_importable_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_defined_in_a_module_run_as_main_has_its_importable_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules[__name__])
     assert ancestry(type("Refused", (Exception,), {"__module__": "__main__"}))[0] == f"{__name__}.Refused"
     monkeypatch.delattr(sys.modules[__name__], "__spec__")
@@ -123,6 +126,6 @@ def test_an_error_of_a_module_run_as_main_has_its_importable_name(monkeypatch: p
     ],
     ids=str,
 )
-def test_a_value_out_of_range_is_refused_by_name(wrong: dict[str, Any]) -> None:
+def test_an_invalid_value_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"Retry: {next(iter(wrong))} must be"):
         Retry(**wrong)

@@ -1,17 +1,20 @@
-"""The runner and the pool, over the memory store: what the contract's lines do not pin down."""
+"""The runner and the pool on the memory store, in cases that the contract suite does not cover."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
-from queueport import JobQueue, get_queue
-from queueport.attempt import Attempt
-from queueport.message import Message
-from queueport.runner import Runner, Verdict
+from queueport import JobQueue, get_queue, task
+from queueport.spi.runner import MessageAction, Work
+from queueport.stats import WorkerStats
 from queueport.testing import tasks
+from queueport.workers.attempt import Attempt
+from queueport.workers.runner import Runner
+from tests.unit.records import message_body
 
 
 @pytest.fixture
@@ -21,18 +24,30 @@ def queue() -> Iterator[JobQueue]:
 
 
 def test_two_messages_of_one_job_in_one_batch_begin_it_once(queue: JobQueue) -> None:
-    job_id = queue.enqueue(tasks.echo, 1).id
-    body = Message.of(queue.read(job_id), 0.0).body
-    runner = Runner(queue.operations, {tasks.echo.name: tasks.echo}, (tasks.QUEUE,))
-    first, second = runner.begin([body, body])
+    body = message_body(queue, queue.enqueue(tasks.echo, 1).id)
+    runner = Runner(queue.operations, [tasks.echo], Work((tasks.QUEUE,)))
+    first, second = runner.receiver.begin([body, body], runner.given_up)
     assert isinstance(first, Attempt)
-    assert second is Verdict.ACKNOWLEDGE
+    assert second is MessageAction.ACKNOWLEDGE
 
 
 def test_a_free_thread_takes_the_next_job_at_once(queue: JobQueue) -> None:
-    """Also where the worker knows `async def` tasks, for which there is room all the time."""
+    """This must also hold for a worker that knows `async def` tasks, which need no thread and always have room."""
     handles = queue.enqueue_many([tasks.echo.job(number) for number in range(100)])
     started = time.monotonic()
     with queue.worker(tasks.QUEUE, tasks=[tasks.echo, tasks.asleep], threads=2):
         assert [handle.result(30) for handle in handles] == list(range(100))
     assert time.monotonic() - started < 5
+
+
+def test_a_task_is_unknown_unless_a_live_worker_of_the_jobs_own_queue_knows_it(
+    queue: JobQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, epoch = queue.operations.store, datetime.fromtimestamp(0, UTC)
+    here, there = (queue.enqueue(task.named("elsewhere.work", queue=name)) for name in ("here", "there"))
+    store.announce(WorkerStats("w", ("there", "also"), ("elsewhere.work",), epoch), 60.0)
+    runner = Runner(queue.operations, [tasks.echo], Work(("here", "there", "also")))
+    runner.receiver.mark_unknown()
+    assert queue.operations.read(here.id).unknown_since is not None
+    assert queue.operations.read(there.id).unknown_since is None
+    assert f"job {here.id} waits: no live worker of its queue knows its task elsewhere.work" in caplog.text

@@ -1,4 +1,4 @@
-"""Tasks, their names and options, and the jobs made of them. For those who change `tasks.py` and `job.py`."""
+"""Tasks, their names and options, and the jobs made from them. For authors of `tasks.py` and `job.py`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ import math
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import FrozenInstanceError, replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
 
+from queueport import get_queue
+from queueport.context import default_queue
 from queueport.errors import ConfigurationError, InvalidJob, UnknownTask
-from queueport.job import Job, Options
+from queueport.job import Job, Options, new_id
 from queueport.retry import Retry
 from queueport.tasks import registry, task
 
-BEFORE: list[str] = []
-
 
 @pytest.fixture(autouse=True)
-def _isolated() -> Iterator[None]:
-    BEFORE[:] = registry.names()
+def names_before() -> Iterator[list[str]]:
+    """The names that other modules had registered. Tasks that the test declares are removed after the test."""
+    names = registry.names()
     with registry.isolated():
-        yield
+        yield names
 
 
 def send(user_id: int, template: str = "plain") -> str:
@@ -69,10 +71,10 @@ class Mail:
         return self
 
 
-# Declaring
+# -- declaring --------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_bears_the_name_of_its_function_and_is_registered() -> None:
+def test_a_task_has_the_name_of_its_function_and_is_registered() -> None:
     declared = task(send)
     assert declared.name == f"{__name__}.send"
     assert registry.get(declared.name) is declared
@@ -88,7 +90,7 @@ def test_a_task_is_called_like_its_function() -> None:
     assert asyncio.run(task(fetch)("a")) == b"a"
 
 
-def test_a_staticmethod_is_a_task_in_either_order() -> None:
+def test_a_staticmethod_can_be_a_task_in_either_order_of_decorators() -> None:
     assert [Mail.inner.name, Mail.outer.name] == ["mail.inner", "mail.outer"]
     assert [Mail.inner(1), Mail().inner(2), Mail.outer(3), Mail().outer(4)] == [1, 2, 3, 4]
     assert task(staticmethod(send)).name == f"{__name__}.send"
@@ -96,7 +98,7 @@ def test_a_staticmethod_is_a_task_in_either_order() -> None:
     assert task(Mail.__dict__["like_a_method"]).name == f"{__name__}.Mail.like_a_method"
 
 
-def test_a_task_may_be_wrapped_by_another_decorator() -> None:
+def test_a_function_wrapped_by_another_decorator_can_be_a_task() -> None:
     @task(name="doubled")
     @twice
     def half(value: int) -> int:
@@ -115,18 +117,13 @@ def twice(function: Callable[[int], int]) -> Callable[[int], int]:
     return wrapper
 
 
-def test_the_names_it_had_before_find_the_task() -> None:
+def test_a_task_is_found_by_its_aliases(names_before: list[str]) -> None:
     declared = task(name="mail.send", aliases=("old.send", "older.send"))(send)
-    assert registry.names() == sorted([*before(), "mail.send", "old.send", "older.send"])
+    assert registry.names() == sorted([*names_before, "mail.send", "old.send", "older.send"])
     assert registry.get("older.send") is declared
     assert registry.tasks()[-1] is declared
     assert registry.tasks().count(declared) == 1
     assert registry.get("newer.send") is None
-
-
-def before() -> list[str]:
-    """The names that were registered when the test began, whatever other modules had declared."""
-    return list(BEFORE)
 
 
 def generator() -> Iterator[int]:
@@ -144,10 +141,10 @@ def nested() -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda: None, "a function with a name"),
-        (nested(), r"inside a function: give it a name, @task\(name="),
+        (nested(), r"inside a function: move it out, or name it with @task\(name="),
         (generator, "it is a generator"),
         (agenerator, "it is a generator"),
         (Mail.method, "it is a method"),
@@ -158,7 +155,7 @@ def nested() -> Callable[[], None]:
         (functools.partial(send, 1), "takes a function"),
         (functools.wraps(functools.partial(send, 1))(lambda: None), "takes a function"),
         (len, "takes a function"),
-        ("mail.send", r"a name is given as @task\(name="),
+        ("mail.send", r"to give a name, write @task\(name="),
         (Mail.inner, "takes a function"),
     ],
     ids=[
@@ -178,13 +175,13 @@ def nested() -> Callable[[], None]:
         "task",
     ],
 )
-def test_what_cannot_be_a_task_is_refused(wrong: Any, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told):
+def test_an_object_that_cannot_be_a_task_is_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         task(wrong)
 
 
 @pytest.mark.parametrize("name", ["", "two words", "tab\t", "line\n", "\ud800", "x" * 201, "\x00", 7])
-def test_a_name_that_cannot_be_is_refused(name: Any) -> None:
+def test_an_invalid_name_is_refused(names_before: list[str], name: Any) -> None:
     for declare in (
         lambda: task(name=name)(send),
         lambda: task(aliases=(name,))(send),
@@ -192,37 +189,37 @@ def test_a_name_that_cannot_be_is_refused(name: Any) -> None:
     ):
         with pytest.raises(ConfigurationError, match="name must be 1 to 200 printable characters"):
             declare()
-    assert registry.names() == before()
+    assert registry.names() == names_before
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"queue": "two words"}, "task 'mail.send': queue must be"),
         ({"timeout": 0}, "task 'mail.send': timeout must be"),
         ({"retry": 3}, "task 'mail.send': retry must be a Retry"),
-        ({"tiemout": 3}, "task 'mail.send': there is no option 'tiemout' here; did you mean timeout"),
+        ({"tiemout": 3}, "task 'mail.send': there is no option 'tiemout' here; did you mean 'timeout'"),
         ({"priority": 3}, "task 'mail.send': there is no option 'priority' here"),
-        ({"aliases": "old"}, "task 'mail.send': aliases must be a tuple"),
+        ({"aliases": "old"}, "task 'mail.send': aliases must be a list or tuple"),
     ],
     ids=str,
 )
-def test_an_option_that_cannot_be_is_refused_at_the_declaration(options: Any, told: str) -> None:
-    with pytest.raises(ConfigurationError, match=told):
+def test_an_invalid_option_is_refused_at_the_declaration(names_before: list[str], options: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         task(name="mail.send", **options)(send)
-    assert registry.names() == before()
+    assert registry.names() == names_before
 
 
-def test_a_name_taken_by_another_function_is_refused() -> None:
+def test_a_name_taken_by_another_function_is_refused(names_before: list[str]) -> None:
     declared = task(name="mail.send", aliases=("old.send",))(send)
     for name, aliases in [("mail.send", ()), ("old.send", ()), ("new", ("mail.send",)), ("new", ("old.send",))]:
         with pytest.raises(ConfigurationError, match=rf"is taken by {__name__}\.send; give {__name__}\.fetch another"):
             task(name=name, aliases=aliases)(fetch)
-    assert registry.names() == sorted([*before(), "mail.send", "old.send"])
+    assert registry.names() == sorted([*names_before, "mail.send", "old.send"])
     assert registry.get("mail.send") is declared
 
 
-def test_what_was_registered_within_isolated_is_forgotten() -> None:
+def test_a_task_registered_inside_isolated_is_removed_afterwards() -> None:
     first = task(send)
     with registry.isolated():
         task(fetch)
@@ -232,10 +229,12 @@ def test_what_was_registered_within_isolated_is_forgotten() -> None:
     assert registry.get(first.name) is first
 
 
-# Modules
+# -- modules ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_module_loaded_again_replaces_its_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reloaded_module_replaces_its_tasks(
+    names_before: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     code = "from queueport.tasks import task\n@task(aliases=('older',))\ndef f(): return {}\n"
     (tmp_path / "loaded_again.py").write_text(code.format(1))
@@ -246,16 +245,43 @@ def test_a_module_loaded_again_replaces_its_tasks(tmp_path: Path, monkeypatch: p
         importlib.reload(module)
     finally:
         del sys.modules["loaded_again"]
-    assert registry.names() == sorted(["loaded_again.f", *before(), "oldest"])
+    assert registry.names() == sorted(["loaded_again.f", *names_before, "oldest"])
     (reloaded,) = (declared for declared in registry.tasks() if declared.name == "loaded_again.f")
     assert reloaded() == 222
 
 
-def test_a_cell_of_a_notebook_run_again_replaces_its_task() -> None:
+def test_a_notebook_cell_that_runs_again_replaces_its_task() -> None:
     for cell in ("first", "second"):
         names: dict[str, Any] = {"__name__": "notebook", "task": task}
-        exec(compile("@task(name='cell')\ndef f(): ...", cell, "exec"), names)  # each run has a file name of its own
+        # Each run of a notebook cell has another file name.
+        exec(compile("@task(name='cell')\ndef f(): ...", cell, "exec"), names)
         assert registry.get("cell") is names["f"]
+
+
+def test_a_worker_made_in_a_python_shell_runs_the_task_as_it_was_last_defined() -> None:
+    shell = """
+from queueport import get_queue, task
+queue = get_queue("memory://")
+for text in "one", "two":
+    exec(f"@task(name='shell')\\ndef shell():\\n    return '{text}'")
+    with queue.worker():
+        print(queue.enqueue("shell").result(10))
+
+"""
+    done = subprocess.run([sys.executable, "-i"], input=shell, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("delay", "enqueue"), ("send", "enqueue"), ("apply_async", "using"), ("send_with_options", "using")],
+)
+def test_a_method_of_another_library_is_an_error_that_names_the_method_of_this_one(name: str, instead: str) -> None:
+    with pytest.raises(AttributeError, match=rf"a task has no attribute '{name}': use task\.{instead}"):
+        getattr(Mail.inner, name)
+    with pytest.raises(AttributeError, match=r"a task has no attribute 'dealy'$"):
+        getattr(Mail.inner, "dealy")  # noqa: B009  # a type checker refuses the attribute
+    assert not hasattr(Mail.inner, name)
 
 
 TASK = "from queueport.tasks import registry, task\n@task\ndef f(): ...\n"
@@ -273,14 +299,14 @@ TASK = "from queueport.tasks import registry, task\n@task\ndef f(): ...\n"
     ],
     ids=str,
 )
-def test_a_module_that_is_run_names_its_tasks_as_if_imported(
+def test_a_module_run_as_a_program_names_its_tasks_as_if_it_were_imported(
     run: list[str], files: dict[str, str], name: str, tmp_path: Path
 ) -> None:
     ran = run_python(run, files, tmp_path)
     assert (ran.stdout.split(), ran.returncode) == ([name], 0), ran.stderr
 
 
-def test_a_plain_script_has_to_name_its_tasks(tmp_path: Path) -> None:
+def test_a_script_must_name_its_tasks(tmp_path: Path) -> None:
     ran = run_python(["m.py"], {"m.py": TASK}, tmp_path)
     assert "ConfigurationError: __main__.f is in a script" in ran.stderr
     assert "@task(name=...)" in ran.stderr
@@ -293,7 +319,7 @@ def run_python(run: list[str], files: dict[str, str], folder: Path) -> subproces
     return subprocess.run([sys.executable, *run], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_a_spawned_child_of_a_module_that_is_run_knows_its_tasks(tmp_path: Path) -> None:
+def test_a_spawned_process_of_a_module_run_as_a_program_knows_its_tasks(tmp_path: Path) -> None:
     code = """
 import multiprocessing
 from queueport.tasks import registry, task
@@ -313,7 +339,9 @@ if __name__ == "__main__":
     assert ran.stdout == "m.f 2 True\n", ran.stderr
 
 
-def test_a_task_of_a_module_that_is_run_is_unpickled_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_pickled_in_a_module_run_as_a_program_can_be_unpickled_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "ran.py").write_text(TASK + "import pickle\nif __name__ == '__main__': print(pickle.dumps(f).hex())\n")
     ran = subprocess.run([sys.executable, "-m", "ran"], cwd=tmp_path, capture_output=True, text=True, check=True)
     monkeypatch.syspath_prepend(tmp_path)
@@ -323,7 +351,7 @@ def test_a_task_of_a_module_that_is_run_is_unpickled_elsewhere(tmp_path: Path, m
         del sys.modules["ran"]
 
 
-def test_a_task_pickles_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_is_pickled_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declared = task(send)
     assert pickle.loads(pickle.dumps(declared)) is declared
     assert copy.deepcopy(declared) is declared
@@ -337,17 +365,17 @@ def test_a_task_pickles_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "pickled.py").write_text(TASK)
     data = pickle.dumps(importlib.import_module("pickled").f)
     registry._tasks.clear()
-    with pytest.raises(UnknownTask, match=r"no task 'pickled\.f' is registered here"):
+    with pytest.raises(UnknownTask, match=r"module pickled does not register the task 'pickled\.f'"):
         pickle.loads(data)
     del sys.modules["pickled"]
     assert pickle.loads(data) is registry.get("pickled.f")
     del sys.modules["pickled"]
 
 
-# Options
+# -- options ----------------------------------------------------------------------------------------------------------
 
 
-def test_options_add_up_and_later_ones_win() -> None:
+def test_options_are_merged_and_later_ones_win() -> None:
     declared = task(queue="uploads", timeout=30.0)(send)
     chosen = declared.using(queue="bulk", priority=1).using(priority=5, timeout=timedelta(minutes=1))
     assert chosen.given == Options(queue="bulk", priority=5, timeout=60.0)
@@ -359,7 +387,7 @@ def test_options_add_up_and_later_ones_win() -> None:
     assert chosen.using(run_at=datetime(2026, 1, 1, tzinfo=UTC)).using(delay=5).given.run_at is None
 
 
-def test_a_task_with_options_shares_what_the_task_has() -> None:
+def test_a_task_with_options_shares_the_hooks_and_signature_of_the_task() -> None:
     declared = task(send)
     seen: list[Any] = []
 
@@ -380,11 +408,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     *(({"delay": value}, "delay must be") for value in (math.nan, math.inf, "1", True, 1e12, timedelta(seconds=-1))),
     ({"timeout": 0}, "timeout must be more than 0"),
     ({"timeout": timedelta(0)}, "timeout must be more than 0"),
-    ({"run_at": datetime(2026, 1, 1)}, "run_at must be an aware datetime"),  # noqa: DTZ001  # it is the point
+    ({"run_at": datetime(2026, 1, 1)}, "run_at must be an aware datetime"),  # noqa: DTZ001  # naive, to be refused
     ({"run_at": "2026-01-01"}, "run_at must be a datetime"),
-    ({"run_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "run_at must be a time that exists"),
+    ({"run_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "run_at must be in the years 1 to 9999"),
     *(({"priority": value}, "priority must be a whole number from -10 to 10") for value in (11, -11, 1.0, True)),
-    *(({"crash_limit": value}, "crash_limit must be a whole number from 1") for value in (0, 1.5, True)),
+    *(({"crash_limit": value}, "crash_limit must be a whole number of at least 1") for value in (0, 1.5, True)),
     *(({"job_id": value}, "job_id must be") for value in ("", "a b", "a/b", "x" * 65, "a\n", 7)),
     *(({"queue": value}, "queue must be") for value in ("", ".a", "a b", "a/b", "x" * 65, "é", "a\n", 7)),
     *(({"key": value}, "key must be") for value in ("", "x" * 257, "a\x00", "\ud800", 7)),
@@ -394,15 +422,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "told"), WRONG, ids=repr)
-def test_an_option_out_of_its_range_is_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidJob, match=told):
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=repr)
+def test_an_option_out_of_its_range_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidJob, match=message):
         task(send).using(**options)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         task.named("other.resize", **options)
 
 
-def test_options_at_the_edge_of_their_range_are_taken() -> None:
+def test_options_at_the_limits_of_their_range_are_accepted() -> None:
     for options in (
         Options(delay=0, expires=0, keep_result=0, timeout=0.001, crash_limit=1, priority=-10),
         Options(priority=10, key="x" * 256, group="a b", job_id="x" * 64, queue="_" + "." * 63, headers={"a": ""}),
@@ -411,20 +439,20 @@ def test_options_at_the_edge_of_their_range_are_taken() -> None:
         assert Options(**options.given()) == options
 
 
-def test_a_time_is_kept_in_utc() -> None:
+def test_run_at_is_stored_in_utc() -> None:
     local = datetime(2026, 1, 1, 5, tzinfo=timezone(timedelta(hours=5)))
     run_at = task(send).using(run_at=local).given.run_at
     assert run_at is not None
     assert (run_at, run_at.tzinfo) == (NOW, UTC)
 
 
-def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_option_is_refused_and_the_nearest_name_suggested() -> None:
     for use in (task(send).using, functools.partial(task.named, "other.resize")):
-        with pytest.raises(ConfigurationError, match="there is no option 'dellay' here; did you mean delay"):
+        with pytest.raises(ConfigurationError, match="there is no option 'dellay' here; did you mean 'delay'"):
             use(dellay=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
-# Jobs
+# -- jobs -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_job_has_its_arguments_and_a_new_id() -> None:
@@ -438,13 +466,30 @@ def test_a_job_has_its_arguments_and_a_new_id() -> None:
         job.queue = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_a_job_takes_queue_and_expires_from_the_producer_then_from_the_declaration() -> None:
+def test_new_ids_are_uuids_that_sort_by_the_millisecond_in_which_they_were_made() -> None:
+    before = time.time_ns() // 1_000_000
+    ids = [new_id() for _ in range(100)]
+    times = [int(job_id[:12], 16) for job_id in ids]
+    assert before <= times[0] <= times[-1] <= time.time_ns() // 1_000_000
+    assert times == sorted(times)
+    assert len(set(ids)) == 100
+    assert {(len(each), UUID(each).version, UUID(each).variant) for each in ids} == {(32, 7, RFC_4122)}
+
+
+def test_a_job_can_be_replaced_with_checked_values_after_task_job_has_made_it() -> None:
+    job = task(send).job(1)
+    assert replace(job) == job
+    with pytest.raises(InvalidJob, match="id must be"):
+        replace(job, id="not valid")
+
+
+def test_queue_and_expires_come_from_the_producer_or_else_from_the_declaration() -> None:
     declared = task(queue="uploads", expires=60, timeout=5, retry=Retry(max_attempts=1))(send)
     job = declared.job(1)
     assert (job.queue, job.expires, job.options) == ("uploads", 60.0, Options())
     job = declared.using(queue="bulk", expires=timedelta(minutes=2), job_id="a", headers={"b": "c"}, priority=3).job(1)
     assert (job.queue, job.expires, job.id, job.headers) == ("bulk", 120.0, "a", {"b": "c"})
-    assert job.options == Options(priority=3), "each option is in one place"
+    assert job.options == Options(priority=3), "the options repeat fields of the job"
 
 
 def test_wrong_arguments_are_refused_by_name() -> None:
@@ -460,29 +505,33 @@ def test_parameters_may_have_any_name() -> None:
 
     declared = task(name="odd")(odd)
     assert declared(self=1, function=2, args=3, kwargs=4) == 10
-    assert declared.job(self=1, function=2, args=3, kwargs=4).kwargs == dict(self=1, function=2, args=3, kwargs=4)  # noqa: C408  # as the call
+    assert declared.job(self=1, function=2, args=3, kwargs=4).kwargs == dict(self=1, function=2, args=3, kwargs=4)  # noqa: C408  # in the form of the call
 
 
-def test_a_hook_replaces_what_a_job_carries_and_it_is_checked_again() -> None:
+def test_a_field_that_a_hook_replaces_in_a_job_is_checked_again() -> None:
     job = task(send).job(1)
     headers = {"trace": "1"}
     changed = replace(job, headers=headers, queue="other")
     headers["trace"] = "changed afterwards"
     assert (changed.id, changed.headers, changed.queue) == (job.id, {"trace": "1"}, "other")
-    refused: list[dict[str, Any]] = [{"queue": "two words"}, {"id": ""}, {"headers": {"a": 1}}, {"expires": -1}]
+    refused: list[dict[str, Any]] = [
+        *({"queue": "two words"}, {"id": ""}, {"headers": {"a": 1}}, {"expires": -1}),
+        *({"task": ""}, {"task": "two words"}, {"task": "t" * 201}, {"task": None}),
+        *({"payload": b""}, {"payload": b"[1]"}, {"payload": b"{"}, {"payload": b"[" * 100_000}),
+    ]
     for wrong in refused:
         with pytest.raises(InvalidJob):
             replace(job, **wrong)
 
 
-def test_a_job_is_equal_by_what_is_sent() -> None:
+def test_jobs_that_send_the_same_are_equal() -> None:
     job = task(send).job(1)
     same: Job[Any] = Job(id=job.id, task=job.task, payload=job.payload)
     assert same == job
     assert "task_ref" not in repr(job)
 
 
-def test_a_task_whose_code_is_elsewhere_is_not_registered_and_not_called() -> None:
+def test_a_task_whose_code_is_elsewhere_is_not_registered_and_cannot_be_called() -> None:
     elsewhere = task.named("other.resize", queue="images", priority=2)
     job = elsewhere.job(7, size=[1, 2])
     assert (job.task, job.queue, job.args, job.kwargs) == ("other.resize", "images", [7], {"size": [1, 2]})
@@ -490,28 +539,40 @@ def test_a_task_whose_code_is_elsewhere_is_not_registered_and_not_called() -> No
     assert registry.get("other.resize") is None
     assert not elsewhere.is_async
     for use in (elsewhere, lambda: elsewhere.on_dead(print), lambda: registry.add(elsewhere)):
-        with pytest.raises(ConfigurationError, match=r"the code of task 'other\.resize' is elsewhere"):
+        with pytest.raises(ConfigurationError, match=r"the code of task 'other\.resize' is in another application"):
             use()
 
 
-def test_enqueue_goes_to_the_default_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enqueue_uses_the_default_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     declared = task(send).using(delay=1)
     calls: list[tuple[Any, ...]] = []
 
     class Fake:
-        def enqueue(self, *args: Any, **kwargs: Any) -> str:
-            calls.append((*args, kwargs))
+        def enqueue(self, job: Job[Any]) -> str:
+            calls.append((job.task_ref, job.args, job.kwargs))
             return "handle"
 
     class AsyncFake:
         def __init__(self, queue: Fake) -> None:
             self.queue = queue
 
-        async def enqueue(self, *args: Any, **kwargs: Any) -> str:
-            return "async " + self.queue.enqueue(*args, **kwargs)
+        async def enqueue(self, job: Job[Any]) -> str:
+            return "async " + self.queue.enqueue(job)
 
-    for module, name, fake in [("queueport.connect", "get_queue", Fake), ("queueport.aio", "AsyncJobQueue", AsyncFake)]:
-        monkeypatch.setitem(sys.modules, module, ModuleType(module))
-        monkeypatch.setattr(sys.modules[module], name, fake, raising=False)
+    monkeypatch.setattr(default_queue, "open", Fake)
+    monkeypatch.setattr(default_queue, "as_async", AsyncFake)
     assert [declared.enqueue(1, template="x"), asyncio.run(declared.aenqueue(2))] == ["handle", "async handle"]
-    assert calls == [(declared, 1, {"template": "x"}), (declared, 2, {})]
+    assert calls == [(declared, [1], {"template": "x"}), (declared, [2], {})]
+
+
+def test_a_registered_name_means_its_task() -> None:
+    with registry.isolated(), get_queue("memory://") as queue:
+
+        @task(name="post.send", aliases=["old.send"], queue="post")
+        def send(to: str) -> None: ...
+
+        handle = queue.enqueue("post.send", "Ada")
+        assert (handle.status().queue, queue.enqueue("old.send", "Ada").status().queue) == ("post", "post")
+        with pytest.raises(InvalidJob, match="to"):
+            queue.enqueue("post.send")
+        assert queue.enqueue("not.known.here", 1).status().queue == "default"

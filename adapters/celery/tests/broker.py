@@ -1,4 +1,4 @@
-"""Celery's brokers as their own tools see them, behind queueport's back. For the tests of this adapter."""
+"""Reads and writes Celery's brokers with kombu and redis-py alone. For the tests of this adapter."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import kombu
 import redis
 from kombu.exceptions import ChannelError
 
-from queueport_celery.envelope import Parcel
+from queueport_celery.messages import OutgoingMessage
 from queueport_celery.names import Names
 
 __all__ = ["Broker"]
 
 
 class Broker:
-    """The queues of one namespace; `url` is the broker's own."""
+    """The broker's queues of one namespace. `url` is the URL of the broker."""
 
     def __init__(self, url: str, namespace: str) -> None:
         self.url = url.replace("amqp://", "pyamqp://")
@@ -25,24 +25,33 @@ class Broker:
 
     @contextmanager
     def channel(self) -> Iterator[Any]:
-        """A channel of a connection of its own."""
+        """A channel on a new connection."""
         with kombu.Connection(self.url) as connection, connection.channel() as channel:
             yield channel
 
-    def publish(self, parcel: Parcel) -> None:
-        """Put a message into a queue, which is made if need be."""
+    def publish(self, message: OutgoingMessage) -> None:
+        """Put a message into a queue, and declare the queue if it does not exist."""
         with self.channel() as channel:
-            self.names.declaration(parcel.queue)(channel).declare()
-            options = {"exchange": "", "routing_key": parcel.queue, "headers": parcel.headers, **parcel.properties}
-            kombu.Producer(channel, auto_declare=False).publish(parcel.body, **options)
+            self.names.declaration(message.queue)(channel).declare()
+            options = {"exchange": "", "routing_key": message.queue, "headers": message.headers, **message.properties}
+            kombu.Producer(channel, auto_declare=False).publish(message.body, **options)
 
     def purge(self, name: str) -> None:
         """Empty a queue."""
         with self.channel() as channel, suppress(ChannelError):
             channel.queue_purge(name)
 
+    def obstruct(self, name: str) -> None:
+        """Take the name of a queue that does not exist yet for something else, so that the queue accepts nothing."""
+        if self.url.startswith("redis"):
+            with redis.Redis.from_url(self.url) as client:
+                client.set(name, "not a list")
+            return
+        with self.channel() as channel:
+            channel.queue_declare(name, durable=True, auto_delete=False, arguments={"x-max-length": 1})
+
     def messages(self, name: str) -> list[Any]:
-        """Take what lies in a queue; nothing where it has not been made yet."""
+        """Remove and return the messages of a queue. A queue that does not exist is empty."""
         found: list[Any] = []
         with self.channel() as channel, suppress(ChannelError):
             queue = kombu.Queue(name)(channel)
@@ -51,7 +60,7 @@ class Broker:
         return found
 
     def delete(self, *names: str) -> None:
-        """Delete these queues, and the exchanges that Celery makes of the same names."""
+        """Delete these queues, and the exchanges that Celery declares with the same names."""
         if self.url.startswith("redis"):
             with redis.Redis.from_url(self.url) as client:
                 client.delete(*names, *(f"_kombu.binding.{name}" for name in names))
@@ -62,8 +71,8 @@ class Broker:
                 channel.exchange_delete(name)
 
     def clean(self, *queues: str) -> None:
-        """Delete what belongs to this namespace."""
-        self.delete(*(name for queue in queues for name in (self.names.work(queue), self.names.aside(queue))))
+        """Delete everything that belongs to this namespace."""
+        self.delete(*(name for queue in queues for name in (self.names.native(queue), self.names.aside(queue))))
         if self.url.startswith("redis"):
             with redis.Redis.from_url(self.url) as client:
                 if keys := list(client.scan_iter(f"*{self.names.namespace}*")):

@@ -1,4 +1,4 @@
-"""Celery over one broker or the other, in a namespace of its own. For the tests of this adapter beside the contract."""
+"""Fixtures: Celery over each broker, in a new namespace for each test. For the tests that are not in the contract."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from queueport.testing.trace import TRACE, Trace
 
 @pytest.fixture
 def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trace:
-    """What the tasks of a test leave behind."""
+    """The trace in which the tasks of a test record their runs."""
     monkeypatch.setenv(TRACE, str(tmp_path))
     return Trace(tmp_path)
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
 def celery(request: pytest.FixtureRequest, trace: Trace) -> Iterator[CeleryHarness]:
-    """A broker, a store, and worker commands."""
+    """A harness for Celery. Each test that uses it runs on both brokers."""
     harness = CeleryHarness(request.param)
     yield harness
     harness.end()
-    print(harness.story())  # noqa: T201  # pytest shows it where the test failed
+    print(harness.logs())  # noqa: T201  # pytest shows it where the test failed

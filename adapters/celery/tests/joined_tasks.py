@@ -1,4 +1,4 @@
-"""What a joined application adds for `queueport worker`: its tasks are made known. For `test_joining`."""
+"""The module by which an application joins queueport. For `test_joining`."""
 
 from adapters.celery.tests.legacy_app import on_rabbitmq, on_redis
 from queueport_celery import join

@@ -1,4 +1,4 @@
-"""Applications that existed before queueport, one for each broker, with tasks of their own. For `test_joining`."""
+"""Existing Celery applications with tasks of their own, one for each broker. For `test_joining`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from queueport.testing.trace import Trace
 __all__ = ["on_rabbitmq", "on_redis"]
 
 BROKERS = "LEGACY_REDIS", "LEGACY_RABBITMQ"
-"""Variables with the brokers' URLs; the results of both are kept in the Redis."""
+"""The environment variables with the URLs of the brokers. Both apps keep their results in the Redis."""
 IMPORTS, JOINS = "LEGACY_IMPORTS", "queueport_celery.worker"
-"""What their workers import."""
+"""The environment variable with the modules that workers of the apps import, and its default."""
 BEAT = "LEGACY_BEAT"
-"""The queue that their beat sends to, if any, twice a second."""
+"""The environment variable with the queue to which beat sends a message twice a second; not set: it sends none."""
 
 
 class Surrounded(Task[Any, Any]):
-    """What applications do to have a context around each task."""
+    """A base class of tasks with a `__call__` of its own."""
 
     abstract = True
 
@@ -30,25 +30,25 @@ class Surrounded(Task[Any, Any]):
 
 
 def note(kind: str, **values: Any) -> None:
-    """Leave a note for the test that runs."""
+    """Leave a note for the running test."""
     trace = Trace.here()
     if trace is not None:
         trace.note(kind, **values)
 
 
 def add(self: Task[Any, Any], a: int, b: int = 0) -> int:
-    """The sum."""
+    """Add two numbers."""
     note("added", id=self.request.id, retries=self.request.retries, headers=self.request.headers)
     return a + b
 
 
 def total(numbers: list[int]) -> int:
-    """The body of a chord."""
+    """Add the results of a chord."""
     return sum(numbers)
 
 
 def flaky(self: Task[Any, Any], key: str) -> None:
-    """Always fails, and asks Celery for another try."""
+    """Always fail, and ask Celery to retry."""
     note("tried", key=key)
     try:
         raise ValueError(key)
@@ -56,8 +56,13 @@ def flaky(self: Task[Any, Any], key: str) -> None:
         raise self.retry(exc=error, countdown=0.1) from error
 
 
+def named(**fields: int) -> dict[str, int]:
+    """Return the keyword arguments."""
+    return fields
+
+
 def automatic(key: str) -> None:
-    """Always fails; Celery is to try again by its declaration."""
+    """Always fail; its declaration makes Celery retry."""
     note("tried", key=key)
     raise ValueError(key)
 
@@ -65,13 +70,14 @@ def automatic(key: str) -> None:
 def _application(broker: str) -> Celery:
     app = Celery("legacy", broker=os.environ.get(broker), backend=os.environ.get(BROKERS[0]), set_as_current=False)
     app.conf.update(imports=os.environ.get(IMPORTS, JOINS).split(), broker_connection_retry_on_startup=True)
-    app.conf.result_expires = 60  # seconds: nobody else takes them away
+    app.conf.result_expires = 60  # results are deleted after these seconds
     if os.environ.get(BEAT):
         options = {"queue": os.environ[BEAT]}
         app.conf.beat_schedule = {"sum": {"task": "legacy.add", "schedule": 0.5, "args": [1, 2], "options": options}}
     declare: Any = app.task
     declare(name="legacy.add", bind=True, base=Surrounded, shared=False)(add)
     declare(name="legacy.total", shared=False)(total)
+    declare(name="legacy.named", shared=False)(named)
     declare(name="legacy.flaky", bind=True, max_retries=2, shared=False)(flaky)
     retries = {"autoretry_for": (ValueError,), "max_retries": 2, "default_retry_delay": 0.1}
     declare(name="legacy.automatic", shared=False, **retries)(automatic)

@@ -1,4 +1,4 @@
-"""Celery keeps the contract: the whole suite of `queueport.testing`, on Redis and on RabbitMQ."""
+"""Runs the whole contract suite of `queueport.testing` on Celery, over Redis and over RabbitMQ."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from adapters.celery.tests.harness import CeleryHarness
 from queueport.testing import Contract, Harness
 
 
-def harness_of(broker: str, request: pytest.FixtureRequest) -> Harness:
-    """One for this test, with servers of its own where the test stops them."""
-    return CeleryHarness(broker, private=getattr(request.function, "disrupts", False))
-
-
 class TestRedis(Contract):
     @pytest.fixture
     def harness(self, request: pytest.FixtureRequest) -> Harness:
-        return harness_of("redis", request)
+        return CeleryHarness("redis", private=getattr(request.function, "disrupts", False))
 
 
 class TestRabbitMQ(Contract):
     @pytest.fixture
     def harness(self, request: pytest.FixtureRequest) -> Harness:
-        return harness_of("rabbitmq", request)
+        return CeleryHarness("rabbitmq", private=getattr(request.function, "disrupts", False))

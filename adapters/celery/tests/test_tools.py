@@ -1,4 +1,4 @@
-"""Celery's own tools tell the truth: names, ids and outcomes of queueport's jobs; revoke and shutdown are heard."""
+"""Celery's tools show the names, ids and outcomes of queueport's jobs, and can cancel jobs and stop workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from queueport.errors import JobCancelled, JobFailed
 from queueport.testing.tasks import QUEUE, echo, fail, wait_for
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
-from queueport_celery.envelope import Parcel
+from queueport_celery.messages import JSON, OutgoingMessage
 
 ONCE = Retry(max_attempts=1)
 
@@ -24,8 +24,8 @@ both = pytest.mark.parametrize("native", [False, True], ids=["ours", "celery's"]
 
 
 @contextmanager
-def heard(queue: JobQueue) -> Iterator[list[dict[str, Any]]]:
-    """The events that Celery's workers send meanwhile."""
+def events_during(queue: JobQueue) -> Iterator[list[dict[str, Any]]]:
+    """The events that Celery's workers send inside the `with` block."""
     events: list[dict[str, Any]] = []
     with queue.native.connection_for_read() as connection:
         receiver = queue.native.events.Receiver(connection, handlers={"*": events.append})
@@ -40,10 +40,10 @@ def heard(queue: JobQueue) -> Iterator[list[dict[str, Any]]]:
 
 
 @both
-def test_events_bear_the_tasks_own_name_and_its_outcome(celery: CeleryHarness, native: bool) -> None:
+def test_events_show_the_name_of_the_task_and_the_outcome(celery: CeleryHarness, native: bool) -> None:
     queue = celery.open()
     celery.process(native=native)
-    with heard(queue) as events:
+    with events_during(queue) as events:
         good, bad = queue.enqueue(echo, "x"), queue.enqueue(fail.using(retry=ONCE).job("told"))
         good.result(10)
         with pytest.raises(JobFailed):
@@ -60,7 +60,7 @@ def test_events_bear_the_tasks_own_name_and_its_outcome(celery: CeleryHarness, n
 
 
 @both
-def test_inspect_shows_what_runs(celery: CeleryHarness, trace: Trace, native: bool) -> None:
+def test_inspect_shows_running_jobs(celery: CeleryHarness, trace: Trace, native: bool) -> None:
     queue = celery.open()
     celery.process(native=native)
     handle = queue.enqueue(wait_for, "go")
@@ -71,7 +71,7 @@ def test_inspect_shows_what_runs(celery: CeleryHarness, trace: Trace, native: bo
     assert handle.result(10) == "go"
 
 
-def test_revoke_is_cancel(celery: CeleryHarness, trace: Trace) -> None:
+def test_celery_revoke_cancels_the_job(celery: CeleryHarness, trace: Trace) -> None:
     queue = celery.open()
     celery.process(options=["--threads=1"])
     running, waiting = queue.enqueue(wait_for, "go"), queue.enqueue(echo, 1)
@@ -84,7 +84,7 @@ def test_revoke_is_cancel(celery: CeleryHarness, trace: Trace) -> None:
     assert trace.times(waiting.id) == 0
 
 
-def test_shutdown_is_a_graceful_stop(celery: CeleryHarness, trace: Trace) -> None:
+def test_celery_shutdown_stops_a_worker_gracefully(celery: CeleryHarness, trace: Trace) -> None:
     queue = celery.open()
     worker = celery.process()
     running = queue.enqueue(wait_for, "go")
@@ -97,14 +97,14 @@ def test_shutdown_is_a_graceful_stop(celery: CeleryHarness, trace: Trace) -> Non
 
 
 @both
-def test_what_another_app_sends_into_a_queue_is_kept_beside_it(celery: CeleryHarness, native: bool) -> None:
+def test_a_message_of_another_app_is_put_aside(celery: CeleryHarness, native: bool) -> None:
     queue = celery.open()
     celery.process(native=native)
     headers = {"task": "another.app.task", "id": "foreign", "lang": "py"}
     body = b"[[1],{},{}]"
-    name = celery.broker.names.work(QUEUE)
+    name = celery.broker.names.native(QUEUE)
     celery.broker.publish(
-        Parcel(name, body, headers, {"content_type": "application/json", "content_encoding": "utf-8"})
+        OutgoingMessage(name, body, headers, {"content_type": "application/json", "content_encoding": "utf-8"})
     )
     assert queue.enqueue(echo, 1).result(10) == 1
     found: list[Any] = []
@@ -113,3 +113,25 @@ def test_what_another_app_sends_into_a_queue_is_kept_beside_it(celery: CeleryHar
         found = celery.broker.messages(celery.broker.names.aside(QUEUE))
     (kept,) = found
     assert (kept.headers["task"], kept.headers["id"], kept.payload) == ("another.app.task", "foreign", [[1], {}, {}])
+
+
+@both
+def test_celery_add_consumer_lets_a_worker_take_jobs_of_one_more_queue(celery: CeleryHarness, native: bool) -> None:
+    queue = celery.open()
+    celery.process(native=native)
+    more = celery.broker.names.native("more")
+    eventually(lambda: queue.native.control.add_consumer(more, reply=True, timeout=1))
+    assert queue.enqueue(echo.using(queue="more"), 1).result(10) == 1
+    assert queue.enqueue(echo, 2).result(10) == 2
+
+
+def test_a_message_that_cannot_be_put_aside_keeps_no_place_in_the_prefetch(celery: CeleryHarness) -> None:
+    queue = celery.open()
+    names = celery.broker.names
+    celery.broker.obstruct(names.aside(QUEUE))
+    worker = celery.start(celery.native_command([QUEUE], "-c", "1", "--prefetch-multiplier", "1"))
+    headers = {"task": "another.app.task", "id": "foreign", "lang": "py"}
+    for _ in range(2):
+        celery.broker.publish(OutgoingMessage(names.native(QUEUE), b"[[1],{},{}]", headers, JSON))
+    eventually(lambda: worker.log.count("a message could not be put aside") == 2, 20, lambda: worker.log)
+    assert queue.enqueue(echo, 1).result(10) == 1

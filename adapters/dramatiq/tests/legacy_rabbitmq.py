@@ -1,4 +1,4 @@
-"""An application on Dramatiq and RabbitMQ, as it was before queueport. For `test_joining`."""
+"""An existing application on Dramatiq and RabbitMQ. For `test_joining`."""
 
 from __future__ import annotations
 

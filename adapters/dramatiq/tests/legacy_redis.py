@@ -1,4 +1,4 @@
-"""An application on Dramatiq and Redis, as it was before queueport. For `test_joining`."""
+"""An existing application on Dramatiq and Redis. For `test_joining`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from dramatiq.brokers.redis import RedisBroker
 
 from adapters.dramatiq.tests import legacy
 
-broker = RedisBroker(url=os.environ.get("LEGACY_REDIS", "redis://127.0.0.1:6379/0"))  # type: ignore[no-untyped-call]  # Dramatiq's is untyped
+broker = RedisBroker(url=os.environ.get("LEGACY_REDIS", "redis://127.0.0.1:6379/0"))  # type: ignore[no-untyped-call]  # Dramatiq has no types here
 legacy.declare(broker)

@@ -1,69 +1,48 @@
-"""One namespace of Dramatiq's queues on a RabbitMQ, seen by pika alone: what an operator does. For the tests."""
+"""Reads and writes Dramatiq's queues on RabbitMQ with pika alone. For the tests of this adapter."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-import pika
 from pika.exceptions import ChannelClosedByBroker
+
+from adapters.rabbitmq.tests.broker import Broker
 
 __all__ = ["RabbitMQQueues"]
 
 
 class RabbitMQQueues:
-    """Behind queueport's back. Queues by queueport's names."""
+    """The queues of one namespace. The methods take the names that queueport uses."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        self._url = url
-        self._namespace = namespace
+        self._broker = Broker(url, namespace)
+        self.channel = self._broker.channel
 
-    @contextmanager
-    def channel(self) -> Iterator[Any]:
-        """A channel of pika's, untyped; what was fetched and not acknowledged returns at its end."""
-        with pika.BlockingConnection(pika.URLParameters(self._url)) as connection:
-            yield connection.channel()
-
-    def name(self, queue: str, ending: str = "") -> str:
-        return f"{self._namespace}.{queue}{ending}"
+    def _dead(self, queue: str) -> str:
+        return f"{self._broker.work(queue)}.XQ"
 
     def put(self, queue: str, message: bytes) -> None:
-        with self.channel() as channel:
-            channel.confirm_delivery()
-            channel.basic_publish("", self.name(queue), message, pika.BasicProperties(delivery_mode=2), mandatory=True)
+        self._broker.publish(self._broker.work(queue), message)
 
     def waiting(self, queue: str) -> list[dict[str, Any]]:
-        return [json.loads(body) for body in self._bodies(self.name(queue))]
+        return [json.loads(body) for body in self._broker.bodies(self._broker.work(queue))]
 
     def wipe(self, queue: str) -> None:
-        with self.channel() as channel:
-            channel.queue_purge(self.name(queue))
+        self._broker.purge(self._broker.work(queue))
 
     def dead(self, queue: str) -> list[bytes]:
-        return self._bodies(self.name(queue, ".XQ"))
+        with suppress(ChannelClosedByBroker):  # the queue may not exist
+            return self._broker.bodies(self._dead(queue))
+        return []
 
     def redrive(self, queue: str, message_id: str) -> None:
-        with self.channel() as channel:
-            channel.confirm_delivery()
-            while (got := channel.basic_get(self.name(queue, ".XQ")))[0] is not None:
-                method, properties, body = got
-                if json.loads(body)["message_id"] == message_id:
-                    channel.basic_publish("", self.name(queue), body, properties, mandatory=True)
-                    channel.basic_ack(method.delivery_tag)
-                    return
-        raise AssertionError(f"{message_id} is not in the dead letters")
+        self._broker.move(self._dead(queue), self._broker.work(queue), message_id)
 
     def clean(self, queues: Iterable[str]) -> None:
         with self.channel() as channel:
             for queue in queues:
                 for ending in ("", ".DQ", ".XQ"):
-                    channel.queue_delete(self.name(queue, ending))
-
-    def _bodies(self, name: str) -> list[bytes]:
-        found: list[bytes] = []
-        with suppress(ChannelClosedByBroker), self.channel() as channel:  # it may not be there
-            while (got := channel.basic_get(name))[0] is not None:
-                found.append(got[2])
-        return found
+                    channel.queue_delete(self._broker.work(queue) + ending)

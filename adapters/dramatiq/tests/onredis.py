@@ -1,4 +1,4 @@
-"""One namespace of queues in a Redis, as Dramatiq's own script keeps them: what an operator does. For the tests."""
+"""Reads and writes Dramatiq's queues in Redis, by the keys of Dramatiq's own script. For the tests of this adapter."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["RedisQueues"]
 
 
 class RedisQueues:
-    """Behind queueport's back. Queues by queueport's names; none of them ends as derived names do."""
+    """The queues of one namespace. The methods take the names that queueport uses, without endings such as `.DQ`."""
 
     def __init__(self, url: str, namespace: str) -> None:
-        self.client: Any = redis.Redis.from_url(url)  # its own types say little
+        self.client: Any = redis.Redis.from_url(url)  # redis-py's own types are incomplete
         self._namespace = namespace
 
     def key(self, queue: str, ending: str = "") -> str:
         return f"dramatiq:{self._namespace}.{queue}{ending}"
 
     def put(self, queue: str, message: bytes) -> None:
-        """Enqueue these bytes; a message of Dramatiq's under an id of its own, as its script does."""
+        """Enqueue bytes. A valid message gets an id of its own, as in Dramatiq's script."""
         name = str(uuid.uuid4())
-        with suppress(ValueError, LookupError, TypeError):  # it is none
+        with suppress(ValueError, LookupError, TypeError):  # invalid bytes are enqueued unchanged
             data = json.loads(message)
             data["options"]["redis_message_id"] = name
             message = json.dumps(data).encode()
@@ -33,7 +33,7 @@ class RedisQueues:
         self.client.rpush(self.key(queue), name)
 
     def waiting(self, queue: str) -> list[dict[str, Any]]:
-        """The messages that wait."""
+        """The messages that wait in a queue."""
         names = self.client.lrange(self.key(queue), 0, -1)
         return [json.loads(self.client.hget(self.key(queue, ".msgs"), name) or b"null") for name in names]
 
@@ -46,7 +46,7 @@ class RedisQueues:
         return [self.client.hget(self.key(queue, ".XQ.msgs"), name) or b"" for name in names]
 
     def redrive(self, queue: str, message_id: str) -> None:
-        """Enqueue a dead letter again."""
+        """Enqueue a dead-letter copy again."""
         for name in self.client.zrange(self.key(queue, ".XQ"), 0, -1):
             data = self.client.hget(self.key(queue, ".XQ.msgs"), name)
             if data is not None and json.loads(data)["message_id"] == message_id:
@@ -60,7 +60,7 @@ class RedisQueues:
         raise AssertionError(f"{message_id} is not among the dead letters")
 
     def clean(self) -> None:
-        """Remove this namespace's keys, the store's included."""
+        """Delete the keys of this namespace, including those of the store."""
         for pattern in (
             f"dramatiq:{self._namespace}*",
             f"dramatiq:__acks__.*.{self._namespace}*",

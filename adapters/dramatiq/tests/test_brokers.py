@@ -1,12 +1,15 @@
-"""What the brokers hold: messages as Dramatiq's tools show them, and what is none of queueport's is put aside."""
+"""Dramatiq's tools can read queueport's messages on the brokers, and workers put aside all other messages."""
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -17,19 +20,23 @@ from adapters.dramatiq.tests.onredis import RedisQueues
 from queueport import Retry
 from queueport.connect import get_queue
 from queueport.errors import BackendUnavailable, ConfigurationError, DuplicateJob, JobNotFound
-from queueport.message import Message
-from queueport.runner import Runner
+from queueport.spi.message import Message
 from queueport.testing import Harness
 from queueport.testing.tasks import QUEUE, add, echo, fail
 from queueport.testing.waiting import eventually
-from queueport_dramatiq import rabbitmq_link
+from queueport.workers.receiver import Receiver
+from queueport_dramatiq.rabbitmq import QueueportRabbitmqBroker
+from queueport_rabbitmq import dead_letters
 from tests.servers import rabbitmq_server, redis_server
+from tests.servers.forgetting import check_calls_over_forgotten_connections
+from tests.servers.health import check_never_sent, check_redis_adapter, check_replica
+from tests.servers.misdeclared import check_a_queue_with_other_arguments
 
 ONCE = Retry(max_attempts=1)
 
 
 class BrokerHarness(Harness):
-    """A broker, and a Redis for the records."""
+    """Dramatiq on Redis or RabbitMQ (`kind`), with the records in a Redis."""
 
     def __init__(self, kind: str) -> None:
         self.store = redis_server()
@@ -69,18 +76,16 @@ def test_a_dead_letter_shows_its_error(harness: BrokerHarness) -> None:
     assert dead["options"]["queueport"]["error"]["message"] == "broken"
 
 
-def test_many_who_take_dead_letters_out_at_once_all_succeed(
-    harness: BrokerHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rabbitmq_link, "BUSY", 0.0005)  # they come in at every moment of each other's passes
+def test_many_threads_can_remove_dead_letters_at_once(harness: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_letters, "BUSY", 0.0005)  # shorter pauses let the threads search at the same time
     queues = [harness.open(call_timeout=30.0) for _ in range(6)]
     handles = queues[0].enqueue_many(echo.using(queue=QUEUE).job(number) for number in range(130))
-    copies = [Message.of(queues[0].read(handle.id), 0.0, buried=True) for handle in handles]
-    queues[0].driver.bury(copies)
+    copies = [Message.of(queues[0].operations.read(handle.id), 0.0, buried=True) for handle in handles]
+    queues[0].driver.bury(QUEUE, copies)
 
     def take(first: int) -> None:
         for number in range(first, 120, len(queues)):
-            queues[first].driver.unbury([copies[number]])
+            queues[first].driver.unbury(QUEUE, [copies[number]])
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(take, range(len(queues))))
@@ -89,7 +94,7 @@ def test_many_who_take_dead_letters_out_at_once_all_succeed(
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\x00{", b"[1]", b"{}"])
-def test_what_dramatiq_cannot_read_is_put_aside_as_it_is(
+def test_a_message_that_dramatiq_cannot_decode_is_put_aside_unchanged(
     harness: BrokerHarness, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = harness.open()
@@ -115,23 +120,23 @@ def test_an_actors_message_in_queueports_queue_is_refused_as_dramatiq_does(harne
         eventually(lambda: [json.loads(dead)["message_id"] for dead in harness.queues.dead(QUEUE)] == ["foreign"])
 
 
-def test_what_the_store_gave_no_answer_to_is_not_acknowledged(
+def test_a_message_is_not_acknowledged_if_the_store_did_not_answer(
     harness: BrokerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = harness.open(lost_after=60.0)
     handle = queue.enqueue(echo, "again")
-    begin, asked = Runner.begin, threading.Event()
+    begin, asked = Receiver.begin, threading.Event()
 
-    def away(runner: Runner, bodies: Sequence[bytes], stop: Any = None) -> Any:
+    def away(receiver: Receiver, bodies: Sequence[bytes], stop: Any = None) -> Any:
         if not asked.is_set():
             asked.set()
-            raise BackendUnavailable("the store is away")
-        return begin(runner, bodies, stop)
+            raise BackendUnavailable("the store does not answer")
+        return begin(receiver, bodies, stop)
 
-    monkeypatch.setattr(Runner, "begin", away)
+    monkeypatch.setattr(Receiver, "begin", away)
     with queue.worker(QUEUE, threads=1):
         assert asked.wait(10)
-    if isinstance(harness.queues, RabbitMQQueues):  # at once; on Redis once Dramatiq's maintenance finds it
+    if isinstance(harness.queues, RabbitMQQueues):  # in Redis, Dramatiq sends the message again only after minutes
         with queue.worker(QUEUE, threads=1):
             assert handle.result(10) == "again"
     else:
@@ -151,7 +156,7 @@ def test_purge_leaves_the_dead_letters(harness: BrokerHarness) -> None:
     assert len(harness.queues.dead(QUEUE)) == 1
 
 
-def test_a_queue_that_was_deleted_behind_our_back_is_made_again() -> None:
+def test_a_queue_that_was_deleted_is_declared_again() -> None:
     harness = BrokerHarness("rabbitmq")
     try:
         queue = harness.open()
@@ -174,16 +179,28 @@ def test_a_queue_that_was_deleted_behind_our_back_is_made_again() -> None:
         ("dramatiq+amqp://localhost/", "name a job store"),
     ],
 )
-def test_a_wrong_url_gets_one_sentence(url: str, told: str) -> None:
+def test_a_wrong_url_is_refused_in_one_sentence(url: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as raised:
         get_queue(url)
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("scheme", ["dramatiq+amqp", "dramatiq+amqps"])
+def test_the_error_without_the_rabbitmq_client_says_what_to_install(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "queueport_dramatiq.rabbitmq", raising=False)
+    monkeypatch.setitem(sys.modules, "queueport_rabbitmq.client", None)
+    with pytest.raises(ConfigurationError, match=r"run `pip install 'queueport-dramatiq\[rabbitmq\]'`"):
+        get_queue(f"{scheme}://localhost", store="redis://localhost:6379/0")
+
+
 @pytest.mark.parametrize("harness", ["redis"], indirect=True)
-def test_on_one_redis_a_single_step_records_and_sends(harness: BrokerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_one_redis_one_step_inserts_records_and_publishes_messages(
+    harness: BrokerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: Any) -> NoReturn:
-        raise AssertionError("a step more")
+        raise AssertionError("enqueue must not take a second step")
 
     queue = harness.open()
     with monkeypatch.context() as patched:
@@ -199,11 +216,55 @@ def test_on_one_redis_a_single_step_records_and_sends(harness: BrokerHarness, mo
 
 
 @pytest.mark.parametrize("harness", ["redis"], indirect=True)
-def test_on_one_redis_what_is_not_sent_is_not_recorded(harness: BrokerHarness) -> None:
+def test_on_one_redis_a_job_that_is_not_sent_is_not_recorded(harness: BrokerHarness) -> None:
     queue = harness.open()
-    harness.queues.client.set(harness.queues.key(QUEUE), "no list")
-    with pytest.raises(BackendUnavailable, match="dramatiq on redis did not take 1 of 1 jobs") as raised:
+    harness.queues.client.set(harness.queues.key(QUEUE), "not a list")
+    with pytest.raises(BackendUnavailable, match="the job was not enqueued on dramatiq on redis") as raised:
         queue.enqueue(echo.using(job_id="mine"), 1)
     assert "WRONGTYPE" in str(raised.value.__cause__)
     with pytest.raises(JobNotFound):
         queue.status("mine")
+
+
+def test_check_says_once_what_prevents_an_enqueue(tmp_path: Path) -> None:
+    check_redis_adapter("dramatiq", tmp_path)
+
+
+def test_a_redis_that_has_become_a_replica_is_reported_and_used_again_later(caplog: pytest.LogCaptureFixture) -> None:
+    check_replica("dramatiq", caplog)
+
+
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_a_call_over_an_idle_connection_that_was_forgotten_succeeds(kind: str) -> None:
+    check_calls_over_forgotten_connections(BrokerHarness(kind))
+
+
+def test_a_queue_with_other_arguments_is_reported_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[object] = []
+    consume = QueueportRabbitmqBroker.consume
+
+    def counted(self: QueueportRabbitmqBroker, *given: Any, **named: Any) -> Any:
+        tries.append(given)
+        return consume(self, *given, **named)
+
+    monkeypatch.setattr(QueueportRabbitmqBroker, "consume", counted)
+    monkeypatch.setattr("dramatiq.worker.CONSUMER_RESTART_DELAY_SECS", 0.2)
+    check_a_queue_with_other_arguments(BrokerHarness("rabbitmq"), rabbitmq_server().url, tries, caplog)
+
+
+def test_a_hanging_redis_delays_a_long_batch_once(tmp_path: Path) -> None:
+    server = redis_server(private=True)
+    jobs = [echo.using(job_id=f"job-{number}").job(number) for number in range(500)]
+    with get_queue(f"dramatiq+{server.url}", store=f"sqlite:///{tmp_path}/jobs.db", call_timeout=1.0) as queue:
+        started = time.monotonic()
+        with server.paused(), pytest.raises(BackendUnavailable) as caught:
+            queue.enqueue_many(jobs)
+        assert time.monotonic() - started < 2.0
+    assert caught.value.rejected == tuple(job.id for job in jobs)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_a_job_is_not_recorded_if_no_connection_can_be_opened(scheme: str, tmp_path: Path) -> None:
+    check_never_sent(f"dramatiq+{scheme}://{{}}/", tmp_path)

@@ -1,4 +1,4 @@
-"""An application's own actors run through queueport, with one retry owner, and by `.send()` as they always did."""
+"""A joined application: only queueport retries the jobs of its actors, and `.send()` works as before."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from urllib.parse import quote
 
 import dramatiq
 import pytest
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.encoder import PickleEncoder
+from dramatiq.middleware import Middleware, MiddlewareError
+from redis.sentinel import Sentinel
 
 from adapters.dramatiq.tests.onrabbitmq import RabbitMQQueues
 from adapters.dramatiq.tests.onredis import RedisQueues
@@ -25,7 +28,7 @@ from queueport.errors import ConfigurationError, JobFailed
 from queueport.tasks import registry
 from queueport.testing import Harness
 from queueport.testing.process import WorkerProcess
-from queueport.testing.trace import TRACE, Trace
+from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
 from tests.servers import rabbitmq_server, redis_server
 
@@ -34,17 +37,12 @@ LEGACY_QUEUE = f"legacy_{uuid.uuid4().hex[:12]}"
 QUICK = Retry(max_attempts=4, initial=0.1, factor=1.0, jitter=0.0)
 
 stub = StubBroker()
+behind_sentinels = RedisBroker(client=Sentinel([("127.0.0.1", 1)]).master_for("shop"))  # type: ignore[no-untyped-call]  # Dramatiq has no types here
 no_broker = "no broker"
 
 
-@pytest.fixture
-def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trace:
-    monkeypatch.setenv(TRACE, str(tmp_path))
-    return Trace(tmp_path)
-
-
 class JoiningHarness(Harness):
-    """The application of that kind, and a Redis for the records."""
+    """An application on Redis or RabbitMQ (`kind`), with the records in a Redis."""
 
     def __init__(self, kind: str) -> None:
         self.app = f"adapters.dramatiq.tests.legacy_{kind}"
@@ -55,17 +53,17 @@ class JoiningHarness(Harness):
 
     @property
     def broker(self) -> dramatiq.Broker:
-        """The application's own."""
+        """The application's own broker."""
         found: dramatiq.Broker = importlib.import_module(self.app).broker
         return found
 
     def native(self) -> WorkerProcess:
-        """Dramatiq's own command for the application, with one more module."""
+        """Start Dramatiq's own command for the application and the module `queueport_dramatiq.worker`."""
         words = [sys.executable, "-m", "dramatiq", f"{self.app}:broker", "queueport_dramatiq.worker"]
         return self.start([*words, "--processes=1", "--threads=2"])
 
     def dead_by_dramatiq(self) -> int:
-        """How many of the application's own messages are dead."""
+        """The number of the application's own dead messages."""
         if isinstance(self.queues, RedisQueues):
             return int(self.queues.client.zcard(f"dramatiq:{LEGACY_QUEUE}.XQ"))
         with self.queues.channel() as channel:
@@ -81,7 +79,7 @@ class JoiningHarness(Harness):
                 for ending in ("", ".DQ", ".XQ"):
                     channel.queue_delete(LEGACY_QUEUE + ending)
             broker: Any = self.broker
-            broker.queues_pending.add(LEGACY_QUEUE)  # it is to be made anew
+            broker.queues_pending.add(LEGACY_QUEUE)  # declare the deleted queue again
         else:
             for key in self.queues.client.scan_iter(match=f"dramatiq:*{LEGACY_QUEUE}*"):
                 self.queues.client.delete(key)
@@ -98,7 +96,7 @@ def harness(request: pytest.FixtureRequest, trace: Trace, monkeypatch: pytest.Mo
     with registry.isolated():
         yield made
     made.end()
-    print(made.story())  # noqa: T201  # pytest shows it where the test failed
+    print(made.logs())  # noqa: T201  # pytest shows it where the test failed
 
 
 def test_an_actor_runs_by_its_name_and_its_result_is_kept(harness: JoiningHarness, trace: Trace) -> None:
@@ -111,7 +109,7 @@ def test_an_actor_runs_by_its_name_and_its_result_is_kept(harness: JoiningHarnes
 
 
 @pytest.mark.parametrize("where", ["here", "in processes", "natively"])
-def test_an_actor_that_fails_is_run_as_often_as_queueport_says(
+def test_only_queueport_retries_the_job_of_an_actor_that_fails(
     harness: JoiningHarness, trace: Trace, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -129,10 +127,10 @@ def test_an_actor_that_fails_is_run_as_often_as_queueport_says(
     assert (dead["actor_name"], dead["message_id"]) == ("unreliable", handle.id)
     assert harness.dead_by_dramatiq() == 0
     assert queue.stats().totals.dead == 1
-    assert "Retrying message" not in caplog.text + harness.story(), "Dramatiq has its own retries"
+    assert "Retrying message" not in caplog.text + harness.logs(), "Dramatiq must not retry"
 
 
-def test_an_actor_asks_to_be_run_later(harness: JoiningHarness, trace: Trace) -> None:
+def test_an_actor_can_choose_the_delay_of_its_next_attempt(harness: JoiningHarness, trace: Trace) -> None:
     queue = harness.open()
     handle = queue.enqueue(task.named("later", queue=LEGACY_QUEUE))
     with queue.worker(LEGACY_QUEUE, threads=2):
@@ -140,7 +138,42 @@ def test_an_actor_asks_to_be_run_later(harness: JoiningHarness, trace: Trace) ->
     assert handle.status().attempts == 2
 
 
-def test_what_is_sent_by_dramatiq_stays_dramatiqs(harness: JoiningHarness, trace: Trace) -> None:
+def test_an_actor_gets_keyword_arguments_of_any_name(harness: JoiningHarness, trace: Trace) -> None:
+    queue = harness.open()
+    given = {"self": 1, "actor": 2, "args": 3, "fn": 4}
+    handle = queue.enqueue(task.named("named", queue=LEGACY_QUEUE), **given)
+    with queue.worker(LEGACY_QUEUE, threads=1):
+        assert handle.result(10) == given
+
+
+class RefusesOnce(Middleware):
+    """A middleware of the application that refuses the first message of each job."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+
+    def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+        """Refuse the message of a job for which it is called for the first time."""
+        if message.message_id not in self.refused:
+            self.refused.append(message.message_id)
+            raise MiddlewareError("not now")
+
+
+def test_a_message_that_a_middleware_refuses_does_not_block_the_queue(harness: JoiningHarness, trace: Trace) -> None:
+    refuses = RefusesOnce()
+    queue = harness.open()
+    harness.broker.add_middleware(refuses)
+    try:
+        with queue.worker(LEGACY_QUEUE, threads=1):
+            handles = [queue.enqueue(task.named("resize", queue=LEGACY_QUEUE), n) for n in (1, 2)]
+            assert [handle.result(20) for handle in handles] == [1, 2]
+    finally:
+        harness.broker.middleware.remove(refuses)
+    assert sorted(refuses.refused) == sorted(handle.id for handle in handles)
+    assert [handle.status().attempts for handle in handles] == [1, 1]
+
+
+def test_messages_that_actors_send_do_not_pass_through_queueport(harness: JoiningHarness, trace: Trace) -> None:
     queue = harness.open()
     harness.native()
     actors = harness.broker.actors
@@ -158,19 +191,20 @@ def test_what_is_sent_by_dramatiq_stays_dramatiqs(harness: JoiningHarness, trace
     ("place", "told"),
     [
         ("nowhere.at_all:broker", "there is no module"),
-        (f"{__name__}:no_broker", "is no Dramatiq broker"),
-        (f"{__name__}:missing", "there is no 'missing'"),
-        (f"{__name__}:stub", "is a StubBroker"),
-        ("localhost", "names no broker"),
+        (f"{__name__}:no_broker", "not a Dramatiq broker"),
+        (f"{__name__}:missing", "has no 'missing': name its broker"),
+        (f"{__name__}:stub", "names a StubBroker"),
+        (f"{__name__}:behind_sentinels", "connect it by host and port, or by socket"),
+        ("localhost", "does not name the broker"),
     ],
 )
-def test_what_is_no_broker_that_can_be_joined_is_refused(place: str, told: str) -> None:
+def test_a_url_without_a_broker_that_can_be_joined_is_refused(place: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told) as raised:
         get_queue(f"dramatiq://{place}", store="redis://127.0.0.1:1/0")
     assert "\n" not in str(raised.value)
 
 
-def test_pickled_messages_are_refused(harness: JoiningHarness) -> None:
+def test_an_encoder_that_is_not_json_is_refused(harness: JoiningHarness) -> None:
     before = dramatiq.get_encoder()
     dramatiq.set_encoder(PickleEncoder())
     try:
@@ -180,7 +214,23 @@ def test_pickled_messages_are_refused(harness: JoiningHarness) -> None:
         dramatiq.set_encoder(before)
 
 
-def test_the_application_needs_a_store_to_be_named() -> None:
+def test_a_joined_application_must_name_a_store() -> None:
     assert "QUEUEPORT_STORE" not in os.environ
     with pytest.raises(ConfigurationError, match="store"):
         get_queue(f"dramatiq://{__name__}:stub")
+
+
+def test_a_missing_certificate_is_not_reported_as_a_missing_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for url, told in (
+        (
+            f"{redis_server().url.replace('redis', 'rediss', 1)}?ssl_ca_certs={tmp_path}/ca.pem",
+            "certificate or key that",
+        ),
+        (f"unix://{tmp_path}/redis.sock", "has no socket at that path"),
+    ):
+        monkeypatch.setattr(sys.modules[__name__], "stub", RedisBroker(url=url))  # type: ignore[no-untyped-call]  # Dramatiq has no types here
+        with get_queue(f"dramatiq://{__name__}:stub", store=f"sqlite:///{tmp_path}/jobs.db") as queue:
+            (problem,) = queue.check().problems
+        assert told in problem

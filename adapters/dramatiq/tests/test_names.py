@@ -1,4 +1,4 @@
-"""Dramatiq's names of queues: apart for every namespace and queue, whatever Dramatiq derives from them."""
+"""Two queues or two namespaces never share a name in Dramatiq, derived names included."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queueport.job import QUEUE_NAME
-from queueport_dramatiq.names import Names
+from queueport_dramatiq.driver import Names
 
 ALLOWED = re.compile(r"[a-zA-Z_][a-zA-Z0-9._-]*")
-"""What Dramatiq takes, see `dramatiq.actor`."""
+"""The names of queues that Dramatiq accepts; see `dramatiq.actor`."""
 queues = st.from_regex(QUEUE_NAME, fullmatch=True) | st.lists(
     st.sampled_from(["a", ".DQ", ".XQ", ".msgs", "._", "_"]), min_size=1, max_size=4
 ).map("".join).filter(QUEUE_NAME.fullmatch)
 
 
 def keys(native: str) -> set[str]:
-    """Every key that Dramatiq makes of it in a Redis, and every queue on a RabbitMQ."""
+    """The names of all Redis keys and RabbitMQ queues that Dramatiq derives from a queue's name."""
     names = {native, dq_name(native), xq_name(native)}
     return names | {f"{name}.msgs" for name in names}
 

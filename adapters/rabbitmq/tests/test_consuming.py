@@ -1,7 +1,8 @@
-"""Who gets which message when: prefetch, giving back, acknowledging, and what a lost connection does to them."""
+"""Tests which consumer gets which message: prefetch, returned messages, acknowledgements, lost connections."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -9,22 +10,20 @@ from typing import Any
 
 import pytest
 
-from adapters.rabbitmq.tests.broker import Broker
-from adapters.rabbitmq.tests.conftest import Opener, ids, message, messages, received
+from adapters.rabbitmq.tests.broker import SETTLED, Broker
+from adapters.rabbitmq.tests.conftest import Opener, ids, message, messages, received, received_again
 from queueport import JobHandle, JobQueue, Retry, get_queue
-from queueport.errors import BackendUnavailable
 from queueport.testing import tasks
 from queueport.testing.trace import TRACE, Trace
 from queueport.testing.waiting import eventually
-from queueport.transport import Delivery
 from queueport_rabbitmq import RabbitMQTransport
-from queueport_rabbitmq.consumer import LOOK, UNASKED
+from queueport_rabbitmq.consumer import GIVE_BACK_AFTER, LOOK, Consumer
 from tests.servers import rabbitmq_server
 
-SOON = UNASKED + 2 * LOOK + 1.0
+SOON = GIVE_BACK_AFTER + 2 * LOOK + 1.0
 
 
-def test_no_more_is_sent_ahead_than_was_asked_for(broker: Broker, transport: RabbitMQTransport) -> None:
+def test_at_most_the_limit_is_prefetched(broker: Broker, transport: RabbitMQTransport) -> None:
     transport.send("q", messages(20))
     taken = received(transport, 3, limit=3)
     assert broker.depth(broker.work("q")) == 17
@@ -33,7 +32,9 @@ def test_no_more_is_sent_ahead_than_was_asked_for(broker: Broker, transport: Rab
     assert ids(taken + received(transport, 4, limit=4)) == [str(number) for number in range(7)]
 
 
-def test_an_idle_receive_waits_and_wakes_at_once(broker: Broker, transport: RabbitMQTransport, opener: Opener) -> None:
+def test_an_idle_receive_waits_and_returns_as_soon_as_a_message_arrives(
+    broker: Broker, transport: RabbitMQTransport, opener: Opener
+) -> None:
     started = time.monotonic()
     assert transport.receive(["q"], 1, 0.3) == []
     assert 0.3 <= time.monotonic() - started < 1.0
@@ -45,28 +46,28 @@ def test_an_idle_receive_waits_and_wakes_at_once(broker: Broker, transport: Rabb
     assert time.monotonic() - started < 8.0
 
 
-def test_what_nobody_asks_for_any_more_goes_to_another_in_its_order(
+def test_messages_prefetched_by_an_inactive_thread_go_to_another_consumer_in_order(
     broker: Broker, transport: RabbitMQTransport, opener: Opener
 ) -> None:
     assert transport.receive(["q"], 10, 0.1) == []
     transport.send("q", messages(10))
-    taken = received(transport, 1)  # nine more are here now
+    taken = received(transport, 1)  # the transport has prefetched the other nine
     eventually(lambda: broker.depth(broker.work("q")) == 0)
     other = opener(broker.url)
     assert other.receive(["q"], 10, 0.2) == []
     assert ids(received(other, 9)) == [str(number) for number in range(1, 10)]
     transport.ack(taken)
     transport.send("q", [message("new")])
-    assert ids(received(other, 1)) == ["new"], "who is not asked is sent nothing"
+    assert ids(received(other, 1)) == ["new"], "an inactive consumer gets no messages"
 
 
 def leases(queue: JobQueue, handles: Sequence[JobHandle[Any]]) -> list[float]:
-    """When the leases of these jobs end."""
+    """The times at which the leases of these jobs end."""
     records = queue.operations.store.get([handle.id for handle in handles])
     return [record.wake_at or 0.0 for record in records if record is not None]
 
 
-def test_an_idle_worker_gets_all_that_a_busy_one_cannot_start(
+def test_an_idle_worker_gets_all_messages_that_a_busy_one_cannot_start(
     broker: Broker, namespace: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path_factory.mktemp("jobs")
@@ -82,7 +83,7 @@ def test_an_idle_worker_gets_all_that_a_busy_one_cannot_start(
         eventually(lambda: len(trace.runs()) == 2)
         begun = leases(busy, long)
         eventually(lambda: all(now > then for now, then in zip(leases(busy, long), begun, strict=True)))
-        # with the first heartbeat both are acknowledged, and two more are sent ahead
+        # at the first heartbeat both messages are acknowledged, and two more are prefetched
         short = idle.enqueue_many(tasks.echo.using(queue="q").job(number) for number in range(20))
         with idle.worker("q", threads=2):
             assert [handle.result(SOON) for handle in short] == list(range(20))
@@ -90,7 +91,7 @@ def test_an_idle_worker_gets_all_that_a_busy_one_cannot_start(
             assert [handle.result(10) for handle in long] == ["go", "go"]
 
 
-def test_two_workers_of_one_queue_object_do_not_take_each_others_room(
+def test_two_workers_of_one_queue_object_do_not_share_their_prefetch(
     broker: Broker, transport: RabbitMQTransport
 ) -> None:
     transport.send("q", messages(4))
@@ -109,15 +110,16 @@ def test_two_workers_of_one_queue_object_do_not_take_each_others_room(
     transport.ack(mine)
 
 
-def test_an_acknowledgement_of_a_channel_that_is_gone_is_not_sent_on_another(opener: Opener) -> None:
+def test_an_acknowledgement_for_a_closed_channel_is_not_sent_on_another(opener: Opener) -> None:
     server = rabbitmq_server(private=True)
-    transport = opener(f"{server.url}?queue_type=classic")  # a quorum queue does not survive a kill in its first second
+    transport = opener(f"{server.url}?queue_type=classic")
     broker = Broker(server.url, transport._topology.namespace)
     transport.send("q", messages(3))
     old = received(transport, 3, limit=3)
     assert [delivery.receipt.tag for delivery in old] == [1, 2, 3]
+    time.sleep(SETTLED)
     server.restart()
-    new = eventually(lambda: _received_again(transport, 3), 30)
+    new = eventually(lambda: received_again(transport, 3), 30)
     assert [delivery.receipt.tag for delivery in new] == [1, 2, 3]
     transport.ack(old)
     transport.ack([new[0]])
@@ -127,7 +129,7 @@ def test_an_acknowledgement_of_a_channel_that_is_gone_is_not_sent_on_another(ope
     broker.clean("q")
 
 
-def test_what_is_acknowledged_twice_is_acknowledged_once(broker: Broker, transport: RabbitMQTransport) -> None:
+def test_a_second_acknowledgement_is_ignored(broker: Broker, transport: RabbitMQTransport) -> None:
     transport.send("q", messages(2))
     (first,) = received(transport, 1, limit=1)
     transport.ack([first, first])
@@ -136,10 +138,12 @@ def test_what_is_acknowledged_twice_is_acknowledged_once(broker: Broker, transpo
     assert (second.receipt.consumer, second.receipt.tag) == (first.receipt.consumer, 2), "the channel is still open"
 
 
-def test_a_consumer_whose_queue_was_deleted_takes_from_the_new_one(
+def test_a_consumer_whose_queue_was_deleted_consumes_the_new_queue(
     broker: Broker, transport: RabbitMQTransport, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("queueport_rabbitmq.consumer.SILENT", 1.0)  # it is not always told
+    monkeypatch.setattr(
+        "queueport_rabbitmq.consumer.SILENT_AFTER", 1.0
+    )  # RabbitMQ may not cancel the consumer, so restart it after one second without a delivery
     transport.send("q", [message("before")])
     transport.ack(received(transport, 1))
     broker.clean("q")
@@ -158,9 +162,7 @@ def test_higher_priorities_come_first_from_classic_queues(broker: Broker, opener
     assert order == ["10", "5", "0", "-1", "-10"]
 
 
-def test_closing_returns_what_was_not_acknowledged_and_keeps_what_was(
-    broker: Broker, transport: RabbitMQTransport
-) -> None:
+def test_closing_returns_unacknowledged_messages_only(broker: Broker, transport: RabbitMQTransport) -> None:
     transport.send("q", messages(4))
     taken = received(transport, 3, limit=3)
     transport.ack(taken[:2])
@@ -182,9 +184,15 @@ def test_a_job_that_dies_and_is_retried_leaves_no_copy(
         assert broker.ids(broker.dead("q")) == []
 
 
-def _received_again(transport: RabbitMQTransport, count: int) -> list[Delivery]:
-    """What came after a restart; nothing while there is no connection yet."""
-    try:
-        return received(transport, count, limit=count)
-    except BackendUnavailable:
-        return []
+def test_prefetched_messages_return_to_their_queue_although_rabbitmq_does_not_answer_in_time(
+    broker: Broker, transport: RabbitMQTransport, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert transport.receive(["q"], 10, 0.1) == []
+    transport.send("q", messages(3))
+    eventually(lambda: broker.depth(broker.work("q")) == 0)
+
+    async def never(_: Consumer) -> None:
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(Consumer, "_cancel", never)
+    eventually(lambda: broker.depth(broker.work("q")) == 3, GIVE_BACK_AFTER + SOON)

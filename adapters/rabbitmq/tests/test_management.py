@@ -1,4 +1,4 @@
-"""What an operator does to a RabbitMQ, by its management API: users, policies, closed connections, counts."""
+"""Tests with RabbitMQ's management API: counts, permissions, closed connections, policies and alarms."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from urllib.request import Request, urlopen
 import pytest
 
 from adapters.rabbitmq.tests.broker import Broker
-from adapters.rabbitmq.tests.conftest import Opener, ids, message, messages, received
-from queueport.driver import Depth, SendOutcome
+from adapters.rabbitmq.tests.conftest import Opener, ids, message, messages, received, received_again
 from queueport.errors import BackendUnavailable
+from queueport.spi.message import Depth, SendOutcome
+from queueport.spi.transport import Delivery
 from queueport.testing.waiting import eventually
-from queueport.transport import Delivery
 from queueport_rabbitmq import RabbitMQTransport
 from tests.servers import rabbitmq_server
 from tests.servers.rabbitmq import RabbitMQ
 
-PASSWORD = "pa55word"  # of users made here
+PASSWORD = "pa55word"  # the password of each user that these tests create
 
 
 class Operator:
-    """Who runs a private RabbitMQ."""
+    """The operator of a private RabbitMQ."""
 
     def __init__(self, server: RabbitMQ, namespace: str) -> None:
         self.server = server
@@ -43,21 +43,21 @@ class Operator:
         return json.loads(found) if found else None
 
     def user(self, name: str, **permissions: str) -> str:
-        """Make a user; the URL that connects as it."""
+        """Create a user; returns the URL that connects as that user."""
         self.api("PUT", f"users/{name}", password=PASSWORD, tags="")
         rights = {"configure": "", "write": "", "read": "", **permissions}
         self.api("PUT", f"permissions/%2F/{name}", **rights)
         return self.server.url.replace("guest:guest", f"{name}:{PASSWORD}")
 
     def close_connections(self) -> int:
-        """Close every connection of queueport's; how many there were."""
+        """Close every connection of queueport; returns their number."""
         found = [one["name"] for one in self.api("GET", "connections") if one["user"] == "guest"]
         for name in found:
             self.api("DELETE", f"connections/{quote(name)}")
         return len(found)
 
     def alarm(self, watermark: float) -> None:
-        """Set the share of memory above which RabbitMQ takes no messages."""
+        """Set the share of memory above which RabbitMQ accepts no messages."""
         words = ["rabbitmqctl", "--node", f"queueport_{self.server.port}@localhost", "set_vm_memory_high_watermark"]
         environment = {**self.server.environment(), "PATH": "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/bin:/bin"}
         subprocess.run([*words, str(watermark)], env=environment, check=True, capture_output=True)
@@ -75,7 +75,7 @@ def operator(namespace: str) -> Iterator[Operator]:
 # -- counts ----------------------------------------------------------------------------------------
 
 
-def test_unacknowledged_messages_are_counted_where_the_api_is_named(operator: Operator, opener: Opener) -> None:
+def test_unacknowledged_messages_are_counted_with_the_management_api(operator: Operator, opener: Opener) -> None:
     transport = opener(f"{operator.server.url}?management={quote(operator.server.management)}")
     assert transport.depth("q") == Depth(0)
     transport.send("q", messages(5))
@@ -85,7 +85,7 @@ def test_unacknowledged_messages_are_counted_where_the_api_is_named(operator: Op
     eventually(lambda: transport.depth("q") == Depth(3, 0), 20)
 
 
-def test_without_the_api_they_are_unknown(operator: Operator, opener: Opener) -> None:
+def test_unacknowledged_messages_are_unknown_without_the_management_api(operator: Operator, opener: Opener) -> None:
     for option in ("", "?management=http://127.0.0.1:1", "?management=http://guest:no@127.0.0.1:1"):
         transport = opener(f"{operator.server.url}{option}")
         transport.send("q", [message("a")])
@@ -98,12 +98,13 @@ def test_without_the_api_they_are_unknown(operator: Operator, opener: Opener) ->
 @pytest.mark.parametrize(
     ("management", "says"),
     [
-        ("http://127.0.0.1:1", r"cannot be reached"),
-        ("http://guest:wr0ng@HERE", r"refuses its user: give it the tag"),
-        ("http://HERE/nowhere", r"answers 404: correct management="),
+        ("http://127.0.0.1:1", r"cannot be used"),
+        ("http://guest:wr0ng@HERE", "refuses its user (Login failed): give it the tag"),
+        ("http://localhost:port", "cannot be used (nonnumeric port: 'port'): correct management="),
+        ("http://HERE/nowhere", "answers 404 (Not Found): correct management="),
     ],
 )
-def test_check_warns_of_an_api_that_does_not_serve(
+def test_check_warns_if_the_management_api_cannot_be_used(
     operator: Operator, opener: Opener, management: str, says: str
 ) -> None:
     url = management.replace("HERE", f"127.0.0.1:{operator.server.management_port}")
@@ -129,7 +130,7 @@ CALLS: dict[str, Callable[[RabbitMQTransport], object]] = {
         ("queue_purge", {"write": ".*", "configure": ".*"}, "read"),
     ],
 )
-def test_a_missing_permission_is_named(
+def test_the_error_names_a_missing_permission(
     operator: Operator, opener: Opener, method: str, permissions: dict[str, str], needed: str
 ) -> None:
     opener(operator.server.url).setup(["q"])
@@ -141,7 +142,7 @@ def test_a_missing_permission_is_named(
     assert PASSWORD not in str(caught.value)
 
 
-def test_a_message_that_may_not_be_written_is_not_taken_for_sent(operator: Operator, opener: Opener) -> None:
+def test_a_message_without_write_permission_is_not_sent(operator: Operator, opener: Opener) -> None:
     transport = opener(operator.user("reader", configure=".*", read=".*"))
     (sent,) = transport.send("q", [message("a")])
     assert sent.outcome is not SendOutcome.SENT
@@ -149,23 +150,45 @@ def test_a_message_that_may_not_be_written_is_not_taken_for_sent(operator: Opera
     assert operator.broker.depth(operator.broker.work("q")) == 0
 
 
-# -- what happens to connections, and to queues --------------------------------------------------------
+@pytest.mark.parametrize(
+    ("permissions", "needed"),
+    [({"write": ".*", "read": ".*"}, "configure"), ({"configure": ".*", "read": ".*"}, "write")],
+)
+def test_check_names_a_permission_that_an_enqueue_needs(
+    operator: Operator, opener: Opener, permissions: dict[str, str], needed: str
+) -> None:
+    transport = opener(operator.user("limited", **permissions))
+    with pytest.raises(BackendUnavailable, match=f"give the user 'limited' the permission {needed}"):
+        transport.check()
 
 
-def test_a_closed_connection_is_made_again_and_nothing_is_lost(operator: Operator, opener: Opener) -> None:
+def test_check_leaves_no_queue_behind(operator: Operator, opener: Opener) -> None:
+    transport = opener(operator.server.url)
+    assert transport.check() == transport.check() == []
+    with operator.broker.channel() as channel:
+        channel.queue_declare(operator.broker.work("default"), passive=False, durable=True, auto_delete=True)
+        channel.queue_delete(operator.broker.work("default"))
+    found: Any = operator.api("GET", "queues/%2F")
+    assert [queue["name"] for queue in found if queue["name"].startswith(operator.broker.namespace)] == []
+
+
+# -- closed connections, full queues and alarms --------------------------------------------------------
+
+
+def test_a_closed_connection_is_opened_again_and_no_message_is_lost(operator: Operator, opener: Opener) -> None:
     transport = opener(operator.server.url)
     transport.send("q", messages(3))
     old = received(transport, 3, limit=3)
     eventually(operator.close_connections, 20)
     transport.ack(old)
-    again: list[Delivery] = eventually(lambda: _received(transport, 3), 20)
+    again: list[Delivery] = eventually(lambda: received_again(transport, 3), 20)
     assert sorted(ids(again)) == ["0", "1", "2"]
     transport.ack(again)
     assert transport.send("q", [message("after")])[0].outcome is SendOutcome.SENT
     assert ids(received(transport, 1)) == ["after"]
 
 
-def test_what_a_full_queue_gives_back_has_failed(operator: Operator, opener: Opener) -> None:
+def test_messages_returned_by_a_full_queue_have_failed(operator: Operator, opener: Opener) -> None:
     transport = opener(operator.server.url)
     transport.setup(["q"])
     definition = {"max-length": 2, "overflow": "reject-publish"}
@@ -178,10 +201,10 @@ def test_what_a_full_queue_gives_back_has_failed(operator: Operator, opener: Ope
         operator.api("DELETE", "policies/%2F/full")
     assert outcomes[0].outcome is SendOutcome.SENT
     assert outcomes[-1].outcome is SendOutcome.FAILED
-    assert "gave them back" in str(outcomes[-1].error)
+    assert "did not accept messages" in str(outcomes[-1].error)
 
 
-def test_while_there_is_an_alarm_nothing_is_sent_and_it_says_why(operator: Operator, opener: Opener) -> None:
+def test_during_an_alarm_no_message_is_sent_and_the_error_says_why(operator: Operator, opener: Opener) -> None:
     transport = opener(f"{operator.server.url}?management={quote(operator.server.management)}", call_timeout=2.0)
     assert transport.send("q", [message("before")])[0].outcome is SendOutcome.SENT
     operator.alarm(0.000001)
@@ -189,16 +212,9 @@ def test_while_there_is_an_alarm_nothing_is_sent_and_it_says_why(operator: Opera
         first, second = (transport.send("q", [message(name)])[0] for name in ("first", "second"))
         assert (first.outcome, second.outcome) == (SendOutcome.UNKNOWN, SendOutcome.FAILED)
         assert "memory or disk alarm" in str(second.error)
-        assert any("alarm" in warning for warning in transport.check())
+        with pytest.raises(BackendUnavailable, match="memory or disk alarm"):
+            transport.check()
     finally:
         operator.alarm(0.4)
     eventually(lambda: transport.send("q", [message("after")])[0].outcome is SendOutcome.SENT, 20)
     assert transport.check() == []
-
-
-def _received(transport: RabbitMQTransport, count: int) -> list[Delivery]:
-    """What came; nothing while the connection is being made again."""
-    try:
-        return received(transport, count, limit=count)
-    except BackendUnavailable:
-        return []

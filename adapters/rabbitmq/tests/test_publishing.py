@@ -1,30 +1,34 @@
-"""What `send` says is so: confirmed, certainly not there, or unknown; and what others see of a message."""
+"""Tests that the outcomes of `send` (sent, failed, unknown) are right, and what other tools see of a message."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from adapters.rabbitmq.tests.broker import Broker
+from adapters.rabbitmq.tests.broker import SETTLED, Broker
 from adapters.rabbitmq.tests.conftest import Opener, message, messages
-from queueport.driver import SendOutcome, Sent
 from queueport.errors import BackendUnavailable
+from queueport.spi.message import SendOutcome, SendResult
 from queueport.testing.waiting import eventually
 from queueport_rabbitmq import RabbitMQTransport
 from queueport_rabbitmq.publisher import WINDOW
 from tests.servers import rabbitmq_server
+from tests.servers.interruptions import interrupt_sends
+from tests.servers.rabbitmq import LARGEST
 
-SENT = Sent(SendOutcome.SENT)
+SENT = SendResult(SendOutcome.SENT)
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
-def test_a_batch_of_several_windows_arrives_whole_and_in_order(broker: Broker, opener: Opener, queue_type: str) -> None:
+def test_a_batch_of_several_windows_arrives_completely_and_in_order(
+    broker: Broker, opener: Opener, queue_type: str
+) -> None:
     transport = opener(f"{broker.url}?queue_type={queue_type}")
     assert transport.send("q", messages(5 * WINDOW)) == [SENT] * (5 * WINDOW)
     assert broker.drain(broker.work("q")) == [str(number) for number in range(5 * WINDOW)]
@@ -42,14 +46,14 @@ def test_a_message_shows_its_job_to_the_brokers_own_tools(broker: Broker, transp
     assert named == {"queue": "q", "task": "tests.task", "life": 3, "send": 1}
 
 
-def test_a_queue_that_was_deleted_meanwhile_is_made_again(broker: Broker, transport: RabbitMQTransport) -> None:
+def test_a_queue_that_was_deleted_is_declared_again(broker: Broker, transport: RabbitMQTransport) -> None:
     assert transport.send("q", [message("before")]) == [SENT]
     broker.clean("q")
     assert transport.send("q", messages(50)) == [SENT] * 50
     assert broker.depth(broker.work("q")) == 50
 
 
-def test_a_queue_made_in_another_way_is_refused_and_spoils_no_other(
+def test_a_queue_with_other_arguments_is_refused_and_affects_no_other_queue(
     broker: Broker, transport: RabbitMQTransport
 ) -> None:
     with broker.channel() as channel:
@@ -62,8 +66,8 @@ def test_a_queue_made_in_another_way_is_refused_and_spoils_no_other(
     assert transport.send("other", [message("b", "other")]) == [SENT]
 
 
-def test_many_threads_at_once_lose_and_double_nothing(broker: Broker, transport: RabbitMQTransport) -> None:
-    def send(thread: int) -> list[Sent]:
+def test_many_threads_at_once_lose_and_duplicate_no_message(broker: Broker, transport: RabbitMQTransport) -> None:
+    def send(thread: int) -> list[SendResult]:
         return [
             outcome
             for number in range(20)
@@ -75,21 +79,40 @@ def test_many_threads_at_once_lose_and_double_nothing(broker: Broker, transport:
     assert Counter(Counter(broker.ids(broker.work("q"))).values()) == {1: 1600}
 
 
-def test_a_server_that_hangs_leaves_what_was_written_unknown(opener: Opener) -> None:
+def test_messages_written_to_a_hanging_server_are_unknown(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "queueport_rabbitmq.publisher.WINDOW", 3
+    )  # so few messages are written at once even under a slow tracer
     server = rabbitmq_server(private=True)
     transport = opener(server.url, call_timeout=1.0)
     assert transport.send("q", [message("before")]) == [SENT]
     with server.paused():
-        outcomes = [sent.outcome for sent in transport.send("q", messages(WINDOW + 1))]
-        assert outcomes == [SendOutcome.UNKNOWN] * WINDOW + [SendOutcome.FAILED]
+        outcomes = [sent.outcome for sent in transport.send("q", messages(4))]
+        assert outcomes == [SendOutcome.UNKNOWN] * 3 + [SendOutcome.FAILED]
     assert transport.send("q", [message("after")]) == [SENT]
     Broker(server.url, transport._topology.namespace).clean("q")
 
 
+def test_a_message_that_is_too_large_is_refused_alone(opener: Opener) -> None:
+    """RabbitMQ closes the channel because of such a message, and so loses the messages after it."""
+    server = rabbitmq_server(private=True)
+    transport = opener(server.url, call_timeout=10.0)
+    large = replace(message("large"), body=b"x" * (LARGEST + 1))
+    sent = transport.send("q", [message("a"), large, message("b"), message("c")])
+    assert [one.outcome for one in sent] == [SENT.outcome, SendOutcome.REFUSED, SENT.outcome, SENT.outcome]
+    assert "raise its max_message_size, or keep large data elsewhere" in str(sent[1].error)
+    buried = transport.bury("q", [message("a"), large])
+    assert [one.outcome for one in buried] == [SENT.outcome, SendOutcome.REFUSED]
+    broker = Broker(server.url, transport._topology.namespace)
+    assert set(broker.ids(broker.work("q"))) == {"a", "b", "c"}
+    broker.clean("q")
+
+
 def test_after_a_restart_the_same_transport_sends_again(opener: Opener) -> None:
     server = rabbitmq_server(private=True)
-    transport = opener(f"{server.url}?queue_type=classic")  # a quorum queue does not survive a kill in its first second
+    transport = opener(f"{server.url}?queue_type=classic")
     assert transport.send("q", messages(10)) == [SENT] * 10
+    time.sleep(SETTLED)
     with server.down():
         (sent,) = transport.send("q", [message("lost")])
         assert sent.outcome is not SendOutcome.SENT
@@ -100,35 +123,18 @@ def test_after_a_restart_the_same_transport_sends_again(opener: Opener) -> None:
     broker.clean("q")
 
 
-def test_a_thread_that_is_interrupted_while_it_sends_leaves_nothing_locked(
+def test_a_thread_that_is_interrupted_while_it_sends_leaves_no_lock(
     broker: Broker, transport: RabbitMQTransport
 ) -> None:
-    class Interrupted(BaseException):
-        pass
-
     transport.send("q", [message("before")])
-    for _ in range(100):
-        ready, ended = threading.Event(), threading.Event()
-
-        def send(ready: threading.Event = ready, ended: threading.Event = ended) -> None:
-            try:
-                ready.set()
-                while True:
-                    transport.send("q", messages(3))
-            except Interrupted:
-                ended.set()
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        ready.wait(5)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupted))
-        thread.join(10)
-        assert ended.is_set()
+    interrupt_sends(lambda: transport.send("q", messages(3)))
     assert transport.send("q", [message("after")]) == [SENT]
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the test is about it
-def test_a_child_after_a_fork_has_connections_of_its_own(
+@pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)  # the test forks a process with threads
+def test_a_child_process_opens_its_own_connections(
     broker: Broker, transport: RabbitMQTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
     transport.send("q", [message("before")])

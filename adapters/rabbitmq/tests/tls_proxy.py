@@ -1,4 +1,4 @@
-"""TLS in front of a server that does not speak it, with a certificate for localhost. For tests."""
+"""A TLS proxy for a server without TLS, with a certificate for localhost. For tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["TLSProxy"]
 
 
 class TLSProxy:
-    """Takes TLS connections on `port` while it is entered, and hands on what they say."""
+    """Accepts TLS connections on `port` inside a `with` block, and forwards their bytes."""
 
     def __init__(self, target: str, folder: Path) -> None:
         host, _, port = target.partition(":")
@@ -54,7 +54,7 @@ class TLSProxy:
         self._open.append(raw)
         try:
             inside = self._context.wrap_socket(raw, server_side=True)
-        except OSError:  # the client does not like the certificate
+        except OSError:  # the client refuses the certificate
             raw.close()
             return
         outside = socket.create_connection(self._target)

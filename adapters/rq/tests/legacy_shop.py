@@ -1,4 +1,4 @@
-"""An app that uses RQ, and knows nothing of queueport. For the tests of joining it."""
+"""An existing app that uses RQ. For `test_joining`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ CONNECTION = Redis()
 
 @job("shop", connection=CONNECTION)  # type: ignore[untyped-decorator]  # RQ has no types here
 def resize(number: int) -> int:
-    """Declared with RQ's own decorator."""
+    """A function with RQ's own decorator."""
     return number * 2
 
 
 def refuse(reason: str) -> None:
-    """A function that was only ever enqueued by its path."""
+    """A function that the app enqueues by its path."""
     raise ValueError(reason)
 
 
 async def slow(number: int) -> int:
-    """The same as a coroutine."""
+    """A coroutine function."""
     return number + 1

@@ -1,8 +1,7 @@
-"""What the tests of this adapter can do to RQ, and to its workers. For the contract and for the adapter's own tests."""
+"""The harness for RQ: how tests reach its server and start its workers. For all tests of this adapter."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,15 +10,14 @@ from urllib.parse import quote
 import pytest
 
 from adapters.rq.tests.rq_server import RQ
-from queueport.message import Message
 from queueport.testing import Harness
-from queueport.testing.case import Case
-from queueport.testing.tasks import QUEUE, echo
+from queueport.testing.contract.case import Case
+from queueport.testing.tasks import QUEUE
 from tests.servers import redis_server
 
 
 class RQHarness(Harness):
-    """RQ on a Redis that keeps the records too. A `private` one may be stopped."""
+    """RQ on a Redis, which also keeps the records if `store` is None. Tests may stop a `private` Redis."""
 
     title = "rq + redis"
 
@@ -28,7 +26,7 @@ class RQHarness(Harness):
         super().__init__(f"rq+{self.server.url}" + ("" if store is None else f"?store={quote(store, safe='')}"))
         self.rq = RQ(self.server.url, self.namespace)
 
-    def native_command(self, queues: Sequence[str]) -> Sequence[str] | None:
+    def native_command(self, queues: Sequence[str]) -> Sequence[str]:
         names = [f"{self.namespace}.{name}" for name in queues]
         worker = ["-w", "queueport_rq.worker.QueueportWorker", "-S", "json", "-u", self.server.url]
         return [sys.executable, "-m", "rq.cli", "worker", *worker, *names]
@@ -54,11 +52,6 @@ class RQHarness(Harness):
     def inject(self, queue: str, body: bytes) -> None:
         self.rq.put(queue, body.decode(errors="replace"))
 
-    def redeliver(self, job_id: str) -> None:
-        gone = {"v": 1, "id": job_id, "task": echo.name, "queue": QUEUE, "life": 1, "sent_at": 0.0}
-        record = self.open().operations.store.get([job_id])[0]
-        self.inject(QUEUE, json.dumps(gone).encode() if record is None else Message.of(record, 0.0).body)
-
     def native_dead(self) -> Sequence[str]:
         return self.rq.dead(QUEUE)
 
@@ -70,9 +63,9 @@ class RQHarness(Harness):
 
 
 class RQCase(Case):
-    """Tests of RQ alone, beside the contract's: they take `harness`, `queue` and `trace`."""
+    """The base of test classes that are not in the contract. It gives them `harness`, `queue` and `trace`."""
 
     @pytest.fixture
     def harness(self, request: pytest.FixtureRequest) -> RQHarness:
-        """One for this test, with a server of its own where the test stops it."""
+        """A harness for this test, with a private server if the test stops the server."""
         return RQHarness(private=getattr(request.function, "disrupts", False))

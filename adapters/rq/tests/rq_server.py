@@ -1,4 +1,4 @@
-"""RQ as an operator sees it: what `rq info` and `rq requeue` do, by RQ's own classes. For the tests."""
+"""Reads and writes RQ's queues with RQ's own classes alone, as its tools do. For the tests of this adapter."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ import redis
 from rq import Queue
 from rq.job import Job
 
-ENTRY = "queueport_rq.entry.run"
+ENTRY = "queueport_rq.job.run"
 
 
 class RQ:
-    """The queues of one namespace, through a plain client and RQ's plain classes."""
+    """The RQ queues of one namespace."""
 
     def __init__(self, url: str, namespace: str) -> None:
         self.client = redis.Redis.from_url(url)
         self.namespace = namespace
 
     def queue(self, name: str) -> Queue:
-        """RQ's queue; names as queueport has them."""
+        """RQ's object for a queue. `name` is the name that queueport uses."""
         return Queue(f"{self.namespace}.{name}", connection=self.client, serializer="json")
 
     def lose(self, name: str) -> None:
-        """Everything that waits there is gone."""
+        """Delete the messages that wait in a queue."""
         self.client.delete(self.queue(name).key)
 
     def put(self, name: str, body: str) -> Job:
-        """A message with that body."""
+        """Enqueue a message with the given body."""
         return self.queue(name).enqueue(ENTRY, args=(body,), job_timeout=-1)
 
     def dead(self, name: str) -> Sequence[str]:
-        """The ids of queueport's jobs in the registry of failed ones."""
+        """The ids of the jobs whose copies are in the registry of failed jobs."""
         failed = self.queue(name).failed_job_registry
         jobs = [failed.job_class.fetch(each, self.client, serializer="json") for each in failed.get_job_ids()]
         return [json.loads(job.args[0])["id"] for job in jobs]
 
     def requeue(self, name: str, job_id: str) -> None:
-        """What `rq requeue` does."""
+        """Do what `rq requeue` does."""
         failed = self.queue(name).failed_job_registry
         (mine,) = [each for each in failed.get_job_ids() if each.endswith(f"-{job_id}")]
         failed.requeue(mine)
 
     def clean(self) -> None:
-        """Nothing of the namespace is left, nor of what tests put there by RQ's own names."""
+        """Delete all keys of the namespace, those of RQ included."""
         for queue in [each for each in Queue.all(self.client) if each.name.startswith(self.namespace)]:
             registries = [queue.failed_job_registry, queue.finished_job_registry, queue.started_job_registry]
             ids = [*queue.job_ids, *(each for r in registries for each in r.get_job_ids(cleanup=False))]

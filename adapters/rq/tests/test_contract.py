@@ -1,4 +1,4 @@
-"""RQ keeps the contract: the whole suite of `queueport.testing` in one Redis, and what is lost beside another store."""
+"""Runs the whole contract suite of `queueport.testing` on RQ, and some of its tests with a separate store."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from adapters.rq.tests.rq_harness import RQHarness
 from queueport.testing import Contract, Harness
-from queueport.testing.losses import Losses
-from queueport.testing.refusing import Refusing
-from queueport.testing.report import REPORT
+from queueport.testing.contract.crash import LossTests
+from queueport.testing.contract.enqueue import RefusalTests
+from queueport.testing.contract.report import REPORT
 
 
 class TestRQ(Contract):
@@ -22,22 +22,22 @@ class TestRQ(Contract):
         return RQHarness(private=getattr(request.function, "disrupts", False))
 
 
-class BesideItsStore(RQHarness):
-    """The records are elsewhere: RQ's Redis may hang while the store answers."""
+class SeparateStoreHarness(RQHarness):
+    """Keeps the records in SQLite, so that RQ's Redis can hang while the store answers."""
 
     def __init__(self, folder: Path, *, private: bool) -> None:
         super().__init__(private=private, store=f"sqlite:///{folder}/jobs.db")
         self._file = folder / "jobs.db"
 
     def restart_store(self) -> None:
-        """An SQLite file has no process that could be restarted."""
+        """Do nothing, because SQLite has no process that could be restarted."""
 
     def sends_down(self) -> AbstractContextManager[None]:
         return self.server.paused()
 
     @contextmanager
     def store_down(self) -> Iterator[None]:
-        """Somebody keeps the file to himself."""
+        """Lock the SQLite file over another connection."""
         connection = sqlite3.connect(self._file, isolation_level=None)
         connection.execute("BEGIN EXCLUSIVE")
         try:
@@ -47,8 +47,8 @@ class BesideItsStore(RQHarness):
             connection.close()
 
 
-class TestBesideItsStore(Refusing, Losses):
+class TestWithSeparateStore(RefusalTests, LossTests):
     @pytest.fixture
     def harness(self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
-        monkeypatch.delenv(REPORT, raising=False)  # this is not the whole contract
-        return BesideItsStore(tmp_path, private=getattr(request.function, "disrupts", False))
+        monkeypatch.delenv(REPORT, raising=False)  # only a run of the whole contract may write a report
+        return SeparateStoreHarness(tmp_path, private=getattr(request.function, "disrupts", False))

@@ -1,4 +1,4 @@
-"""What RQ's own tools show of queueport's jobs is true: queues, started and failed jobs, and what `rq requeue` does."""
+"""RQ's own tools show queueport's queues and its started and failed jobs, and `rq requeue` retries dead jobs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rq.job import Job, JobStatus
 from adapters.rq.tests.rq_harness import RQCase, RQHarness
 from queueport import JobQueue, JobState, Retry, get_queue
 from queueport.errors import JobFailed
-from queueport.testing.case import disrupts
+from queueport.testing.contract.case import disrupts
+from queueport.testing.redis_store import Redis
 from queueport.testing.tasks import QUEUE, echo, fail, wait_for
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
 from queueport_rq.names import Names
-from tests.servers.redis import Redis
 
 
 def rq(harness: RQHarness, *words: str) -> str:
-    """The output of a command of RQ's."""
+    """The output of one of RQ's commands."""
     command = [sys.executable, "-m", "rq.cli", words[0], "-u", harness.server.url, *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -30,7 +30,7 @@ def rq(harness: RQHarness, *words: str) -> str:
 
 
 class TestNativeTools(RQCase):
-    def test_rq_info_counts_what_waits_what_is_done_and_what_is_dead(
+    def test_rq_info_counts_waiting_finished_and_dead_jobs(
         self, queue: JobQueue, harness: RQHarness, trace: Trace
     ) -> None:
         name = harness.rq.queue(QUEUE).name
@@ -42,7 +42,7 @@ class TestNativeTools(RQCase):
             eventually(lambda: harness.rq.queue(QUEUE).finished_job_registry.get_job_count(cleanup=False) == 3)
         assert f"queue {name} 0, 0 executing, 3 finished, 1 failed" in rq(harness, "info", "--raw", name)
 
-    def test_a_job_that_will_be_tried_again_is_not_among_the_failed(
+    def test_a_job_that_will_be_retried_is_not_in_the_registry_of_failed_jobs(
         self, queue: JobQueue, harness: RQHarness, trace: Trace
     ) -> None:
         waiting = queue.enqueue(fail.using(retry=Retry(max_attempts=2, initial=60.0)).job("not yet"))
@@ -57,7 +57,9 @@ class TestNativeTools(RQCase):
         assert harness.rq.queue(QUEUE).failed_job_registry.get_job_ids() == []
         assert 0 < int(harness.rq.client.ttl(job.key)) <= 500
 
-    def test_no_status_of_rqs_decides_about_a_job(self, queue: JobQueue, harness: RQHarness, trace: Trace) -> None:
+    def test_rqs_status_of_a_message_does_not_affect_the_job(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace
+    ) -> None:
         handles = queue.enqueue_many(echo.job(status.value) for status in JobStatus)
         for rq_id, status in zip(harness.rq.queue(QUEUE).job_ids, JobStatus, strict=True):
             harness.rq.client.hset(Job.key_for(rq_id), "status", status.value)
@@ -65,7 +67,7 @@ class TestNativeTools(RQCase):
             assert [handle.result(20) for handle in handles] == [status.value for status in JobStatus]
         assert [trace.times(handle.id) for handle in handles] == [1] * len(handles)
 
-    def test_rq_requeue_runs_a_dead_job_again_and_its_copy_says_why_it_died(
+    def test_rq_requeue_retries_a_dead_job_whose_copy_has_the_error(
         self, queue: JobQueue, harness: RQHarness, trace: Trace
     ) -> None:
         handle = queue.enqueue(fail.using(retry=Retry(max_attempts=1)).job("no luck"))
@@ -84,7 +86,7 @@ class TestNativeTools(RQCase):
         assert handle.status().attempts == 2
         assert not Job.exists(copy, harness.rq.client)
 
-    def test_a_started_message_is_gone_before_rq_would_fail_it_as_abandoned(
+    def test_a_started_message_expires_before_rq_would_mark_it_as_failed(
         self, queue: JobQueue, harness: RQHarness, trace: Trace
     ) -> None:
         worker = harness.process()
@@ -120,7 +122,7 @@ class TestNativeTools(RQCase):
             other.end()
 
     @disrupts
-    def test_suspended_workers_take_nothing_until_rq_resume_and_can_still_be_stopped(
+    def test_suspended_workers_take_no_jobs_until_rq_resume_and_can_be_stopped(
         self, queue: JobQueue, harness: RQHarness, trace: Trace
     ) -> None:
         rq(harness, "suspend")
@@ -135,7 +137,7 @@ class TestNativeTools(RQCase):
             assert handle.result(10) == 1
 
     @disrupts
-    def test_a_redis_is_reached_by_its_socket_too(self, queue: JobQueue, harness: RQHarness, trace: Trace) -> None:
+    def test_a_redis_can_be_named_by_its_socket(self, queue: JobQueue, harness: RQHarness, trace: Trace) -> None:
         assert isinstance(harness.server, Redis)
         with get_queue(f"rq+unix://{harness.server.socket}?db=0", namespace=harness.namespace) as other:
             assert other.check().ok

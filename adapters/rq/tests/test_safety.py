@@ -1,4 +1,4 @@
-"""Who may write to the Redis can fill it with rubbish, and can still not make a worker run code of theirs."""
+"""Somebody who can write to the Redis can write invalid jobs, but cannot make a worker run other code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from queueport_rq.job import QueueportJob
 
 
 class Malice:
-    """Unpickling it makes a file."""
+    """Unpickling an object of this class creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,7 +34,7 @@ class Malice:
 
 
 def planted(rq: RQ, data: bytes, name: str = "planted", **fields: str) -> str:
-    """A job's hash written by hand, and its id in the queue."""
+    """Write a job's hash and its id in the queue by hand; returns the id."""
     queue = rq.queue(QUEUE)
     rq_id = f"{rq.namespace}-{name}"
     known = {"origin": queue.name, "status": "queued", "created_at": "2026-01-01T00:00:00Z"}
@@ -61,23 +61,27 @@ class TestSafety(RQCase):
         assert queue.enqueue(echo, "the worker goes on").result(20) == "the worker goes on"
         failed = harness.rq.queue(QUEUE).failed_job_registry
         eventually(lambda: failed.get_job_ids() == [rq_id])
-        assert "none of queueport's" in worker.log
+        assert "queueport did not send it" in worker.log
         assert not canary.exists()
 
     @pytest.mark.parametrize("native", [False, True], ids=["our_command", "rq_worker"])
-    def test_rubbish_that_rq_cannot_read_ends_no_worker(self, harness: RQHarness, trace: Trace, native: bool) -> None:
+    def test_jobs_that_rq_cannot_read_do_not_end_the_worker(
+        self, harness: RQHarness, trace: Trace, native: bool
+    ) -> None:
         queue = harness.open()
         message = call(ENTRY, "{}")
-        rubbish = [{"timeout": "soon"}, {"status": "unheard of"}, {"created_at": "yesterday"}, {"origin": "elsewhere"}]
-        planted_ids = [planted(harness.rq, message, f"planted-{n}", **fields) for n, fields in enumerate(rubbish)]
+        invalid = [{"timeout": "soon"}, {"status": "unheard of"}, {"created_at": "yesterday"}, {"origin": "elsewhere"}]
+        planted_ids = [planted(harness.rq, message, f"planted-{n}", **fields) for n, fields in enumerate(invalid)]
         harness.rq.client.rpush(harness.rq.queue(QUEUE).key, "no id!", "no:id", b"\xff")
         held = harness.rq.queue(QUEUE).intermediate_queue_key
-        harness.rq.client.rpush(held, "no id!", b"\xff")  # somebody else had them in hand
+        # RQ keeps the entries that a worker has taken in this list.
+        harness.rq.client.rpush(held, "no id!", b"\xff")
         worker = harness.process(native=native)
         assert queue.enqueue(echo, "the worker goes on").result(20) == "the worker goes on"
         failed = harness.rq.queue(QUEUE).failed_job_registry
         eventually(lambda: sorted(failed.get_job_ids()) == planted_ids)
-        eventually(lambda: set(harness.rq.client.lrange(held, 0, -1)) <= {b"no:id"})  # an id, whose job is gone
+        # The entry `no:id` may stay, because it has the valid form JOB:EXECUTION.
+        eventually(lambda: set(harness.rq.client.lrange(held, 0, -1)) <= {b"no:id"})
         assert worker.running
         assert "unhandled" not in worker.log
         eventually(lambda: not harness.rq.client.exists("rq:wip:", "rq:wip:elsewhere", "rq:failed:elsewhere"))
@@ -86,13 +90,13 @@ class TestSafety(RQCase):
     def test_a_callback_that_somebody_added_is_not_called(
         self, queue: JobQueue, harness: RQHarness, trace: Trace, field: str
     ) -> None:
-        rq_id = planted(harness.rq, call(ENTRY, "rubbish"), **{field: "nowhere.at_all"})
+        rq_id = planted(harness.rq, call(ENTRY, "invalid"), **{field: "nowhere.at_all"})
         with harness.working(queue):
             eventually(lambda: harness.rq.queue(QUEUE).failed_job_registry.get_job_ids() == [rq_id])
         (result,) = QueueportJob.fetch(rq_id, harness.rq.client, "json").results()
         assert "Not run" in str(result.exc_string)
 
-    def test_what_makes_rq_call_or_send_something_is_not_even_read(
+    def test_fields_that_make_rq_call_or_send_something_are_not_read(
         self, queue: JobQueue, harness: RQHarness, trace: Trace
     ) -> None:
         hook = json.dumps([{"url": "http://localhost:1", "statuses": ["finished", "failed"]}])
@@ -107,7 +111,7 @@ class TestSafety(RQCase):
         "data",
         [
             b"",
-            b"no JSON",
+            b"not JSON",
             b"[]",
             call("os.system", "x"),
             call(ENTRY),
@@ -117,7 +121,7 @@ class TestSafety(RQCase):
             call(ENTRY, "\ud800"),
         ],
     )
-    def test_only_our_entry_with_one_text_is_a_message(
+    def test_only_a_call_of_queueports_function_with_one_text_argument_is_a_message(
         self, queue: JobQueue, harness: RQHarness, trace: Trace, data: bytes
     ) -> None:
         job = QueueportJob("any", connection=harness.rq.client, serializer="json")

@@ -1,4 +1,4 @@
-"""AWS's own client of an emulated service, behind queueport's back. For the tests of this adapter."""
+"""botocore's client of an emulated service, without queueport. For the tests of this adapter."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["client"]
 
 
 def client(url: str, service: str = "dynamodb") -> Any:
-    """A client of the service at that endpoint."""
-    make: Any = botocore.session.get_session().create_client  # of any service
+    """Make a client of `service` at the endpoint `url`."""
+    make: Any = botocore.session.get_session().create_client  # Any: botocore's stubs need a literal service name
     return make(
         service,
         region_name="us-east-1",

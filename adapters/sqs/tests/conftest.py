@@ -1,4 +1,4 @@
-"""What AWS's library wants in its environment, for an emulator that believes everything. For this adapter's tests."""
+"""Sets credentials in the environment; the emulators accept any. For the tests of this adapter."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""SQS keeps the contract, on an emulator: standard queues and FIFO ones, with each job store that goes with them."""
+"""Runs the whole contract suite of `queueport.testing` on an SQS emulator: standard and FIFO queues, several stores."""
 
 from __future__ import annotations
 
 import functools
-import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,16 +13,15 @@ from urllib.parse import quote
 import pytest
 
 from adapters.sqs.tests.clients import client
-from queueport.errors import JobNotFound
-from queueport.testing import Contract, Harness, tasks
+from queueport.testing import Contract, Harness
+from queueport.testing.redis_store import OnRedis
+from queueport.testing.servers import Server
 from tests.servers import aws_server, redis_server
-from tests.servers.harness import OnRedis
-from tests.servers.server import Server
 
 
 @functools.cache
 def emulator() -> Server:
-    """The emulator of this test process, once it has answered: its first answer takes seconds."""
+    """The emulator of this test process. Waits for its first answer, which takes some seconds."""
     server = aws_server("sqs")
     client(server.url, "sqs").list_queues()
     return server
@@ -35,10 +33,10 @@ def sqs_url(*, fifo: bool) -> str:
 
 
 class SqsHarness(Harness):
-    """Queues of an emulator, in a namespace of this test's own. What must be stopped is the emulator's port."""
+    """Queues on an emulator, in a new namespace for each test. To stop the backend, the emulator's port is closed."""
 
     fifo: bool = False
-    late = 2.0  # a job takes a dozen calls to the emulator, which is slow under load
+    late = 2.0  # a job makes about twelve calls to the emulator, which is slow under load
 
     def restart_backend(self) -> None:
         with self.sends_down():
@@ -52,23 +50,15 @@ class SqsHarness(Harness):
             self.aws.delete_message(QueueUrl=self._url(queue), ReceiptHandle=message["ReceiptHandle"])
 
     def inject(self, queue: str, body: bytes) -> None:
-        text = body.decode(errors="replace").replace("\0", " ")  # SQS carries text only
+        text = body.decode(errors="replace").replace("\0", " ")  # SQS accepts only text, without NUL
         group = {"MessageGroupId": "injected", "MessageDeduplicationId": str(time.time_ns())} if self.fifo else {}
         self.aws.send_message(QueueUrl=self._url(queue), MessageBody=text, **group)
-
-    def redeliver(self, job_id: str) -> None:
-        try:
-            task = self.open().status(job_id).task
-        except JobNotFound:  # retention removed it
-            task = tasks.echo.name
-        message = {"v": 1, "id": job_id, "task": task, "queue": "default"}
-        self.inject("default", json.dumps({**message, "life": 1, "sent_at": 0.0}).encode())
 
     def native_dead(self) -> Sequence[str]:
         return [message["MessageAttributes"]["id"]["StringValue"] for message in self._look("default-dead")]
 
     def redrive(self, job_id: str) -> None:
-        """As SQS does, which the emulator cannot: the message itself, body and attributes, to where it came from."""
+        """Move the message with its body and attributes, as SQS's redrive does. The emulator has no redrive."""
         found = {m["MessageAttributes"]["id"]["StringValue"]: m for m in self._messages("default-dead")}
         message = found[job_id]
         group = {"MessageGroupId": job_id, "MessageDeduplicationId": str(time.time_ns())} if self.fifo else {}
@@ -87,7 +77,7 @@ class SqsHarness(Harness):
 
     @functools.cached_property
     def aws(self) -> Any:
-        """The library's own client."""
+        """A client that is independent of queueport."""
         return client(emulator().url, "sqs")
 
     def _url(self, name: str) -> str:
@@ -96,7 +86,7 @@ class SqsHarness(Harness):
         return url
 
     def _look(self, name: str) -> list[dict[str, Any]]:
-        """All messages of a queue, which are visible again afterwards."""
+        """All messages of a queue. They stay in the queue and are visible again afterwards."""
         found = self._messages(name)
         for message in found:
             self.aws.change_message_visibility(
@@ -105,7 +95,7 @@ class SqsHarness(Harness):
         return found
 
     def _messages(self, name: str) -> list[dict[str, Any]]:
-        """All messages of a queue, received."""
+        """Receive all messages of a queue."""
         found: list[dict[str, Any]] = []
         while True:
             answer = self.aws.receive_message(
@@ -121,7 +111,7 @@ class SqsHarness(Harness):
 
 
 class WithRedis(SqsHarness, OnRedis):
-    """Records in Redis: one of this test process's own, where the test stops it."""
+    """Records in Redis: the shared server, or a private one for a test that stops it."""
 
     def __init__(self, *, fifo: bool, private: bool) -> None:
         super().__init__(sqs_url(fifo=fifo), redis_server(private=private))
@@ -130,7 +120,7 @@ class WithRedis(SqsHarness, OnRedis):
 
 
 class WithDynamo(SqsHarness):
-    """Records in DynamoDB, in a table of this test's own on an emulator of its own."""
+    """Records in DynamoDB: a new table for each test, on another emulator than that of SQS."""
 
     def __init__(self) -> None:
         self._store = aws_server("dynamodb")
@@ -152,7 +142,6 @@ class WithDynamo(SqsHarness):
         client(self._store.url).delete_table(TableName=self._table)
 
 
-@pytest.mark.xdist_group("dynamodb")  # two emulators and their clients have work for a core: one of them at a time
 class TestSqsWithDynamo(Contract):
     @pytest.fixture
     def harness(self) -> Harness:

@@ -1,4 +1,4 @@
-"""The clock of the DynamoDB store: what responses prove of it."""
+"""Tests how the store estimates DynamoDB's clock from the dates of responses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from email.utils import formatdate
 
 import pytest
 
-from queueport_sqs.dynamodb_clock import ServiceClock
+from queueport_sqs.dynamodb.connection import ServiceClock
 
 
 class Machine:
-    """A machine whose clock is `wrong` seconds ahead of DynamoDB's, and a response that takes some time."""
+    """A machine whose clock is `wrong` seconds ahead of DynamoDB's. `ask` receives a response after some time."""
 
     def __init__(self, wrong: float) -> None:
         self.true = 1_700_000_000.25
@@ -22,7 +22,7 @@ class Machine:
         self.true += seconds / 2
         date = formatdate(int(self.true), usegmt=True)
         self.true += seconds / 2
-        self.clock.hear(date, asked)
+        self.clock.learn(date, asked)
 
     @property
     def error(self) -> float:
@@ -30,7 +30,7 @@ class Machine:
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.2, -0.2])
-def test_a_clock_that_is_about_right_is_believed(wrong: float) -> None:
+def test_the_correction_never_makes_a_clock_worse(wrong: float) -> None:
     machine = Machine(wrong)
     for _ in range(10):
         machine.ask()
@@ -39,7 +39,7 @@ def test_a_clock_that_is_about_right_is_believed(wrong: float) -> None:
 
 
 @pytest.mark.parametrize("wrong", [3600.0, -3600.0, 5.0, -5.0])
-def test_a_wrong_clock_is_right_within_a_second_and_better_with_more_responses(wrong: float) -> None:
+def test_a_wrong_clock_is_corrected_to_within_a_second_and_better_with_more_responses(wrong: float) -> None:
     machine = Machine(wrong)
     machine.ask()
     assert abs(machine.error) <= 1.02
@@ -49,7 +49,7 @@ def test_a_wrong_clock_is_right_within_a_second_and_better_with_more_responses(w
     assert abs(machine.error) <= 0.1
 
 
-def test_a_clock_that_is_set_while_it_runs_is_judged_anew() -> None:
+def test_a_clock_that_was_set_is_corrected_again() -> None:
     machine = Machine(100.0)
     for _ in range(10):
         machine.ask()
@@ -68,8 +68,8 @@ def test_time_goes_on_between_responses() -> None:
 
 
 @pytest.mark.parametrize("date", [None, "", "soon"])
-def test_a_response_without_a_date_proves_nothing(date: str | None) -> None:
+def test_a_response_without_a_date_changes_nothing(date: str | None) -> None:
     machine = Machine(7.0)
-    machine.clock.hear(date, machine.clock.local())
-    assert not machine.clock.heard
+    machine.clock.learn(date, machine.clock.local())
+    assert not machine.clock.known
     assert machine.error == 7.0

@@ -1,4 +1,4 @@
-"""The emulator is fit to test a store: a cancelled transaction takes nothing of others with it. For `tests.servers`."""
+"""Tests a patch of the emulator: a cancelled transaction must not undo writes of others. See `tests.servers`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from adapters.sqs.tests.clients import client
-from queueport_sqs.dynamodb_schema import setup
+from queueport_sqs.dynamodb.schema import setup
 from tests.servers import aws_server
 
 
@@ -23,7 +23,7 @@ def table() -> Any:
     aws.delete_table(TableName=name)
 
 
-def test_a_cancelled_transaction_takes_nothing_of_others_with_it(table: str) -> None:
+def test_a_cancelled_transaction_does_not_undo_other_writes(table: str) -> None:
     aws = client(aws_server("dynamodb").url)
 
     def write(number: int) -> None:

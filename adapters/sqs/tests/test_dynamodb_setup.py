@@ -1,4 +1,4 @@
-"""How the DynamoDB store is named, and how its table is made: by setup, or on first use where that is asked for."""
+"""Tests the URLs of the DynamoDB store, and how its table is created: by setup, or on first use with create=true."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from adapters.sqs.tests.clients import client
 from queueport.errors import BackendUnavailable, ConfigurationError
+from queueport.spi.url import BackendURL
 from queueport.testing.stores.harness import put
-from queueport.url import BackendURL
-from queueport_sqs.dynamodb import DynamoStore
-from queueport_sqs.dynamodb_schema import INDEXES
+from queueport_sqs.dynamodb.schema import INDEXES
+from queueport_sqs.dynamodb.store import DynamoStore
 from tests.servers import aws_server
 
 
@@ -39,7 +39,7 @@ def here(table: str, more: str = "") -> DynamoStore:
     return opened(f"dynamodb://us-east-1/{table}?endpoint={quote(aws_server('dynamodb').url, safe='')}{more}")
 
 
-def test_a_missing_table_is_told_by_every_verb_and_never_made_silently(aws: Any, table: str) -> None:
+def test_every_verb_reports_a_missing_table_and_none_creates_it(aws: Any, table: str) -> None:
     store = here(table)
     for call in (store.now, store.stats, store.check, lambda: put(store), lambda: store.get(["a"])):
         with pytest.raises(
@@ -50,7 +50,7 @@ def test_a_missing_table_is_told_by_every_verb_and_never_made_silently(aws: Any,
     store.close()
 
 
-def test_setup_makes_it_once_and_may_be_repeated(aws: Any, table: str) -> None:
+def test_setup_creates_the_table_and_can_be_repeated(aws: Any, table: str) -> None:
     store = here(table)
     store.setup()
     record = put(store)
@@ -62,7 +62,7 @@ def test_setup_makes_it_once_and_may_be_repeated(aws: Any, table: str) -> None:
     store.close()
 
 
-def test_create_makes_it_on_first_use(table: str) -> None:
+def test_the_option_create_creates_the_table_on_first_use(table: str) -> None:
     store = here(table, "&create=true")
     record = put(store)
     assert store.get([record.id]) == [record]
@@ -70,7 +70,7 @@ def test_create_makes_it_on_first_use(table: str) -> None:
     store.close()
 
 
-def test_setup_adds_what_a_table_lacks_and_check_tells_it(aws: Any, table: str) -> None:
+def test_check_reports_what_a_table_lacks_and_setup_adds_it(aws: Any, table: str) -> None:
     aws.create_table(
         TableName=table,
         BillingMode="PAY_PER_REQUEST",
@@ -81,7 +81,7 @@ def test_setup_adds_what_a_table_lacks_and_check_tells_it(aws: Any, table: str) 
     told = store.check()
     assert len(told) == len(INDEXES) + 1
     assert all("run `queueport setup URL`" in sentence for sentence in told)
-    with pytest.raises(BackendUnavailable, match=f"{table} in us-east-1 lacks an index of queueport's: run"):
+    with pytest.raises(BackendUnavailable, match=f"{table} in us-east-1 lacks an index of queueport: run"):
         store.claim_due(1, 1.0, "r")
     store.setup()
     assert store.check() == []
@@ -91,7 +91,7 @@ def test_setup_adds_what_a_table_lacks_and_check_tells_it(aws: Any, table: str) 
 @pytest.mark.parametrize(
     "url", ["dynamodb://", "dynamodb://eu-central-1", "dynamodb://eu-central-1/", "dynamodb:///a/b"]
 )
-def test_a_url_without_a_table_is_refused_with_the_line_to_write(url: str) -> None:
+def test_a_url_without_a_table_is_refused_and_the_error_shows_a_correct_url(url: str) -> None:
     with pytest.raises(ConfigurationError, match="write 'dynamodb://REGION/TABLE'"):
         opened(url)
 
@@ -110,7 +110,7 @@ def test_a_wrong_option_is_refused(options: str, sentence: str) -> None:
         opened(f"dynamodb://eu-central-1/jobs?{options}")
 
 
-def test_opening_a_store_asks_nothing_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_a_store_makes_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.session.get_session", None)
     store = opened("dynamodb://eu-central-1/jobs?shards=4&create=true")
     assert (store.table.name, store.names.shards) == ("jobs", 4)

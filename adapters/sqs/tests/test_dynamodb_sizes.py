@@ -1,4 +1,4 @@
-"""What fits into an item of DynamoDB: payload, result and history together, and what is refused."""
+"""Tests that payload, result and errors fit into one item together, and that larger jobs are refused."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ import pytest
 
 from adapters.sqs.tests.clients import client
 from adapters.sqs.tests.test_dynamodb import Harness, own_table
+from queueport import JobQueue
+from queueport.engine.enqueue import BATCH
+from queueport.engine.lifecycle import ERROR_HISTORY
 from queueport.errors import PayloadTooLarge
-from queueport.lifecycle import ERROR_HISTORY
-from queueport.record import Change
+from queueport.spi.record import flat
+from queueport.spi.settings import read
+from queueport.spi.store import LeaseRenewal
 from queueport.status import JobError, JobState, Progress
-from queueport.store import Beat, Insert, Query
+from queueport.testing import tasks
 from queueport.testing.stores.harness import START, TOKEN, bare, put, rev, run, swap
-from queueport_sqs.dynamodb import DynamoStore
-from queueport_sqs.dynamodb_items import ERRORS_LIMIT, ITEM_LIMIT, LIMITS, REST_LIMIT, fitted, size
+from queueport_sqs.dynamodb.records import ERRORS_LIMIT, ITEM_LIMIT, LIMITS, REST_LIMIT, fitted, size
+from queueport_sqs.dynamodb.store import DynamoStore
+from tests.mutants.wire import Broker, WireTransport
 
 FULL: dict[str, Any] = {"payload": b"\xff" * (LIMITS.payload or 0), "headers": {"h": "x" * (REST_LIMIT - 2048)}}
-"""A job as large as one may be at first."""
+"""The fields of the largest job that can be inserted."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def failure(number: int, trace: str) -> JobError:
 
 
 def history(length: int = 8000) -> tuple[JobError, ...]:
-    """As much as the core ever keeps, of characters that take twelve bytes in JSON."""
+    """As many errors as the core keeps, with characters that take twelve bytes in JSON."""
     return tuple(
         failure(number, f"first {number} " + "🔑" * length + f" last {number}") for number in range(ERROR_HISTORY)
     )
@@ -55,9 +60,7 @@ def stored(harness: Harness, job_id: str) -> dict[str, Any]:
     return item
 
 
-def test_the_largest_payload_with_the_largest_result_and_the_longest_history_is_one_item(
-    store: DynamoStore, harness: Harness
-) -> None:
+def test_the_largest_payload_result_and_errors_fit_into_one_item(store: DynamoStore, harness: Harness) -> None:
     record = put(store, "full", **FULL)
     result = b"\xff" * (LIMITS.result or 0)
     progress = Progress(1, 2, "ü" * 100_000)
@@ -67,7 +70,7 @@ def test_the_largest_payload_with_the_largest_result_and_the_longest_history_is_
     assert written.result == result
 
 
-def test_a_history_that_is_too_long_keeps_its_newest_error_whole_and_both_ends_of_the_others() -> None:
+def test_if_errors_are_too_large_the_newest_stays_whole_and_the_others_keep_both_ends() -> None:
     errors = tuple(failure(n, f"first {n} " + "x" * 8000 + f" last {n}") for n in range(ERROR_HISTORY))
     record = fitted(bare("a", errors=errors))
     assert record.errors[-1] == errors[-1]
@@ -78,22 +81,24 @@ def test_a_history_that_is_too_long_keeps_its_newest_error_whole_and_both_ends_o
         assert "characters left out" in error.traceback
 
 
-def test_an_error_that_is_too_large_alone_is_cut_in_the_middle() -> None:
+def test_a_single_error_that_is_too_large_is_cut_in_the_middle() -> None:
     record = fitted(bare("a", errors=(failure(1, "first " + "🔑" * 50_000 + " last"),)))
     (error,) = record.errors
     assert error.traceback.startswith("first ")
     assert error.traceback.endswith(" last")
-    assert len(str(record.flat()["errors"])) <= ERRORS_LIMIT
+    assert len(str(flat({"errors": record.errors})["errors"])) <= ERRORS_LIMIT
 
 
-def test_a_history_that_fits_is_left_as_it_is() -> None:
+def test_errors_that_fit_are_not_changed() -> None:
     record = bare("a", errors=(failure(1, "short"),))
     assert fitted(record) is record
 
 
-def test_a_progress_message_is_cut_to_what_is_kept(store: DynamoStore) -> None:
+def test_a_long_progress_message_is_shortened(store: DynamoStore) -> None:
     record = run(store, put(store))
-    (answer,) = store.heartbeat([Beat(record.id, TOKEN, 30.0, rev(), {"progress": Progress(1, 2, "x" * 400_000)})])
+    (answer,) = store.heartbeat(
+        [LeaseRenewal(record.id, TOKEN, 30.0, rev(), {"progress": Progress(1, 2, "x" * 400_000)})]
+    )
     assert answer.record is not None
     assert answer.record.progress == Progress(1, 2, "x" * 1000)
 
@@ -105,10 +110,17 @@ def test_a_progress_message_is_cut_to_what_is_kept(store: DynamoStore) -> None:
         ({"headers": {"h": "x" * REST_LIMIT}}, r"headers, key and options of job large have \d+ bytes; .* 31744"),
     ],
 )
-def test_what_is_too_large_is_refused_with_its_size_and_nothing_of_its_batch_is_written(
+def test_a_job_that_is_too_large_is_refused_with_its_size(
     store: DynamoStore, large: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(PayloadTooLarge, match=sentence):
-        store.insert([Insert(bare("small"), Change(), "r"), Insert(bare("large", **large), Change(), "r")])
-    assert store.get(["small", "large"]) == [None, None]
-    assert "small" not in {job.id for job in store.find(Query())}
+        store.check_size(bare("large", **large))
+
+
+def test_a_batch_with_a_job_that_is_too_large_is_not_written(store: DynamoStore) -> None:
+    url, settings = read("wire://sizes", {})
+    queue = JobQueue(url, settings, WireTransport(Broker()), store)
+    large = tasks.echo.using(headers={"h": "x" * REST_LIMIT}).job(1)
+    with pytest.raises(PayloadTooLarge, match="headers, key and options of job"):
+        queue.enqueue_many([*(tasks.echo.using(job_id=f"small{n}").job(1) for n in range(BATCH)), large])
+    assert store.get(["small0", f"small{BATCH - 1}", large.id]) == [None, None, None]

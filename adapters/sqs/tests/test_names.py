@@ -1,4 +1,4 @@
-"""Names in SQS: as they are where they can be, never shared by two queues, and refused where they are too long."""
+"""Tests the names of queues in SQS: similar to queueport's names, unique, and refused if they are too long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from queueport.errors import ConfigurationError
-from queueport_sqs.names import LONGEST, Names
+from queueport_sqs.queues import LONGEST, Names
 
 QUEUES = st.from_regex(r"[a_-][a_.-]{0,5}(-dead|-jobs)?(-dead|-jobs|\.)?", fullmatch=True)
 NAMESPACES = st.sampled_from(["a", "a_", "dead", "jobs", "_"])
@@ -26,12 +26,12 @@ NAMESPACES = st.sampled_from(["a", "a_", "dead", "jobs", "_"])
         ("default-dead", "app-default-dead-jobs", "app-default-dead-dead"),
     ],
 )
-def test_a_name_reads_like_the_queue(queue: str, work: str, dead: str) -> None:
+def test_a_name_is_similar_to_that_of_the_queue(queue: str, work: str, dead: str) -> None:
     names = Names("", "app")
     assert (names.work(queue), names.dead(queue)) == (work, dead)
 
 
-def test_prefix_and_fifo_stand_around_it() -> None:
+def test_a_name_begins_with_the_prefix_and_ends_with_fifo() -> None:
     assert Names("prod-", "app", fifo=True).work("default") == "prod-app-default.fifo"
     assert Names("prod-", "app", fifo=True).dead("default") == "prod-app-default-dead.fifo"
 
@@ -45,7 +45,7 @@ def test_no_two_queues_share_a_name(queues: set[tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize("fifo", [False, True])
-def test_a_name_too_long_is_refused_with_what_to_do(fifo: bool) -> None:
+def test_a_name_that_is_too_long_is_refused(fifo: bool) -> None:
     names = Names("", "n", fifo=fifo)
     room = LONGEST - len(names.work("")) - len("-dead")
     longest = "q" * min(room, 64)

@@ -1,22 +1,22 @@
-"""The command line `queueport`; `main` is its entry point. For operators, who find it in docs/command-line.md."""
+"""The command line `queueport`; `main` is its entry point. docs/command-line.md describes the commands to operators."""
 
 import os
 import threading
 
 __all__ = ["main"]
 
-LAST_WORD = 5.0
-"""Seconds that an exiting process has for what was registered with `atexit`."""
+EXIT_TIMEOUT = 5.0
+"""Maximum seconds that an exiting process waits, in all, for its threads and functions registered with `atexit`."""
 
 
 def main() -> None:
-    """Run the command that `sys.argv` names, and exit, whatever threads its tasks have left behind."""
+    """Run the command in `sys.argv`. Then exit within EXIT_TIMEOUT, even if threads of tasks still run."""
     from queueport.cli.app import app
 
     try:
         app()
-    except SystemExit as ending:
-        last = threading.Timer(LAST_WORD, os._exit, [ending.code])
-        last.daemon = True
-        last.start()
+    except SystemExit as error:
+        timer = threading.Timer(EXIT_TIMEOUT, os._exit, [error.code])
+        timer.daemon = True
+        timer.start()
         raise

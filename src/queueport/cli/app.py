@@ -1,62 +1,79 @@
-"""The `queueport` command, put together from its parts. Whoever adds a command names it here."""
+"""The `queueport` command and its subcommands. A new subcommand is added here."""
 
 from typing import Annotated
 
 import typer
 
 import queueport
-from queueport.cli import backends, contract, dead, enqueue, jobs, system, workers
-from queueport.cli.connection import with_queue
-from queueport.cli.endings import CommandLine
-
-__all__ = ["app"]
+from queueport.cli import backends, contract, enqueue, jobs, schedules, system, web, workers
+from queueport.cli.exit_codes import CommandLine
+from queueport.cli.options import with_queue
 
 app: typer.Typer = typer.Typer(
     cls=CommandLine,
-    help="One job queue over the queues you already run: run workers, look at jobs, put things right.",
-    epilog="Exit codes: 0 done; 1 the queue said no: not found, wrong state, not reachable, not healthy; "
-    "2 the command, a setting, a task module or a job's arguments are wrong; 130 Ctrl-C; 141 the output was closed.",
+    help="One interface to the job queues that you already run: run workers, inspect jobs, repair failures.",
+    epilog="Exit codes: 0 success; 1 the operation failed: not found, wrong state, no answer, or unhealthy; "
+    "2 the command line, a setting, a task module, a job's arguments or the server's configuration is wrong, or the "
+    "backend lacks the feature; 130 Ctrl-C; 141 the output was closed.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"queueport {queueport.__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
 
-WORK, JOBS, SYSTEM = "Work", "Jobs", "The system"
+WORK, JOBS, SYSTEM = "Work", "Jobs", "System"
 
 app.command(rich_help_panel=WORK)(with_queue(workers.worker))
-app.command(rich_help_panel=WORK)(workers.dispatcher)
+app.command(rich_help_panel=WORK)(with_queue(workers.dispatcher, takes_url=True))
 app.command(rich_help_panel=WORK)(with_queue(enqueue.enqueue))
 
 app.command(rich_help_panel=JOBS)(with_queue(jobs.status))
-app.command("jobs", rich_help_panel=JOBS)(with_queue(jobs.listing))
+app.command("jobs", rich_help_panel=JOBS)(with_queue(jobs.list_jobs))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.retry))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.cancel))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.purge))
 
-letters: typer.Typer = typer.Typer(help="The dead letters: jobs that were given up.", no_args_is_help=True)
-letters.command("list")(with_queue(dead.listing))
-letters.command()(with_queue(dead.show))
-letters.command()(with_queue(dead.retry))
-letters.command("retry-all")(with_queue(dead.retry_all))
-letters.command()(with_queue(dead.discard))
-letters.command()(with_queue(dead.purge))
-app.add_typer(letters, name="dead", rich_help_panel=JOBS)
+dead_letters: typer.Typer = typer.Typer(help="Inspect, retry and discard dead jobs.", no_args_is_help=True)
+dead_letters.command("list")(with_queue(jobs.list_dead))
+dead_letters.command("show")(with_queue(jobs.show_dead))
+dead_letters.command("retry")(with_queue(jobs.retry_dead))
+dead_letters.command("retry-all")(with_queue(jobs.retry_all_dead))
+dead_letters.command("discard")(with_queue(jobs.discard_dead))
+dead_letters.command("purge")(with_queue(jobs.purge_dead))
+app.add_typer(dead_letters, name="dead", rich_help_panel=JOBS)
+
+recurring: typer.Typer = typer.Typer(help="List, add, pause and remove recurring jobs.", no_args_is_help=True)
+recurring.command("list")(with_queue(schedules.list_schedules))
+recurring.command("show")(with_queue(schedules.show_schedule))
+recurring.command("add")(with_queue(schedules.add_schedule))
+recurring.command("pause")(with_queue(schedules.pause_schedule))
+recurring.command("resume")(with_queue(schedules.resume_schedule))
+recurring.command("run")(with_queue(schedules.run_schedule))
+recurring.command("remove")(with_queue(schedules.remove_schedule))
+recurring.command("import")(with_queue(schedules.import_schedules, takes_url=True))
+app.add_typer(recurring, name="schedules", rich_help_panel=JOBS)
 
 app.command(rich_help_panel=SYSTEM)(with_queue(system.stats))
+app.command(rich_help_panel=SYSTEM)(with_queue(system.pause))
+app.command(rich_help_panel=SYSTEM)(with_queue(system.resume))
+app.command(rich_help_panel=SYSTEM)(with_queue(system.history))
 app.command(rich_help_panel=SYSTEM)(with_queue(system.check, takes_url=True))
 app.command(rich_help_panel=SYSTEM)(with_queue(system.setup, takes_url=True))
+app.command(rich_help_panel=SYSTEM)(web.web)
 app.command(rich_help_panel=SYSTEM)(backends.backends)
 app.command(rich_help_panel=SYSTEM)(contract.contract)

@@ -1,102 +1,89 @@
-"""`queueport backends`: what is installed here, what it can do, and how its URLs are written. For operators."""
+"""`queueport backends`: the installed backends and stores, their capabilities and URL options. For operators."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from queueport import connect
-from queueport.capability import Capability
 from queueport.cli import output
-from queueport.cli.connection import Json
-from queueport.driver import Driver
-from queueport.store import JobStore
-from queueport.transport import Transport
+from queueport.cli.options import Json
+from queueport.spi.driver import Driver
+from queueport.spi.store import JobStore
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["backends"]
-
 
 def backends(as_json: Json = False) -> None:
     """List the installed backends and job stores, with their capabilities and URL options."""
-    from queueport.settings import Settings
+    from queueport.spi.settings import Settings
 
-    kinds = {scheme: _loaded(entry, JobStore) for scheme, entry in connect.stores().items()}
     drivers, stores = sorted(connect.backends().items()), sorted(connect.stores().items())
+    described = {scheme: _describe(entry, JobStore) for scheme, entry in stores}
     found = {
-        "backends": {scheme: _backend(entry, kinds.get(scheme)) for scheme, entry in drivers},
-        "stores": {scheme: _described(entry, kinds[scheme]) for scheme, entry in stores},
+        "backends": {scheme: _describe(entry, Driver, described.get(scheme)) for scheme, entry in drivers},
+        "stores": described,
         "options": _options(Settings),
     }
     if as_json:
-        output.document(found)
+        output.print_json(found)
         return
-    for what in ("backends", "stores"):
-        output.parts(_table(what, found[what]), "")
+    for kind in ("backends", "stores"):
+        output.print_parts(_table(kind, found[kind]), "")
     options = [(name, option["default"], option["description"]) for name, option in found["options"].items()]
-    output.parts(output.table(("option of every backend", "default", ""), options), "")
-    installed = {scheme.partition("+")[0] for scheme in (*found["backends"], *found["stores"])}
+    output.print_parts(output.table(("option of every backend", "default", ""), options), "")
+    usable = [
+        scheme
+        for kind in ("backends", "stores")
+        for scheme, described in found[kind].items()
+        if not (described["problem"] or "").startswith(("ImportError", "ModuleNotFoundError"))
+    ]
     packages = connect.INSTALLED_BY | connect.STORES_INSTALLED_BY
-    for package in sorted({package for scheme, package in packages.items() if scheme not in installed}):
-        output.line(f"not installed: pip install {package}")
+    installed = {packages.get(scheme) or packages.get(scheme.partition("+")[0]) for scheme in usable}
+    for package in sorted({*packages.values()} - installed):
+        output.print_line(f"not installed: pip install {package}")
 
 
-def _loaded(entry: "EntryPoint", *kinds: type) -> Any:
-    """The class behind an entry point, or what went wrong: a broken adapter is listed like the others."""
+def _describe(entry: "EntryPoint", expected: type, store: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The package and options of an adapter, and a backend's capabilities.
+
+    If the adapter cannot be loaded, its package and the reason.
+
+    `store` describes the store with the same scheme as the backend. A backend whose store is the queue has the options
+    of this store, if the store can be loaded.
+    """
+    package = None if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
     try:
         loaded = entry.load()
-    except Exception as error:  # noqa: BLE001  # an adapter is somebody else's code
-        return error
-    fits = isinstance(loaded, type) and issubclass(loaded, kinds)
-    return loaded if fits else TypeError(f"{entry.value} is no {' or '.join(kind.__name__ for kind in kinds)}")
-
-
-def _backend(entry: "EntryPoint", store: Any) -> dict[str, Any]:
-    kind = _loaded(entry, Driver, Transport)
-    described = _described(entry, kind)
-    if described["problem"] is None:
-        transport = issubclass(kind, Transport)
-        described["capabilities"] = sorted(kind.capabilities | ({Capability.THREADS} if transport else set()))
-        if not transport and not kind.carries:  # the store is the queue, and its options are the URL's
-            described["options"] = _options(getattr(store, "settings", None))
-    return described
-
-
-def _described(entry: "EntryPoint", kind: Any) -> dict[str, Any]:
-    failed = isinstance(kind, Exception)
-    return {
-        "package": None if entry.dist is None else f"{entry.dist.name} {entry.dist.version}",
-        "options": {} if failed else _options(kind.settings),
-        "problem": f"{type(kind).__name__}: {kind}" if failed else None,
-    }
+        if not (isinstance(loaded, type) and issubclass(loaded, expected)):
+            raise TypeError(f"{entry.value} is not a subclass of {expected.__name__}")
+    except Exception as error:  # noqa: BLE001  # importing third-party code can raise anything
+        return {"package": package, "options": {}, "problem": f"{type(error).__name__}: {error}"}
+    adapter: Any = loaded
+    found: dict[str, Any] = {"package": package, "options": _options(adapter.settings), "problem": None}
+    if expected is Driver:
+        found["capabilities"] = sorted(adapter.capabilities)
+        if not adapter.carries:
+            found["options"] = {} if store is None else store["options"]
+    return found
 
 
 def _options(model: Any) -> dict[str, dict[str, Any]]:
-    """The options of a settings model, by name."""
-    if model is None:
-        return {}
-    return {
-        name: {
-            "default": None if field.is_required() else _plain(field.get_default()),
-            "required": field.is_required(),
-            "description": field.description,
-        }
-        for name, field in model.model_fields.items()
-    }
+    """The options in a settings model, by name."""
+    found = {}
+    for name, field in ({} if model is None else model.model_fields).items():
+        default = None if field.is_required() else field.get_default()
+        plain = default if default is None or isinstance(default, str | int | float) else str(default)
+        found[name] = {"default": plain, "required": field.is_required(), "description": field.description}
+    return found
 
 
-def _plain(value: object) -> object:
-    return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-def _table(what: str, found: dict[str, dict[str, Any]]) -> Any:
-    rows: Iterable[tuple[object, ...]] = (
+def _table(kind: str, found: dict[str, dict[str, Any]]) -> Any:
+    rows = [
         (
             f"{scheme}://",
-            one["package"],
-            one["problem"] or ", ".join(one.get("capabilities", ())),
-            ", ".join(f"{name}={option['default']}" for name, option in one["options"].items()),
+            described["package"],
+            described["problem"] or ", ".join(described.get("capabilities", ())),
+            ", ".join(f"{name}={option['default']}" for name, option in described["options"].items()),
         )
-        for scheme, one in found.items()
-    )
-    return output.table((what, "package", "capabilities" if what == "backends" else "", "options"), rows)
+        for scheme, described in found.items()
+    ]
+    return output.table((kind, "package", "capabilities" if kind == "backends" else "", "options"), rows)

@@ -1,43 +1,52 @@
-"""`queueport enqueue`: a job out of words on a command line. For operators and scripts."""
+"""`queueport enqueue`: enqueue a job from the command line. For operators and scripts."""
 
 import json
+from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from queueport import modules
 from queueport.capability import Capability
 from queueport.cli import output
-from queueport.cli.connection import Json
-from queueport.errors import ConfigurationError, Unsupported
+from queueport.cli.options import Arguments, Json, KeywordArguments
+from queueport.errors import BackendUnavailable, ConfigurationError, Unsupported, nearest
 from queueport.queue import JobQueue
 from queueport.tasks import Task, registry, task
-from queueport.url import nearest
-
-__all__ = ["enqueue"]
+from queueport.workers import modules
 
 
 def enqueue(
     queue: JobQueue,
     *,
     name: Annotated[str, typer.Argument(metavar="TASK", help="The task's name.", show_default=False)],
-    arguments: Annotated[
+    arguments: Arguments = None,
+    keyword_arguments: KeywordArguments = None,
+    queue_name: Annotated[
+        str | None, typer.Option("--queue", help="The queue of the job, instead of the task's queue.")
+    ] = None,
+    delay: Annotated[float | None, typer.Option("--delay", help="Seconds to wait before the job becomes due.")] = None,
+    run_at: Annotated[
+        str | None,
+        typer.Option("--run-at", metavar="TIME", help="When the job becomes due, like 2026-01-31T08:00:00Z."),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds that each attempt may take.")] = None,
+    headers: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ARG]...", help="Its arguments: JSON, or plain text where that is no JSON."),
+        typer.Option("--header", metavar="NAME=VALUE", help="A text that is sent with the job; repeatable."),
     ] = None,
-    named: Annotated[
-        list[str] | None, typer.Option("--kw", metavar="NAME=VALUE", help="An argument by its name; repeatable.")
-    ] = None,
-    to: Annotated[str | None, typer.Option("--queue", help="The queue it goes to, if not the task's own.")] = None,
-    delay: Annotated[float | None, typer.Option("--delay", help="Seconds before which it does not run.")] = None,
-    priority: Annotated[int | None, typer.Option("--priority", help="-10 to 10, higher is sooner.")] = None,
+    priority: Annotated[int | None, typer.Option("--priority", help="-10 to 10; a higher number runs sooner.")] = None,
     key: Annotated[
-        str | None, typer.Option("--key", help="While a job of this key is alive, no other is made.")
+        str | None,
+        typer.Option("--key", help="If a job with this task and key is alive, print its id and enqueue nothing."),
     ] = None,
-    job_id: Annotated[str | None, typer.Option("--id", help="The job's id.")] = None,
-    module: Annotated[
+    job_id: Annotated[str | None, typer.Option("--id", help="The new job's id; default: a new UUID.")] = None,
+    module_names: Annotated[
         list[str] | None,
-        typer.Option("--module", help=f"Import this first: the task's options hold.  \\[default: ${modules.VARIABLE}]"),
+        typer.Option(
+            "--module",
+            help="A module that declares the task, to check the arguments and use the task's options; repeatable.  "
+            f"\\[default: ${modules.TASKS_ENV}]",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -47,20 +56,50 @@ def enqueue(
     """
     if Capability.PERSISTENT not in queue.capabilities:
         raise Unsupported(
-            f"{queue.backend} lives in one process, and this one ends here: name a URL such as sqlite:///jobs.db"
+            f"{queue.backend} keeps jobs in one process, and this process ends with the command: "
+            "use a URL such as sqlite:///jobs.db"
         )
-    given = dict(_named(word) for word in named or ())
-    values = [_value(word) for word in arguments or ()]
-    chosen = _task(name, module).using(queue=to, delay=delay, priority=priority, key=key, job_id=job_id)
-    handle = queue.enqueue(chosen, *values, **given)
-    if as_json:
-        output.document({"id": handle.id})
-    else:
-        output.line(handle.id)
+    args, kwargs = call_of(arguments, keyword_arguments)
+    chosen = declared_task(name, module_names).using(
+        queue=queue_name,
+        delay=delay,
+        run_at=None if run_at is None else _time(run_at),
+        timeout=timeout,
+        headers=dict(_header(text) for text in headers) if headers else None,
+        priority=priority,
+        key=key,
+        job_id=job_id,
+    )
+    try:
+        handle = queue.enqueue(chosen, *args, **kwargs)
+    except BackendUnavailable as error:
+        if not error.unknown:
+            raise
+        raise type(error)(f"{error}; to enqueue it again, repeat the command with --id {error.unknown[0]}") from error
+    output.print_result({"id": handle.id, "created": handle.created}, handle.id, as_json)
+    if not handle.created:
+        typer.echo(f"note: no job was added, because job {handle.id} holds the key {key!r}", err=True)
+    if registry.get(name) is None:
+        where = ", ".join(modules.environment()) or f"a loaded module (name one by --module or {modules.TASKS_ENV})"
+        typer.echo(
+            f"note: {name!r} is not declared in {where}, so its arguments were not checked, and the options `queue` "
+            "and `expires` of its declaration are not used",
+            err=True,
+        )
 
 
-def _task(name: str, given: list[str] | None) -> Task[..., Any, Any]:
-    """The task as its module declares it, or by its name alone where no module was given."""
+def call_of(arguments: list[str] | None, keyword_arguments: list[str] | None) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a job, from the command line. Raises ConfigurationError if one of them is not well-formed."""
+    kwargs = dict(_keyword_argument(text) for text in keyword_arguments or ())
+    return [_value(text) for text in arguments or ()], kwargs
+
+
+def declared_task(name: str, given: list[str] | None) -> Task[..., Any, Any]:
+    """The task as its module declares it. Imports the modules `given`, or else those that QUEUEPORT_TASKS names.
+
+    If no module declares the task: raises ConfigurationError if modules are given, and otherwise returns a task with
+    this name and default options. Also raises ConfigurationError if a module cannot be imported.
+    """
     names = given or modules.environment()
     modules.load(names)
     found = registry.get(name)
@@ -70,26 +109,50 @@ def _task(name: str, given: list[str] | None) -> Task[..., Any, Any]:
     return task.named(name) if found is None else found
 
 
-def _named(word: str) -> tuple[str, Any]:
-    name, equals, value = word.partition("=")
+def _keyword_argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
     if not (equals and name.isidentifier()):
-        raise ConfigurationError(f"--kw {word!r} is no NAME=VALUE: write it as --kw count=3")
+        raise ConfigurationError(f"--kw {text!r} is not of the form NAME=VALUE: write for example --kw count=3")
     return name, _value(value)
 
 
-def _value(word: str) -> Any:
-    """JSON where it is JSON, else the text itself; what only looks like JSON is a slip of the pen."""
+def _header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (equals and name):
+        raise ConfigurationError(
+            f"--header {text!r} is not of the form NAME=VALUE: write for example --header user=ann"
+        )
+    return name, value
+
+
+def _time(text: str) -> datetime:
     try:
-        return json.loads(word, parse_constant=_refuse)
-    except ValueError as error:
-        if word.lstrip().startswith(("{", "[", '"')):
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.utcoffset() is None:
+        raise ConfigurationError(
+            f"--run-at {text!r} is not a time in ISO 8601 with a time zone: write for example 2026-01-31T08:00:00Z"
+        )
+    return time
+
+
+def _value(text: str) -> Any:
+    """Decode an argument that is JSON, and return any other text unchanged.
+
+    Raises ConfigurationError for text that begins like a JSON object, array or string but is not valid JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith(("{", "[", '"')):
             raise ConfigurationError(
-                f"the argument {output.shortened(word, 60)!r} is no JSON ({error}): quote it for the shell, or write "
-                "text as JSON, '\"...\"'"
+                f"the argument {output.shortened(text, 60)!r} is not valid JSON ({error}): quote it for the shell, "
+                "or write text as a JSON string, '\"...\"'"
             ) from None
-        return word
+        return text
 
 
 def _refuse(constant: str) -> NoReturn:
-    """NaN and Infinity are no JSON, whatever Python says."""
+    """Raise ValueError for NaN and Infinity, which the json module accepts although they are not JSON."""
     raise ValueError(constant)

@@ -1,57 +1,55 @@
-"""Jobs as people look at them: a table of many, the details of one, one as it runs. For the commands."""
+"""Shows jobs as text: a table of jobs, the details of one job, or each change of one job. For the commands."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from queueport.cli import output
-from queueport.cli.logs import one_line
-from queueport.errors import ResultTimeout
+from queueport.errors import QueueportError
 from queueport.queue import JobQueue
-from queueport.status import JobError, JobStatus
+from queueport.status import JobStatus
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = ["details", "follow", "job_table"]
-
-REFRESH = 0.25
-"""Seconds between two looks at a job that is followed."""
+POLL = 0.25
+"""Maximum seconds that `status --follow` waits between two reads of the job's status."""
 NOTE = 100
-"""Characters of an error in a table of jobs."""
+"""The maximum number of characters of an error in a table of jobs, without the note that tells the full length."""
 
 
 def job_table(jobs: Iterable[JobStatus]) -> "Table":
-    """One row a job."""
+    """A table with one row for each job."""
     rows = [
         (
             j.id,
             j.task,
             j.queue,
             j.state,
-            f"{j.failures}/{j.max_attempts}",
+            f"{j.failures}/{j.max_attempts}" if j.max_attempts is not None else str(j.failures),
             output.ago(j.enqueued_at),
-            output.one_row(note(j)),
+            output.truncated(_note(j)),
         )
         for j in jobs
     ]
     return output.table(("id", "task", "queue", "state", ">failed", ">age", "note"), rows)
 
 
-def note(job: JobStatus) -> str:
-    """What is worth knowing of a job beside its state, in one line."""
+def _note(job: JobStatus) -> str:
+    """A note about the job: why it was cancelled, else its latest error, else its progress if the job has not ended."""
     if job.reason is not None:
         return job.reason
     if job.error is not None:
         return output.shortened(f"{job.error.type}: {job.error.message}".partition("\n")[0], NOTE)
-    return "" if job.progress is None or job.finished else progress(job)
+    return "" if job.finished else _progress(job)
 
 
-def progress(job: JobStatus) -> str:
-    """How far it says it is."""
+def _progress(job: JobStatus) -> str:
+    """The progress that the task has reported, as text; empty if there is none."""
     if job.progress is None:
         return ""
     total = "" if job.progress.total is None else f"/{job.progress.total:g}"
@@ -59,17 +57,21 @@ def progress(job: JobStatus) -> str:
 
 
 def details(job: JobStatus) -> "Sequence[RenderableType]":
-    """All there is to know of a job, its latest traceback last."""
+    """All fields of a job that have a value, then its errors, then the latest traceback.
+
+    Long values and errors are shortened; the traceback is shown in full.
+    """
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
     for name, value in _fields(job):
         if value not in (None, "", [], {}):
-            grid.add_row(name, output.safe(output.shortened(_text(value))))
+            grid.add_row(name, output.escaped(output.shortened(_text(value))))
     for error in job.errors:
-        grid.add_row("failed", output.safe(output.shortened(_failure(error))))
-    last = job.errors[-1].traceback.rstrip() if job.errors else ""
-    return (grid, output.safe(f"\n{last}")) if last else (grid,)
+        failure = f"attempt {error.attempt}, {_text(error.at)}: {error.type}: {error.message}"
+        grid.add_row("failed", output.escaped(output.shortened(failure)))
+    traceback = job.errors[-1].traceback.rstrip() if job.errors else ""
+    return (grid, output.escaped(f"\n{traceback}")) if traceback else (grid,)
 
 
 def _fields(job: JobStatus) -> Iterator[tuple[str, Any]]:
@@ -79,17 +81,17 @@ def _fields(job: JobStatus) -> Iterator[tuple[str, Any]]:
     yield "state", job.state.value
     yield "reason", job.reason
     yield "arguments", job.args
-    yield "by name", job.kwargs
+    yield "keywords", job.kwargs
     yield "result", job.result
-    yield "progress", progress(job)
+    yield "progress", _progress(job)
     yield "key", job.key
     yield "headers", job.headers
     yield "attempts", job.attempts
-    yield "failures", f"{job.failures} of {job.max_attempts}"
+    yield "failures", job.failures if job.max_attempts is None else f"{job.failures} of {job.max_attempts}"
     yield "crashes", job.crashes or None
     yield "worker", job.worker
     yield "enqueued", job.enqueued_at
-    yield "to run at", job.run_at
+    yield "run at", job.run_at
     yield "next attempt", job.next_attempt_at
     yield "started", job.started_at
     yield "finished", job.finished_at
@@ -101,32 +103,34 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _failure(error: JobError) -> str:
-    return f"attempt {error.attempt}, {_text(error.at)}: {error.type}: {error.message}"
-
-
 def follow(queue: JobQueue, job_id: str, *, as_json: bool) -> JobStatus:
-    """Show a job until it ends, each change of it; its last status. Raises JobNotFound."""
-    last = queue.status(job_id)
-    if as_json or not output.terminal():
-        for job in _changes(queue, last):
-            last = job
+    """Show the changes of a job until the job reaches a final state. Returns the last status.
+
+    Changes between two reads are shown as one change. Raises JobNotFound, and BackendUnavailable.
+    """
+    latest = queue.status(job_id)
+    if as_json or not sys.stdout.isatty():
+        for job in _changes(queue, latest):
+            latest = job
             if as_json:
-                output.document(job.as_dict())
+                output.print_json(job.as_dict())
             else:
-                output.line(one_line(f"{job.id} {job.state} {note(job)}"))
-        return last
+                output.print_line(output.one_line(f"{job.id} {job.state} {_note(job)}"))
+        return latest
     from rich.live import Live
 
-    with Live(_moving(last), console=output.console()) as live:
-        for job in _changes(queue, last):
-            last = job
-            live.update(_moving(job))
-    return last
+    with Live(_live_row(latest), console=output.console()) as live:
+        for job in _changes(queue, latest):
+            latest = job
+            live.update(_live_row(job))
+    return latest
 
 
 def _changes(queue: JobQueue, job: JobStatus) -> Iterator[JobStatus]:
-    """The job now, and again after each change, until it has ended."""
+    """Yield `job`, then each status that differs from the status yielded before in state, attempts or progress.
+
+    Ends after a status of an ended job.
+    """
     shown = None
     while True:
         seen = (job.state, job.attempts, job.progress)
@@ -135,18 +139,18 @@ def _changes(queue: JobQueue, job: JobStatus) -> Iterator[JobStatus]:
             yield job
         if job.finished:
             return
-        with suppress(ResultTimeout):
-            queue.wait(job.id, REFRESH)
+        with suppress(QueueportError):  # this call only waits; the next line reads the new status
+            queue.result(job.id, POLL)
         job = queue.status(job.id)
 
 
-def _moving(job: JobStatus) -> "RenderableType":
+def _live_row(job: JobStatus) -> "RenderableType":
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
-    cells: list[RenderableType] = [output.safe(job.id), output.safe(job.task), job.state.value]
+    cells: list[RenderableType] = [output.escaped(job.id), output.escaped(job.task), job.state.value]
     if job.progress is not None and job.progress.total is not None and not job.finished:
         cells.append(ProgressBar(job.progress.total, job.progress.current, width=30))
-    grid.add_row(*cells, output.safe(note(job)))
+    grid.add_row(*cells, output.escaped(_note(job)))
     return grid

@@ -1,76 +1,52 @@
-"""`queueport status`, `jobs`, `retry`, `cancel` and `purge`: single jobs and lists of them. For operators."""
+"""`queueport status`, `jobs`, `retry`, `cancel`, `purge` and `dead`: inspect and change jobs. For operators."""
 
 from typing import Annotated
 
 import typer
 
 from queueport.cli import output
-from queueport.cli.connection import After, JobId, Json, Limit, OfQueue, OfTask
-from queueport.cli.endings import FAILED, say
+from queueport.cli.exit_codes import FAILED, print_error
 from queueport.cli.job_view import details, follow, job_table
+from queueport.cli.options import After, ErrorFilter, JobId, Json, Limit, QueueFilter, TaskFilter
 from queueport.queue import JobQueue
 from queueport.status import CancelOutcome, JobState, JobStatus
-
-__all__ = ["cancel", "listing", "print_jobs", "purge", "retry", "status"]
 
 
 def status(
     queue: JobQueue,
     *,
     job_id: JobId,
-    watch: Annotated[bool, typer.Option("--follow", help="Show its progress until it ends.")] = False,
+    until_final: Annotated[bool, typer.Option("--follow", help="Show changes until the job ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show one job.
 
-    With --follow the exit code is 1 where it ends dead or cancelled.
+    With --follow the exit code is 1 if the job ends dead or cancelled.
     """
-    if watch:
-        last = follow(queue, job_id, as_json=as_json)
-        if last.state is not JobState.SUCCEEDED:
-            raise typer.Exit(FAILED)
-    elif as_json:
-        output.document(queue.status(job_id).as_dict())
-    else:
-        output.parts(*details(queue.status(job_id)))
+    if not until_final:
+        _print_job(queue.status(job_id), as_json)
+    elif follow(queue, job_id, as_json=as_json).state is not JobState.SUCCEEDED:
+        raise typer.Exit(FAILED)
 
 
-def listing(
+def list_jobs(
     queue: JobQueue,
     *,
     state: Annotated[JobState | None, typer.Option("--state", help="Only jobs in this state.")] = None,
-    of_queue: OfQueue = None,
-    task: OfTask = None,
+    queue_name: QueueFilter = None,
+    task: TaskFilter = None,
     limit: Limit = 100,
     after: After = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    print_jobs(queue.jobs(state, of_queue, task, limit, after), limit, as_json=as_json)
-
-
-def print_jobs(found: list[JobStatus], limit: int, *, as_json: bool) -> None:
-    """One page of jobs, and how to get the next one."""
-    if as_json:
-        output.document([job.as_dict() for job in found])
-        return
-    output.parts(job_table(found))
-    if len(found) == limit:
-        typer.echo(f"there may be more: --after {found[-1].id}", err=True)
+    _print_jobs(queue.jobs(state, queue_name, task, limit, after), limit, as_json)
 
 
 def retry(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
-    """Run a dead or cancelled job again, or a scheduled or retrying one now."""
+    """Queue a dead or cancelled job again, or a scheduled or retrying job now."""
     queue.retry(job_id)
-    print_retried(job_id, as_json=as_json)
-
-
-def print_retried(job_id: str, *, as_json: bool) -> None:
-    """One job was revived."""
-    if as_json:
-        output.document({"id": job_id})
-    else:
-        output.line(f"job {job_id} runs again")
+    output.print_result({"id": job_id}, f"job {job_id} is queued", as_json)
 
 
 def cancel(
@@ -82,36 +58,107 @@ def cancel(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Cancel a waiting job, or ask a running one to stop.
+    """Cancel a waiting job, or request that a running job stops.
 
-    The exit code is 1 where it had ended already.
+    The exit code is 1 if the job has already ended.
     """
     outcome = queue.cancel(job_id, interrupt)
     if as_json:
-        output.document({"id": job_id, "outcome": outcome.value})
-    elif outcome is not CancelOutcome.ALREADY_FINISHED:
-        output.line(f"job {job_id} {OUTCOMES[outcome]}")
+        output.print_json({"id": job_id, "outcome": outcome.value})
+    elif outcome in OUTCOMES:
+        output.print_line(f"job {job_id} {OUTCOMES[outcome]}")
     if outcome is CancelOutcome.ALREADY_FINISHED:
-        say(f"job {job_id} had ended already: nothing was changed")
+        print_error(f"job {job_id} has already ended, so it cannot be cancelled")
         raise typer.Exit(FAILED)
 
 
-OUTCOMES = {CancelOutcome.CANCELLED: "is cancelled", CancelOutcome.REQUESTED: "runs and was asked to stop"}
+OUTCOMES = {CancelOutcome.CANCELLED: "is cancelled", CancelOutcome.REQUESTED: "is running and was asked to stop"}
 
 
 def purge(
     queue: JobQueue,
     *,
-    name: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue to empty.", show_default=False)],
+    queue_name: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue to empty.", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Cancel all jobs that wait in a queue."""
-    print_count(queue.purge(name), "cancelled", as_json=as_json)
+    """Cancel all waiting jobs of a queue."""
+    _print_count(queue.purge(queue_name), "cancelled", as_json)
 
 
-def print_count(count: int, what: str, *, as_json: bool) -> None:
-    """How many jobs were changed."""
+def list_dead(
+    queue: JobQueue,
+    *,
+    queue_name: QueueFilter = None,
+    task: TaskFilter = None,
+    error: ErrorFilter = None,
+    limit: Limit = 100,
+    after: After = None,
+    as_json: Json = False,
+) -> None:
+    """List dead jobs with their errors, newest first."""
+    _print_jobs(queue.dead_letters.list(queue_name, task, error, limit, after), limit, as_json)
+
+
+def show_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
+    """Show one dead job: arguments, errors, traceback."""
+    _print_job(queue.dead_letters.get(job_id), as_json)
+
+
+def retry_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
+    """Retry one dead job."""
+    queue.dead_letters.retry(job_id)
+    output.print_result({"id": job_id}, f"job {job_id} is queued", as_json)
+
+
+def retry_all_dead(
+    queue: JobQueue,
+    queue_name: QueueFilter = None,
+    task: TaskFilter = None,
+    error: ErrorFilter = None,
+    as_json: Json = False,
+) -> None:
+    """Retry every dead job that matches all given options."""
+    _print_count(queue.dead_letters.retry_all(queue_name, task, error), "queued again", as_json)
+
+
+def discard_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
+    """Discard one dead job."""
+    queue.dead_letters.discard(job_id)
+    output.print_result({"id": job_id}, f"job {job_id} discarded", as_json)
+
+
+def purge_dead(
+    queue: JobQueue,
+    *,
+    queue_name: QueueFilter = None,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, help="Only jobs that died at least this many seconds ago.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Discard every dead job that matches all given options."""
+    _print_count(queue.dead_letters.purge(queue_name, older_than), "discarded", as_json)
+
+
+def _print_job(job: JobStatus, as_json: bool) -> None:
     if as_json:
-        output.document({"count": count})
+        output.print_json(job.as_dict())
     else:
-        output.line(f"{count} {'job' if count == 1 else 'jobs'} {what}")
+        output.print_parts(*details(job))
+
+
+def _print_jobs(found: list[JobStatus], limit: int, as_json: bool) -> None:
+    """Print one page of jobs, as JSON or as a table.
+
+    If a table has `limit` jobs, also print the option for the next page, on standard error.
+    """
+    if as_json:
+        output.print_json([job.as_dict() for job in found])
+        return
+    output.print_parts(job_table(found))
+    if len(found) == limit:
+        typer.echo(f"for the next page, add --after {found[-1].id}", err=True)
+
+
+def _print_count(count: int, change: str, as_json: bool) -> None:
+    output.print_result({"count": count}, f"{count} {'job' if count == 1 else 'jobs'} {change}", as_json)

@@ -1,114 +1,180 @@
-"""What commands print on standard output: JSON for scripts, tables for people. For the commands.
+"""Prints JSON for scripts and tables for people, and configures logging to standard error. For the commands.
 
-JSON is ASCII, one document a line, whatever the terminal. Text of an unknown origin never reaches the terminal as it
-is: markup means nothing in it, and control characters are shown instead of obeyed.
+JSON is printed as ASCII, one document in each line. Text from jobs and errors is escaped before it is printed, so that
+rich does not interpret it as markup and no control characters except line ends and tabs reach the terminal.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
+
+from queueport.spi.url import hidden
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["age", "ago", "console", "document", "line", "one_row", "parts", "safe", "shortened", "table", "terminal"]
-
-WIDE = 100_000
-"""Columns of an output that is no terminal: nothing in it is folded."""
-NARROW = 30
-"""Columns that the last one of a table has at least; a narrow terminal then breaks the line."""
+UNFOLDED = 100_000
+"""The width in columns of an output that is not a terminal. It is so large that practically no line is folded."""
+LAST_COLUMN = 30
+"""The minimum width of the last column of a table, unless the texts of the column are shorter. If the terminal is too
+narrow for a last column of this width, the rows of the table continue on the next line."""
 LONG = 2_000
-"""Characters of one value that people are shown; `--json` has all of it."""
+"""The maximum number of characters of a value or an error in the details of a job. `--json` prints the whole value."""
+
+LOG_FORMATS = {"text": "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s", "json": "json"}
+"""The formats of the log, by their names in the option `--log-format`. A worker passes the format to its processes."""
+PLAIN = logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime", "taskName"}
+"""The attributes that log records have without `extra=`. A record has `taskName` since Python 3.12, and `message` and
+`asctime` after it was formatted."""
 
 
-def document(value: object) -> None:
-    """One JSON document on a line of its own."""
-    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
-    sys.stdout.flush()
-
-
-def line(text: str) -> None:
-    """One line of plain text."""
+def print_line(text: str) -> None:
+    """Print one line of plain text."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def parts(*given: "RenderableType") -> None:
-    """Tables and texts, one below the other."""
+def print_json(value: object) -> None:
+    """Print one JSON document on one line."""
+    print_line(json.dumps(value, separators=(",", ":")))
+
+
+def print_result(data: object, text: str, as_json: bool) -> None:
+    """Print `data` as JSON if `as_json` is True, else `text`."""
+    if as_json:
+        print_json(data)
+    else:
+        print_line(text)
+
+
+def print_parts(*given: "RenderableType") -> None:
+    """Print tables and texts, one below the other."""
     console().print(*given, sep="\n", crop=False)
 
 
-def terminal() -> bool:
-    """Whether a person looks on."""
-    return sys.stdout.isatty()
-
-
 def console() -> "Console":
-    """Where tables go; as wide as they need where nobody looks on."""
+    """The console for tables. If the output is not a terminal, the console's width is practically unlimited."""
     from rich.console import Console
 
     class Output(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
+            raise BrokenPipeError  # rich's own method would exit with code 1
 
-    return Output(highlight=False, markup=False, emoji=False, width=None if terminal() else WIDE)
+    return Output(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else UNFOLDED)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], gap: int = 2) -> "Table":
-    """A table; a column whose name begins with `>` is aligned to the right. Only the last column is ever folded."""
+    """A table. A column whose name begins with `>` is aligned to the right. Only the last column may be folded."""
     from rich.table import Table
     from rich.text import Text
 
     cells = [
-        [cell if isinstance(cell, Text) else safe("" if cell is None else str(cell)) for cell in row] for row in rows
+        [cell if isinstance(cell, Text) else escaped("" if cell is None else str(cell)) for cell in row] for row in rows
     ]
     made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     for place, column in enumerate(columns):
         name, last = column.lstrip(">"), place == len(columns) - 1
         side: Literal["left", "right"] = "right" if column.startswith(">") else "left"
         width = max([len(name), *(row[place].cell_len for row in cells)])
-        made.add_column(
-            name, justify=side, overflow="fold", no_wrap=not last, min_width=min(width, NARROW) if last else width
-        )
+        min_width = min(width, LAST_COLUMN) if last else width
+        made.add_column(name, justify=side, overflow="fold", no_wrap=not last, min_width=min_width)
     for row in cells:
         made.add_row(*row)
     return made
 
 
-def safe(text: str) -> "Text":
-    """The text as it may be printed, its line ends kept."""
+def escaped(text: str) -> "Text":
+    """The text with escape sequences in place of unprintable characters, except line ends and tabs."""
     from rich.text import Text
 
-    kept = "\n\t"
-    return Text("".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text))
+    return Text(_escape(text, kept="\n\t"))
 
 
-def one_row(text: str) -> "Text":
-    """The text for a table's last column, cut off at the edge of a terminal."""
-    made = safe(text)
+def one_line(text: str) -> str:
+    """The text without white space at its ends, and with escape sequences in place of unprintable characters.
+
+    Line ends within the text are escaped, too.
+    """
+    return _escape(text.strip())
+
+
+def _escape(text: str, kept: str = "") -> str:
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
+def truncated(text: str) -> "Text":
+    """The escaped text for the last column of a table. When it is printed, it is truncated at the terminal's width."""
+    made = escaped(text)
     made.no_wrap, made.overflow = True, "ellipsis"
     return made
 
 
 def shortened(text: str, length: int = LONG) -> str:
-    """The text, or its beginning and how long it is."""
+    """The text. If it is longer than `length`, its first `length` characters and a note of the full length."""
     return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
 
 
 def ago(moment: datetime | None) -> str:
-    """How long ago, for tables."""
+    """The time since `moment`, rounded to whole days, hours, minutes or seconds, such as "3 h"; empty for None."""
     return "" if moment is None else age((datetime.now(UTC) - moment).total_seconds())
 
 
 def age(seconds: float | None) -> str:
-    """A duration in its largest unit."""
+    """A duration as text, rounded to whole days, hours, minutes or seconds, such as "3 h"; empty for None."""
     if seconds is None:
         return ""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def brief(seconds: float | None) -> str:
+    """A short duration as text with two digits or more, such as "1.3 s"; empty for None. From 100 s on, as `age`."""
+    if seconds is None or seconds >= 100:
+        return age(seconds)
+    return f"{seconds:.2g} s" if seconds >= 1 else f"{seconds * 1000:.2g} ms"
+
+
+class OneLine(logging.Formatter):
+    """A log formatter that keeps each message on one line and hides passwords. Only a traceback takes more lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # named by logging
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hidden(super().format(record))
+
+
+class JsonLines(logging.Formatter):
+    """A log formatter that writes one JSON object a line, with the fields of `extra=`, and hides passwords."""
+
+    def __init__(self) -> None:
+        super().__init__(LOG_FORMATS["json"], validate=False)
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+            **{name: value for name, value in record.__dict__.items() if name not in PLAIN},
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        texts = {name: hidden(value) if isinstance(value, str) else value for name, value in fields.items()}
+        return json.dumps(texts, default=lambda value: hidden(str(value)))
+
+
+def set_up_logging(level: int | str, form: str = LOG_FORMATS["text"]) -> None:
+    """Log to standard error, unless the root logger already has a handler."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if form == LOG_FORMATS["json"] else OneLine(form))
+    logging.basicConfig(level=level, handlers=[handler])

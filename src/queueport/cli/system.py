@@ -1,39 +1,44 @@
-"""`queueport stats`, `check` and `setup`: the system as a whole. For operators and their probes."""
+"""`queueport stats`, `check` and `setup`: commands for the whole system. For operators and health probes."""
 
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from queueport import modules
 from queueport.cli import output
-from queueport.cli.connection import Json, Modules
-from queueport.cli.endings import FAILED
-from queueport.cli.logs import one_line
-from queueport.errors import BackendUnavailable
+from queueport.cli.exit_codes import FAILED
+from queueport.cli.options import Json, Modules, QueueFilter, QueueName, TaskFilter, parse_seconds
+from queueport.errors import BackendUnavailable, ConfigurationError, encodable
 from queueport.job import DEFAULT_QUEUE
 from queueport.queue import JobQueue
-from queueport.stats import Health, Stats
+from queueport.spi.settings import warned
+from queueport.stats import Health, HistoryPoint, Stats
 from queueport.status import JobState
 from queueport.tasks import registry
+from queueport.thresholds import EVERY, Thresholds
+from queueport.workers import modules
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ["check", "setup", "stats"]
+LIMIT = "[QUEUE=]NUMBER"
 
 
 def stats(
     queue: JobQueue,
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks of --watch.")] = 1.0,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two refreshes with --watch.")
+    ] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Show how many jobs are in each queue and state, and which workers live."""
-    if watch and not as_json and output.terminal():
+    """Show the number of jobs by queue and state, the last minute and hour, the paused queues, and the live workers."""
+    if watch and not as_json and sys.stdout.isatty():
         from rich.live import Live
 
         with Live(_tables(queue.stats()), console=output.console(), auto_refresh=False) as live:
@@ -41,112 +46,272 @@ def stats(
                 live.update(_tables(queue.stats()), refresh=True)
         return
     for _ in _ticks(interval if watch else None):
-        seen = queue.stats()
+        current = queue.stats()
         if as_json:
-            output.document(seen.as_dict())
+            output.print_json(current.as_dict())
         else:
-            output.parts(_tables(seen))
+            output.print_parts(_tables(current))
 
 
 def _ticks(interval: float | None) -> Iterator[None]:
-    """Once now, and then for ever, or, without an interval, never again."""
+    """Yield at once, and then again after each interval, forever. With None, yield only once."""
     yield
     while interval is not None:
         time.sleep(interval)
         yield
 
 
-def _tables(seen: Stats) -> "Group":
+def _tables(current: Stats) -> "Group":
     from rich.console import Group
 
-    carried = any(line.depth != line.queued for line in seen.queues.values())  # else depth says nothing new
+    show_depth = any(counts.depth != counts.queued for counts in current.queues.values())
     states = [state.value for state in JobState]
-    columns = ["queue", *(f">{state}" for state in states), ">oldest", *([">depth"] if carried else ())]
+    columns = ["queue", *(f">{state}" for state in states), ">oldest", *([">depth"] if show_depth else ())]
     rows = [
-        [name, *(getattr(line, state) for state in states), output.age(line.oldest_queued_age), _depth(line.depth)]
-        for name, line in seen.queues.items()
+        [
+            name,
+            *(getattr(counts, state) for state in states),
+            output.age(counts.oldest_queued_age),
+            "unknown" if counts.depth is None else str(counts.depth),
+        ]
+        for name, counts in current.queues.items()
     ]
-    rows.append(["total", *(getattr(seen.totals, state) for state in states), "", ""])
+    rows.append(["total", *(getattr(current.totals, state) for state in states), "", ""])
     queues = output.table(columns, [row[: len(columns)] for row in rows], gap=1)
-    live = [(w.name, ", ".join(w.queues), len(w.tasks), output.ago(w.heartbeat_at)) for w in seen.workers]
-    workers = output.table(("worker", "queues", ">tasks", ">heard of"), live)
-    counters = f"{seen.processed} jobs ended, {seen.failed} attempts failed, {len(live)} workers live"
-    return Group(queues, "", *((workers, "") if live else ()), counters)
+    paused = [
+        (name, output.ago(counts.paused.since), counts.paused.reason)
+        for name, counts in current.queues.items()
+        if counts.paused is not None
+    ]
+    pauses = output.table(("paused queue", ">since", "reason"), paused)
+    live = [(w.name, ", ".join(w.queues), len(w.tasks), output.ago(w.heartbeat_at)) for w in current.workers]
+    workers = output.table(("worker", "queues", ">tasks", ">last heartbeat"), live)
+    counters = f"{current.processed} jobs ended, {current.failed} attempts failed, {len(live)} workers live"
+    past = _past(current)
+    recent = output.table(PAST, past, gap=1)
+    parts = [
+        *((recent, "") if past else ()),
+        *((pauses, "") if paused else ()),
+        *((workers, "") if live else ()),
+    ]
+    return Group(queues, "", *parts, counters)
 
 
-def _depth(depth: int | None) -> str:
-    return "unknown" if depth is None else str(depth)
+def pause(
+    queue: JobQueue,
+    *,
+    queue_name: QueueName,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why; `stats` shows it.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Start no more jobs of a queue, until it is resumed.
+
+    Takes effect within two seconds in all workers, also in those of Celery, RQ and Dramatiq. Running jobs continue. If
+    the queue is paused already, only the reason changes.
+    """
+    queue.pause(queue_name, reason)
+    text = f"queue {queue_name} is paused; `queueport resume {queue_name}` starts its jobs again"
+    output.print_result({"queue": queue_name, "paused": True, "reason": reason}, text, as_json)
+
+
+def resume(queue: JobQueue, *, queue_name: QueueName, as_json: Json = False) -> None:
+    """Start the jobs of a paused queue again."""
+    resumed = queue.resume(queue_name)
+    text = f"queue {queue_name} is resumed" if resumed else f"queue {queue_name} was not paused"
+    output.print_result({"queue": queue_name, "resumed": resumed}, text, as_json)
+
+
+PAST = ("queue", "last", ">enqueued", ">succeeded", ">failed", ">dead", ">wait p95", ">run p50", ">run p95")
+
+
+def _past(current: Stats) -> list[list[object]]:
+    """The rows of the last minute and the last hour of each queue, and of all queues, that have done anything."""
+    spans = [(name, (queue.last_minute, queue.last_hour)) for name, queue in current.queues.items()]
+    rows: list[list[object]] = []
+    for name, points in (*spans, ("total", (current.last_minute, current.last_hour))):
+        for last, point in zip(("minute", "hour"), points, strict=True):
+            if point is not None and point != HistoryPoint(point.at, point.seconds):
+                numbers = [point.enqueued, point.succeeded, point.failed, point.dead]
+                times = [point.wait.p95, point.run.p50, point.run.p95]
+                rows.append([name, last, *numbers, *map(output.brief, times)])
+    return rows
+
+
+def history(
+    queue: JobQueue,
+    *,
+    queue_name: QueueFilter = None,
+    task: TaskFilter = None,
+    since: Annotated[
+        float,
+        typer.Option(
+            "--since", parser=parse_seconds, metavar="TIME", show_default="1h", help="How far to look back, up to 30d."
+        ),
+    ] = 3600.0,
+    step: Annotated[
+        float,
+        typer.Option(
+            "--step",
+            parser=parse_seconds,
+            metavar="TIME",
+            show_default="1m",
+            help="Length of a point; whole hours if --since is above 24h.",
+        ),
+    ] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Show what happened to jobs in the past, with percentiles of waits and run times."""
+    points = queue.history(queue_name, task, since, step)
+    if as_json:
+        output.print_json([point.as_dict() for point in points])
+        return
+    form = "%H:%M" if since <= 86_400 else "%m-%d %H:%M"
+    rows = [
+        [
+            point.at.astimezone().strftime(form),
+            *(getattr(point, name) for name in EVENTS),
+            output.brief(point.wait.p95),
+            output.brief(point.run.p95),
+        ]
+        for point in points
+    ]
+    columns = ("time", *(f">{name}" for name in EVENTS), ">wait p95", ">run p95")
+    output.print_parts(output.table(columns, rows, gap=1))
+
+
+EVENTS = ("enqueued", "succeeded", "failed", "dead", "retried", "cancelled")
 
 
 def check(
     queue: JobQueue,
     *,
     max_depth: Annotated[
-        int | None, typer.Option("--max-depth", min=0, help="Unhealthy if more jobs are queued in any queue.")
+        list[str] | None,
+        typer.Option("--max-depth", metavar=LIMIT, help="Unhealthy if a queue has more queued jobs than this."),
     ] = None,
     max_age: Annotated[
-        float | None, typer.Option("--max-age", min=0, help="Unhealthy if a job has been queued for more seconds.")
+        list[str] | None,
+        typer.Option(
+            "--max-age", metavar=LIMIT, help="Unhealthy if a job has been queued for more than this many seconds."
+        ),
     ] = None,
+    max_dead: Annotated[
+        list[str] | None,
+        typer.Option("--max-dead", metavar=LIMIT, help="Unhealthy if a queue has more dead jobs than this."),
+    ] = None,
+    max_failure_rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max-failure-rate",
+            metavar=LIMIT,
+            help="Unhealthy if a higher part of a queue's attempts has failed in the last hour, such as 0.1.",
+        ),
+    ] = None,
+    min_workers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--min-workers",
+            metavar=LIMIT,
+            help="Unhealthy if fewer worker processes than this are alive; with QUEUE=, if fewer take jobs from it.",
+        ),
+    ] = None,
+    worker: Annotated[
+        str | None, typer.Option("--worker", metavar="NAME", help="Check only that the worker with this name is alive.")
+    ] = None,
+    this_host: Annotated[
+        bool, typer.Option("--this-host", help="Check only that a worker of this host is alive.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Reach backend and store, for probes.
+    """Check that backend and store answer and that a worker takes the waiting jobs, for health probes.
 
-    The exit code is 0 where both answer and no limit is passed, else 1.
+    The exit code is 0 if the check finds no problem, no job waits in a queue without a live worker and no limit is
+    exceeded, else 1. Warnings do not change the exit code. The options with a limit can be repeated: emails=1000 is a
+    limit for the queue emails, and 50 one for every other queue. With --worker or --this-host, the exit code is 0 if
+    the worker or a worker of this host is alive, else 1.
     """
-    health = queue.check()
-    if health.ok and (max_depth is not None or max_age is not None):
-        problems = _over(queue, max_depth, max_age)
+    given = {"max_depth": max_depth, "max_age": max_age, "max_dead": max_dead, "min_workers": min_workers}
+    given["max_failure_rate"] = max_failure_rate
+    limits = {name: _limits(name, words) for name, words in given.items() if words}
+    if worker is not None or this_host:
+        if limits:
+            raise ConfigurationError("--worker and --this-host check only workers: leave out the limits")
+        _check_worker(queue, worker, as_json)
+        return
+    thresholds, health = Thresholds(**limits), queue.check(workers=True)
+    if health.ok and limits:
+        problems = _exceeded(queue, thresholds)
         health = replace(health, ok=not problems, problems=problems)
     if as_json:
-        output.document(health.as_dict())
+        output.print_json(health.as_dict())
     else:
-        _print_health(queue.url, health)
+        unlogged = [warning for warning in health.warnings if warning not in warned]
+        _print_health(queue.url, replace(health, warnings=unlogged))
     if not health.ok:
         raise typer.Exit(FAILED)
 
 
-def _over(queue: JobQueue, max_depth: int | None, max_age: float | None) -> list[str]:
-    """One sentence for each queue that is over a limit."""
+def _check_worker(queue: JobQueue, name: str | None, as_json: bool) -> None:
+    """Print the live worker with this name; with None, the live workers of this host.
+
+    If this worker is not alive, exits with FAILED. The text, unlike the JSON, then names all live workers.
+    """
+    live = [worker.name for worker in queue.stats().workers]
+    host = encodable(socket.gethostname())
+    found = [each for each in live if (each.rsplit("-", 2)[0] == host if name is None else each == name)]
+    wanted = f"runs on {host}" if name is None else f"is named {name}"
+    text = f"alive: {', '.join(found)}" if found else f"no live worker {wanted}; alive: {', '.join(live) or 'none'}"
+    output.print_result({"ok": bool(found), "workers": found}, text, as_json)
+    if not found:
+        raise typer.Exit(FAILED)
+
+
+def _limits(name: str, words: list[str]) -> dict[str, Any]:
+    """The limits of one option, by queue name."""
+    limits: dict[str, Any] = {}
+    for word in words:
+        queue, _, number = word.rpartition("=")
+        try:
+            limit = float(number) if name in ("max_age", "max_failure_rate") else int(number)
+        except ValueError:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigurationError(f"{option} must be a number or QUEUE=NUMBER, not {word!r:.80}") from None
+        limits[queue if "=" in word else EVERY] = limit
+    return limits
+
+
+def _exceeded(queue: JobQueue, thresholds: Thresholds) -> list[str]:
+    """One sentence for each limit that is exceeded. If the numbers of the queues cannot be read, only the error."""
     try:
-        queues = queue.stats().queues
+        return thresholds.problems(queue.stats())
     except BackendUnavailable as error:
         return [str(error)]
-    problems = []
-    for name, line in queues.items():
-        if max_depth is not None and line.queued > max_depth:
-            problems.append(f"queue {name} has {line.queued} queued jobs, more than {max_depth}")
-        if max_age is not None and line.oldest_queued_age is not None and line.oldest_queued_age > max_age:
-            problems.append(
-                f"the oldest job of queue {name} has waited {line.oldest_queued_age:.0f} s, over {max_age:g} s"
-            )
-    return problems
 
 
 def _print_health(url: str, health: Health) -> None:
-    output.line(f"{url} is {'healthy' if health.ok else 'not healthy'}")
+    output.print_line(f"{url} is {'healthy' if health.ok else 'not healthy'}")
     for part, seconds in (("backend", health.backend_seconds), ("store", health.store_seconds)):
-        output.line(f"{part}: {'no answer' if seconds is None else f'{seconds * 1000:.1f} ms'}")
+        output.print_line(f"{part}: {'failed' if seconds is None else f'{seconds * 1000:.1f} ms'}")
     for kind, sentences in (("problem", health.problems), ("warning", health.warnings)):
         for sentence in sentences:
-            output.line(f"{kind}: {one_line(sentence)}")
+            output.print_line(f"{kind}: {output.one_line(sentence)}")
 
 
 def setup(
     queue: JobQueue,
     *,
-    names: Modules = None,
-    queues: Annotated[list[str] | None, typer.Option("--queue", help="A queue to make; repeatable.")] = None,
+    module_names: Modules = None,
+    queue_names: Annotated[list[str] | None, typer.Option("--queue", help="A queue to create; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make what backend and store need before use.
+    """Create the tables and queues that backend and store need before use.
 
-    Tables, and the queues named by --queue; without it those of the modules' tasks, and without modules `default`.
-    What is there already stays as it is.
+    The queues are those given by --queue, else those of the modules' tasks, else `default`.
+
+    Existing queues keep their settings, but on SQS a missing redrive policy is added. Tables of an older release are
+    migrated if necessary.
     """
-    modules.load(names or modules.environment())
-    wanted = queues or sorted({task.queue for task in registry.tasks()}) or [DEFAULT_QUEUE]
-    queue.setup(*wanted)
-    if as_json:
-        output.document({"queues": wanted})
-    else:
-        output.line(f"{queue.url} is set up for {', '.join(wanted)}")
+    modules.load(module_names or modules.environment())
+    names = queue_names or sorted({task.queue for task in registry.tasks()}) or [DEFAULT_QUEUE]
+    queue.setup(*names)
+    output.print_result({"queues": names}, f"{queue.url} is set up for {', '.join(names)}", as_json)

@@ -1,4 +1,4 @@
-"""A task of a newer release, which the suite's other workers do not know. For D5."""
+"""A task that only one of two workers knows, as in a rolling deploy. For the contract line D5."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ __all__ = ["only_here"]
 @task
 @traced
 def only_here(value: int) -> int:
-    """Give back what came."""
+    """Return the argument."""
     return value

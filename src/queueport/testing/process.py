@@ -1,4 +1,4 @@
-"""A real worker process under test: started by its command, killed, stopped, paused. For the harness."""
+"""`WorkerProcess`: a real worker process that a test starts, stops, pauses and kills. For the harness and for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["WorkerProcess"]
 
 
 class WorkerProcess:
-    """One worker with all the processes it starts, in a process group of its own. Its output goes to a file."""
+    """A worker and the processes that it starts, in one process group. All their output goes to the file `log`."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.command = list(command)
@@ -26,53 +26,60 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process that was started."""
+        """The id of the process that was started, and of the process group."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether it still runs."""
+        """True if the process that was started still runs."""
         return self._process.poll() is None
 
     @property
     def log(self) -> str:
-        """All it has printed so far."""
+        """The output of the worker so far."""
         return self._log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """SIGKILL for the worker and everything it started; returns when it is gone."""
+        """Send SIGKILL to the whole process group, and wait until the worker has ended."""
         self._send(signal.SIGKILL)
         self._process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP for all of it."""
+        """Send SIGSTOP to the whole process group."""
         self._send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT for all of it."""
+        """Send SIGCONT to the whole process group."""
         self._send(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """SIGTERM for the worker itself: it is to stop gracefully. Does not wait."""
+        """Send SIGTERM only to the process that was started, so that the worker stops gracefully. Does not wait."""
         if self.running:
             self._process.terminate()
 
+    def terminate_group(self) -> None:
+        """Send SIGTERM to the whole process group, as systemd does by default. Does not wait."""
+        self._send(signal.SIGTERM)
+
     def stop(self, timeout: float = 20.0) -> int:
-        """`terminate` and `wait`."""
+        """Tell the worker to stop, wait until it has ended, and return its exit code.
+
+        Raises AssertionError after `timeout` seconds.
+        """
         self.terminate()
         return self.wait(timeout)
 
     def wait(self, timeout: float = 20.0) -> int:
-        """Wait until it has ended; its exit code."""
-        eventually(lambda: not self.running, timeout, lambda: f"the worker still runs:\n{self.log}")
+        """Wait until the worker has ended, and return its exit code. Raises AssertionError after `timeout` seconds."""
+        eventually(lambda: not self.running, timeout, lambda: f"the worker did not end:\n{self.log}")
         return self._process.wait()
 
     def clean(self) -> None:
-        """Leave nothing of it behind, whatever state it is in."""
+        """Kill the whole process group, even if the group is paused or the worker has ended."""
         self.kill()
 
     def _send(self, number: signal.Signals) -> None:
         try:
             os.killpg(self.pid, number)
-        except ProcessLookupError:  # all of it has ended
+        except ProcessLookupError:  # the whole group has ended
             return

@@ -1,7 +1,8 @@
-"""What the suite's tasks leave behind when they run, in whatever process: how the tests know what really happened.
+"""The trace of a test: a file in which the suite's tasks record their runs, in any process. For tasks and tests.
 
-A task that is `traced` writes its start and its end to a file in the folder that `TRACE` names, and holds a lock of the
-operating system meanwhile: a job that runs twice at once meets it, and the death of a process lets go of it.
+When a task with the decorator `traced` starts, and when it ends, it writes a note to `notes.jsonl` in the folder that
+the environment variable QUEUEPORT_CONTRACT_TRACE names. While the task runs, it holds a file lock, so that a second run
+of the same job at the same time is noticed. If the process is killed, the operating system releases the lock.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TRACE = "QUEUEPORT_CONTRACT_TRACE"
-"""The environment variable that names the folder; workers inherit it. Where it is not set nothing is written."""
+"""The environment variable that names the folder of the trace. Workers inherit it. Without it, tasks write no notes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a task. Times in seconds since the epoch; `ended` None: it has not ended, or never will."""
+    """One run of a task. Times are seconds since the epoch; `ended` is None if the end was not recorded."""
 
     job: str
     task: str
@@ -44,7 +45,7 @@ class Run:
 
 
 class Trace:
-    """The notes in one folder, written by tasks and read by tests."""
+    """The notes in one folder. Tasks write them and tests read them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,14 +53,18 @@ class Trace:
 
     @classmethod
     def here(cls) -> Trace | None:
-        """That of the test which started this process, or runs in it."""
+        """The trace in the folder that QUEUEPORT_CONTRACT_TRACE names; None if the variable is not set."""
         folder = os.environ.get(TRACE)
         return None if folder is None else cls(Path(folder))
 
     # -- written by tasks --------------------------------------------------------------------------
 
     def note(self, name: str, **values: Any) -> None:
-        """Write one line: safe from several processes and threads, and past a kill at any moment."""
+        """Append a note with this name, these values, the time, and the ids of the process and the thread.
+
+        The note is appended in one write, so that several threads and processes can write at the same time, and a
+        process that is killed does not leave part of a note.
+        """
         values.update(note=name, at=time.time(), pid=os.getpid(), thread=threading.get_ident())
         line = json.dumps(values).encode() + b"\n"
         file = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -70,7 +75,9 @@ class Trace:
 
     @contextmanager
     def running(self, job: CurrentJob) -> Iterator[None]:
-        """While a task's code runs."""
+        """A context manager that records the start and the end of a run. If another run of the same job still goes on
+        at the start, an overlap is recorded too.
+        """
         run = uuid.uuid4().hex
         self.note("start", job=job.id, task=job.task, attempt=job.attempt, run=run)
         with (self.folder / f"{job.id}.lock").open("wb") as lock:
@@ -83,24 +90,24 @@ class Trace:
             finally:
                 self.note("end", run=run)
 
-    # -- read by tests -----------------------------------------------------------------------------
+    # -- gates, and what tests read ----------------------------------------------------------------
 
     def open(self, gate: str) -> None:
-        """Let the tasks through that wait at this gate, see `wait_at`."""
+        """Open this gate: tasks that wait for it in `wait_at` continue, and tasks that come later do not wait."""
         (self.folder / f"{gate}.gate").touch()
 
     def wait_at(self, gate: str) -> None:
-        """Wait until a test opens this gate; for tasks. Python code all the while, so that it can be interrupted."""
+        """Wait until a test opens this gate. For tasks. The wait is a loop in Python, so an interruption can end it."""
         while not (self.folder / f"{gate}.gate").exists():
             time.sleep(0.02)
 
     def notes(self, name: str, **values: Any) -> list[dict[str, Any]]:
-        """The notes of that name which have these values, oldest first."""
+        """The notes with this name and these values, oldest first."""
         wanted = {"note": name, **values}
         return [note for note in self._all() if wanted.items() <= note.items()]
 
     def runs(self, *job_ids: str) -> list[Run]:
-        """Every execution of these jobs, or of all, by its start."""
+        """The runs of these jobs, or of all jobs if no id is given, in the order in which the runs started."""
         notes = self._all()
         ends = {note["run"]: note["at"] for note in notes if note["note"] == "end"}
         return [
@@ -110,22 +117,22 @@ class Trace:
         ]
 
     def times(self, job_id: str) -> int:
-        """How often that job was started."""
+        """The number of recorded runs of the job."""
         return len(self.runs(job_id))
 
     def overlaps(self) -> list[str]:
-        """The jobs that ran twice at the same time."""
+        """The ids of the jobs of which two runs went on at the same time; one id for each recorded overlap."""
         return [note["job"] for note in self.notes("overlap")]
 
     def _all(self) -> list[dict[str, Any]]:
         if not self._file.exists():
             return []
         lines = self._file.read_bytes().split(b"\n")
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last line end is not whole yet
+        return [json.loads(line) for line in lines[:-1]]  # the last item is empty, or a line that is not complete yet
 
 
 def traced(function: Callable[P, R]) -> Callable[P, R]:
-    """A task's function that leaves a trace of each of its runs. Below `@task`."""
+    """Decorate the function of a task to record its runs if TRACE is set. Write this decorator below `@task`."""
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)

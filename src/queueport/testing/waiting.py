@@ -1,52 +1,40 @@
-"""`eventually`: wait for a condition with a deadline, never for a time that somebody hopes is enough; and `at_once`."""
+"""`eventually` waits until a condition is true, or fails after a timeout. For tests with other processes or threads."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["THREADS", "at_once", "eventually"]
+__all__ = ["eventually"]
 
 T = TypeVar("T")
 
 STEP = 0.02
-"""Seconds between two looks."""
-THREADS = 8
-"""Those of `at_once`."""
+"""The minimum pause between two checks, in seconds. After a check that took longer than STEP, the pause is as long as
+the check, so that checks use a slow server for at most half of the time."""
 
 
 def eventually(condition: Callable[[], T], timeout: float = 10.0, what: Callable[[], object] | None = None) -> T:
-    """Look until the condition is true and return its value; `what` tells the story when it is not in time.
+    """Wait until the condition is true, and return its value. After `timeout` seconds, raises AssertionError with the
+    details that `what` returns; without `what`, with the last value of the condition.
 
-    An AssertionError inside the condition counts as not yet, and is raised when the time is over.
+    If the condition raises AssertionError, it is checked again; if its last check, after the timeout, raises
+    AssertionError, that error is raised instead. Other errors of the condition are raised at once.
     """
     deadline = time.monotonic() + timeout
     while True:
-        late = time.monotonic() >= deadline
+        started = time.monotonic()
+        late = started >= deadline
         try:
             value = condition()
         except AssertionError:
             if late:
                 raise
-            value = None  # not yet
+            value = None
         if value:
             return value
         if late:
-            story = f"last seen: {value!r}" if what is None else what()
-            raise AssertionError(f"still not so after {timeout:g} s; {story}")
-        time.sleep(STEP)
-
-
-def at_once(call: Callable[[int], T]) -> list[T]:
-    """Call it in several threads, which start together; what each returned."""
-    start = threading.Barrier(THREADS)
-
-    def run(number: int) -> T:
-        start.wait(10)
-        return call(number)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(run, range(THREADS)))
+            details = f"the last value was {value!r}" if what is None else what()
+            raise AssertionError(f"the condition did not hold within {timeout:g} s: {details}")
+        time.sleep(max(STEP, time.monotonic() - started))

@@ -1,6 +1,7 @@
-"""The Celery apps of a backend: the one that a URL describes, or an existing one, and those that workers are made of.
+"""Makes the Celery app that a URL describes, imports an existing app, and makes the app of each `EmbeddedWorker`. For
+the driver and its workers.
 
-For the driver and its workers. Each setting says why it is set.
+Where it is not obvious, a comment says why a setting differs from Celery's default.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ from typing import Any
 
 from celery import Celery
 
-from queueport import modules
 from queueport.errors import ConfigurationError
-from queueport.url import BackendURL
-from queueport_celery.entry import register
+from queueport.spi.url import BackendURL
+from queueport.workers import modules
 from queueport_celery.names import Names
+from queueport_celery.task import register
 
-__all__ = ["ACCEPT", "CONSUMER", "existing", "made", "of_worker"]
+__all__ = ["CONSUMER", "existing", "made", "of_worker"]
 
-ACCEPT = ["json"]
 CONSUMER = "queueport_celery.consumer:JobConsumer"
-POOL = "queueport_celery.threads:ThreadPool"
+TRANSPORT = "queueport_celery.redis_transport:Transport"
 
 CONNECTION = (
     "broker_url",
@@ -37,18 +37,18 @@ CONNECTION = (
     "event_exchange",
     "event_queue_prefix",
 )
-"""How an existing app reaches its broker and its tools: what a worker of ours for it takes over."""
+"""The names of an app's settings for its broker connections, and for its messages to and from Celery's tools.
+`of_worker` copies these settings to the app of a worker."""
 
 
 def made(url: BackendURL, names: Names) -> Celery:
-    """The app that a `celery+BROKER://` URL describes."""
+    """Make the app that a `celery+BROKER://` URL describes."""
     broker = url.text.removeprefix("celery+")
-    if broker.startswith("amqp:"):  # plain "amqp" may be librabbitmq, which confirms nothing
+    if broker.startswith("amqp:"):  # for "amqp", kombu may use librabbitmq, which cannot confirm a publish
         broker = f"py{broker}"
     settings = {
-        # all three: the first of them would give way to an environment variable of Celery's
-        **dict.fromkeys(("broker_url", "broker_read_url", "broker_write_url"), broker),
-        # what Celery keeps in one place for a whole broker is kept for each namespace
+        "broker_url": broker,
+        # exchanges, event queues and Redis keys are named by namespace: Celery's defaults are equal for all apps
         "control_exchange": f"{names.namespace}.control",
         "event_exchange": f"{names.namespace}.events",
         "event_queue_prefix": f"{names.namespace}.events",
@@ -59,40 +59,67 @@ def made(url: BackendURL, names: Names) -> Celery:
         if broker.startswith("redis")
         else {},
     }
-    return _app(settings, names, [names.work("default")])
+    return _app(_MadeApp, settings, names, [names.native("default")])
 
 
 def existing(url: BackendURL) -> Celery:
-    """The app that `celery://package.module:app` names. Raises ConfigurationError."""
-    app = modules.named(url, "app")
+    """Import the app that `celery://package.module:app` names, and register queueport's task in it.
+
+    Raises ConfigurationError if the app cannot be imported, is not a Celery app, or does not accept JSON.
+    """
+    app = modules.load_object(url, "app")
     if not isinstance(app, Celery):
-        raise ConfigurationError(f"{url} is no Celery app but of type {type(app).__name__}: name the app")
+        raise ConfigurationError(f"{url} names an object of type {type(app).__name__}, not a Celery app: name an app")
     if not {"json", "application/json"} & set(app.conf.accept_content):
-        raise ConfigurationError(f"{url}: queueport sends JSON: add 'json' to the app's accept_content")
+        raise ConfigurationError(f"{url} does not accept JSON, which queueport needs: add 'json' to accept_content")
     register(app)
     return app
 
 
 def of_worker(app: Celery, names: Names, queues: Sequence[str]) -> Celery:
-    """An app like that one for one worker of ours, so that nothing of the worker's touches the other."""
-    return _app({name: app.conf[name] for name in CONNECTION}, names, queues)
+    """Make an app for one `EmbeddedWorker`, with those settings of `app` that CONNECTION names.
+
+    The worker uses the new app, so it does not change `app`. `queues` are the broker's names of the queues.
+    """
+    settings = {name: app.conf[name] for name in CONNECTION}
+    if app.connection_for_read().transport_cls == "redis":
+        settings["broker_transport"] = TRANSPORT
+    kind: type[Celery] = _MadeApp if isinstance(app, _MadeApp) else Celery
+    return _app(kind, settings, names, queues)
 
 
-def _app(settings: dict[str, Any], names: Names, queues: Sequence[str]) -> Celery:
-    app = Celery("queueport", set_as_current=False, changes={})
+class _MadeApp(Celery):
+    """An app that ignores the environment variables CELERY_BROKER_URL, CELERY_BROKER_READ_URL, CELERY_BROKER_WRITE_URL
+    and CELERY_RESULT_BACKEND. Celery prefers them to the app's settings, but queueport's URL names the broker.
+    """
+
+    backend_cls = "disabled"
+
+    def connection_for_read(self, url: Any = None, **options: Any) -> Any:
+        return super().connection_for_read(url or self.conf["broker_url"], **options)
+
+    def connection_for_write(self, url: Any = None, **options: Any) -> Any:
+        return super().connection_for_write(url or self.conf["broker_url"], **options)
+
+    def connection(self, hostname: Any = None, *arguments: Any, **options: Any) -> Any:
+        return super().connection(hostname or self.conf["broker_url"], *arguments, **options)
+
+
+def _app(kind: type[Celery], settings: dict[str, Any], names: Names, queues: Sequence[str]) -> Celery:
+    app = kind("queueport", set_as_current=False, changes={})
     app.conf.update(
         **settings,
         task_queues=[names.declaration(queue) for queue in queues],
         task_default_queue=queues[0],
-        accept_content=ACCEPT,  # no pickle
+        accept_content=["json"],  # a pickled message could run any code
         task_serializer="json",
-        task_ignore_result=True,  # the record has it
-        task_acks_late=True,  # never before the job has begun
-        task_publish_retry=False,  # the core knows what became of a message
-        worker_prefetch_multiplier=1,  # a message waits on the broker, where any worker can take it
+        task_ignore_result=True,  # Celery need not store the result: the job's record contains it
+        task_acks_late=True,  # by default, Celery acknowledges a message before it runs the task
+        task_publish_retry=False,  # `Publisher` itself repeats a failed publish and reports the outcome
+        worker_prefetch_multiplier=1,  # one message a thread; further messages stay on the broker for any worker
         worker_consumer=CONSUMER,
-        worker_enable_prefetch_count_reduction=False,  # it would stay low while long jobs run
-        broker_connection_retry_on_startup=True,  # a worker waits for its broker
+        worker_enable_prefetch_count_reduction=False,  # by default, a reconnect lowers the prefetch
+        broker_connection_retry_on_startup=True,  # a worker waits until its broker is available
         broker_connection_max_retries=None,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

@@ -1,4 +1,4 @@
-"""Celery's consumer, which keeps apart what is queueport's and what is not. Named in `worker_consumer`."""
+"""The consumer of Celery workers that run queueport's jobs. Celery's setting `worker_consumer` names it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from celery.worker.consumer import Consumer
 from kombu import Message as Delivery
 
 from queueport.errors import BackendUnavailable
-from queueport_celery.entry import nodes
-from queueport_celery.envelope import ENTRY, NODE, body_of
+from queueport_celery.messages import ENTRY, NODE, body_of
+from queueport_celery.task import nodes
 
 __all__ = ["JobConsumer"]
 
@@ -20,20 +20,24 @@ logger: logging.Logger = logging.getLogger("queueport")
 
 
 class JobConsumer(Consumer):
-    """In queueport's queues only its own messages reach a task: Celery would drop what it does not know.
+    """Puts aside the messages in queueport's queues that queueport did not send.
 
-    Messages of other queues, those of an application's own tasks, are Celery's business alone.
+    Celery would drop such a message, or run the task that the message names, if the app has that task. All other
+    messages go to Celery, including those of the application's own queues. In a worker that has no `Node`, because it
+    does not run queueport's jobs, all messages go to Celery.
     """
 
+    qos: Any  # celery-types does not know it
+
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Delivery], Any]:
-        """What Celery calls with each message that arrives."""
+        """Make the function that Celery calls for each message."""
         handle = super().create_task_handler(*args, **options)
         node = nodes.get(self.hostname)
         if node is None:
             return handle
 
         def on_message(message: Delivery) -> Any:
-            queue = node.queues.get((message.delivery_info or {}).get("routing_key", ""))
+            queue = node.names.queue((message.delivery_info or {}).get("routing_key", ""))
             if queue is None:
                 return handle(message)
             body = body_of(message)
@@ -41,23 +45,41 @@ class JobConsumer(Consumer):
                 node.note(body)
                 message.headers[NODE] = self.hostname
                 return handle(message)
-            logger.warning("put aside a message that is none of queueport's: %.200r", message.body)
+            logger.warning("put aside a message that queueport did not send: %.200r", message.body)
             try:
                 node.put_aside(queue, message)
-            except BackendUnavailable as error:  # not acknowledged: it comes again with the next connection
-                logger.warning("a message could not be put aside: %s", error)
+            except BackendUnavailable as error:
+                # Not acknowledged: the broker delivers the message again, when the connection ends or after a timeout.
+                # Until then, the message must not take the place of another in the prefetch.
+                self.qos.increment_eventually()
+                logger.warning("a message could not be put aside, and will be delivered again: %s", error)
                 return None
             return message.ack()
 
         return on_message
 
+    def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> Any:
+        """Consume one more queue, because `celery control add_consumer` has named it.
+
+        A queue of queueport gets the driver's declaration: RabbitMQ refuses to declare an existing queue with other
+        arguments.
+        """
+        node = nodes.get(self.hostname)
+        if node is not None and isinstance(queue, str) and node.names.queue(queue) is not None:
+            self.app.amqp.queues.add(node.names.declaration(queue))
+        return super().add_task_queue(queue, *args, **options)
+
 
 @signals.task_revoked.connect(weak=False)
 def _revoked(sender: Any = None, request: Any = None, **_: Any) -> None:
-    """`celery control revoke` is a cancel: else the record would have its message sent again, and again revoked."""
+    """Cancel a job when Celery drops its message, or ends its task, because `celery control revoke` named the job.
+
+    Otherwise a dispatcher would publish the job again and again. If the store does not answer, only logs a warning.
+    """
     node = nodes.get(request.get(NODE)) if getattr(sender, "name", None) == ENTRY and request else None
     if node is not None:
         try:
             node.cancel(request.id)
         except BackendUnavailable as error:
-            logger.warning("job %s was revoked, and could not be cancelled: %s", request.id, error)
+            message = "job %s was revoked in Celery, but could not be cancelled; repeat it by `queueport cancel`: %s"
+            logger.warning(message, request.id, error)

@@ -1,123 +1,128 @@
-"""Celery as a driver: what is due goes out as a message of Celery's, and its own worker runs it. For `get_queue`."""
+"""The driver of Celery: each message is a Celery message, and Celery's own worker runs the job. For `get_queue`."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from celery import Celery
 from kombu import Message as Delivery
 
-from queueport import supervisor
 from queueport.capability import Capability
-from queueport.driver import Depth, Driver, Sent, Work
 from queueport.errors import ConfigurationError
-from queueport.message import Message
-from queueport.runner import Runner
-from queueport.settings import Settings
-from queueport.store import JobStore
-from queueport.url import BackendURL
+from queueport.spi.driver import Driver, ForeignSchedule
+from queueport.spi.message import Depth, Message, SendResult
+from queueport.spi.runner import JobRunner
+from queueport.spi.settings import NoOptions, Settings, options
+from queueport.spi.store import Command, JobStore
+from queueport.spi.url import BackendURL
 from queueport_celery import app as apps
-from queueport_celery import embedded
-from queueport_celery.envelope import Parcel, aside, parcel
+from queueport_celery.beat import beat_schedule
+from queueport_celery.embedded import EmbeddedWorker
+from queueport_celery.messages import JSON, OutgoingMessage, aside, redis_command, translate
 from queueport_celery.names import Names
-from queueport_celery.options import CeleryOptions
 from queueport_celery.publisher import Publisher
 
 __all__ = ["CeleryDriver"]
 
-logger: logging.Logger = logging.getLogger("queueport")
-
 EXISTING = "celery"
-"""The scheme of an app that exists already; the others name a broker."""
-JSON = {"content_type": "application/json", "content_encoding": "utf-8"}
+"""The scheme of URLs that name an existing app. URLs with one of the driver's other schemes name a broker."""
 
 
 class CeleryDriver(Driver):
-    """Carries jobs over a broker of Celery's."""
+    """Carries jobs as Celery messages over Redis or RabbitMQ, with an app that it makes or with that of an existing
+    application.
+    """
 
     name = "celery"
     capabilities = frozenset({Capability.DEPTH, Capability.PERSISTENT, Capability.THREADS})
-    settings: ClassVar[type[Any] | None] = CeleryOptions
+    settings: ClassVar[type[Any] | None] = NoOptions
 
     def __init__(self, url: BackendURL, settings: Settings) -> None:
         self.joins = url.scheme == EXISTING
         joined = apps.existing(url) if self.joins else None
-        broker = _kind(url, joined)
+        broker = _broker_kind(url, joined)
         self.names = Names(settings.namespace, prioritises=broker == "amqp")
+        self.returns_fetched = broker != "redis"  # in Redis, fetched messages stay hidden for an hour by default
         if self.names.prioritises:
             self.capabilities = type(self).capabilities | {Capability.PRIORITY}
         self.app: Celery = apps.made(url, self.names) if joined is None else joined
-        self._where = str(url)
-        self._settings = settings
+        self.publisher = Publisher(self.app, self.names, settings.call_timeout, _where(url, self.app))
 
     @classmethod
     def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
-        url.settings(CeleryOptions)
-        return cls(url, settings)
+        options(url, NoOptions)  # refuse all options: to change Celery's settings, users name an app instead
+        driver = cls(url, settings)
+        if not driver.joins and not driver.names.prioritises:  # the broker is Redis, and `made` has made the app
+            driver.publishes_with_insert = store.shares_server(BackendURL(url.text.removeprefix("celery+")))
+        return driver
 
     @classmethod
     def default_store(cls, url: BackendURL) -> str | None:
-        """The same Redis, where that is the broker."""
+        """The default URL of the job store: the broker's URL if it begins with `redis:`, else None."""
         joined = url.scheme == EXISTING
         broker = str(apps.existing(url).conf.broker_url) if joined else url.text.removeprefix("celery+")
         return broker if broker.startswith("redis:") else None
 
-    @cached_property
-    def publisher(self) -> Publisher:
-        """What sends."""
-        return Publisher(self.app, self.names, self._settings.call_timeout, self._where)
+    def publish(self, messages: Sequence[Message]) -> Sequence[SendResult]:
+        return self.publisher.publish([translate(message, self.names) for message in messages])
 
-    def publish(self, messages: Sequence[Message]) -> Sequence[Sent]:
-        return self.publisher.publish([parcel(message, self.names) for message in messages])
+    def publish_commands(self, messages: Sequence[Message]) -> Sequence[Sequence[Command]]:
+        return [[redis_command(translate(message, self.names))] for message in messages]
 
     def put_aside(self, queue: str, found: bytes | Delivery) -> None:
-        """Keep what is none of ours beside its queue. Raises BackendUnavailable."""
+        """Send the message `found` to the `:aside` queue of `queue`. Raises BackendUnavailable."""
         if isinstance(found, bytes):
-            kept = Parcel(self.names.aside(queue), found, {}, JSON)
+            kept = OutgoingMessage(self.names.aside(queue), found, {}, JSON)
         else:
             kept = aside(queue, self.names, found)
         (sent,) = self.publisher.publish([kept])
         if sent.error is not None:
             raise sent.error
 
-    def work(self, runner: Runner, work: Work) -> None:
-        if work.processes > 1:
-            supervisor.run(runner, work)
-        else:
-            embedded.run(self, runner, work)
+    def work(self, runner: JobRunner) -> None:
+        runner.serve(EmbeddedWorker(self.app, self.names, self.put_aside, runner))
 
     def depth(self, queue: str) -> Depth | None:
-        return Depth(self.publisher.depth(self.names.work(queue)))
+        return Depth(self.publisher.call(lambda connection: connection.depth(self.names.native(queue))))
 
     def setup(self, queues: Sequence[str]) -> None:
-        self.publisher.declare([kind(queue) for queue in queues for kind in (self.names.work, self.names.aside)])
+        names = [kind(queue) for queue in queues for kind in (self.names.native, self.names.aside)]
+        self.publisher.call(lambda connection: connection.declare(names))
 
     def purge(self, queue: str) -> None:
-        self.publisher.purge(self.names.work(queue))
+        self.publisher.call(lambda connection: connection.purge(self.names.native(queue)))
 
     def check(self) -> Sequence[str]:
-        self.publisher.depth(self.names.work("default"))
+        self.publisher.call(lambda connection: connection.try_to_send(self.names.native("default")))
         return ()
+
+    def check_queue(self, queue: str) -> None:
+        self.publisher.call(lambda connection: connection.check_queue(self.names.native(queue)))
+
+    def recurring(self) -> Sequence[ForeignSchedule]:
+        return list(beat_schedule(self.app))
 
     def close(self) -> None:
         self.publisher.close()
 
     @property
     def native(self) -> Celery:
-        """The Celery app."""
         return self.app
 
 
-def _kind(url: BackendURL, joined: Celery | None) -> str:
-    """What carries the messages: amqp or redis."""
+def _where(url: BackendURL, app: Celery) -> str:
+    """The broker's name in errors: for Redis, the name that the Redis store uses for the same server; else `url`."""
+    broker = str(app.conf.broker_url) if url.scheme == EXISTING else url.text.removeprefix("celery+")
+    return str(BackendURL(broker.partition("?")[0])) if broker.startswith("redis") else str(url)
+
+
+def _broker_kind(url: BackendURL, joined: Celery | None) -> str:
     if joined is None:
         return url.scheme.partition("+")[2]
     kind = str(joined.connection_for_write().transport.driver_type)
     if kind not in ("amqp", "redis"):
         raise ConfigurationError(
-            f"{url}: the app's broker is {kind}, and queueport knows RabbitMQ and Redis under Celery"
+            f"{url} has the broker {kind}, but queueport supports Celery only on RabbitMQ and Redis: use one of these"
         )
     return kind

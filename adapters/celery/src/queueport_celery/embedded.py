@@ -1,127 +1,137 @@
-"""Celery's worker within `queueport worker`, and beside a caller: its own consumer and thread pool. For the driver."""
+"""Runs a Celery worker and its thread pool inside a process that may also run other code. For the driver."""
 
 from __future__ import annotations
 
 import logging
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from celery import Celery
+from celery.concurrency.thread import TaskPool
 from celery.exceptions import WorkerShutdown
+from celery.platforms import EX_FAILURE
 from kombu.asynchronous import get_event_loop, set_event_loop
 
-from queueport.driver import Work
-from queueport.executor import Executor
-from queueport.runner import Runner
+from queueport.spi.failures import FailureLog, RepeatFilter
+from queueport.spi.runner import JobRunner
 from queueport_celery import app as apps
-from queueport_celery.entry import Node, nodes
+from queueport_celery.names import Names
+from queueport_celery.task import Node, nodes
 
-if TYPE_CHECKING:
-    from queueport_celery.driver import CeleryDriver
-
-__all__ = ["EmbeddedWorker", "run"]
+__all__ = ["EmbeddedWorker", "ThreadPool"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 
-FAILED = 1
-"""The exit code of a worker of Celery's that met an error it does not know."""
-PAUSE = 1.0
-"""Seconds before a new one is started."""
+POOL = "queueport_celery.embedded:ThreadPool"
+PAUSE, LONGEST_PAUSE = 0.5, 8.0
+"""Seconds to wait before a failed worker is started again. The pause is PAUSE if the worker ran for at least
+LONGEST_PAUSE. Otherwise it is twice the previous pause, from 2 * PAUSE up to LONGEST_PAUSE."""
+LOGGERS = ("celery.worker", "celery.worker.consumer.connection", "celery.worker.consumer.consumer", "celery.bootsteps")
+"""The loggers that Celery uses when a worker fails. While a worker runs, repeated identical lines are suppressed,
+except lines below WARNING."""
 LAST_ACKNOWLEDGEMENTS = 1.0
-"""Seconds that a worker has at its end to acknowledge what has ended."""
+"""Maximum seconds for a stopping worker to acknowledge the messages of jobs that have ended."""
 LEAVING = 5.0
-"""Seconds that it then has to close its connections; it may be waiting for a broker that is away."""
+"""Maximum seconds for a stopping worker to close its connections, in case the broker does not answer."""
 
 making = threading.Lock()
-"""Held while a worker takes an event loop of its own: kombu has a place for one in a process."""
-
-
-def run(driver: CeleryDriver, runner: Runner, work: Work) -> None:
-    """Run jobs in this process until stopped and drained."""
-    executor = Executor(runner, work)
-    node = Node(
-        queues={driver.names.work(queue): queue for queue in work.queues},
-        deliver=executor.deliver,
-        note=lambda _: None,  # the runner sees what it begins
-        put_aside=driver.put_aside,
-        cancel=runner.operations.cancel,
-    )
-    name = f"{runner.name}@{socket.gethostname()}"
-    worker = EmbeddedWorker(apps.of_worker(driver.app, driver.names, list(node.queues)), name, work)
-    nodes[name] = node
-    try:
-        worker.start()
-        executor.wait()
-        worker.take_no_more(list(node.queues))
-        executor.drain()
-    finally:
-        work.stop.set()
-        worker.stop()
-        executor.close()
-        del nodes[name]
+"""Held while a worker creates its event loop, because kombu has one global event loop in a process."""
 
 
 class EmbeddedWorker:
-    """A worker of Celery's in a thread, made anew where it fails. It leaves signals and logging alone."""
+    """Runs a Celery worker in a thread, and starts the Celery worker again if it fails. Implements `FrameworkWorker`.
 
-    def __init__(self, app: Any, name: str, work: Work) -> None:
-        self._app = app
-        self._name = name
-        self._work = work
+    If an operator shuts the Celery worker down, for example by `celery control shutdown`, queueport's worker stops too.
+    Unlike Celery's command, this class sets no signal handlers and does not configure logging.
+    """
+
+    def __init__(self, app: Celery, names: Names, put_aside: Callable[[str, Any], None], runner: JobRunner) -> None:
+        """`put_aside` is `CeleryDriver.put_aside`."""
+        self._work = runner.work
+        self._name = f"{runner.name}@{socket.gethostname()}"
+        self._node = Node(
+            names=names,
+            deliver=runner.deliver,
+            note=lambda _: None,  # not needed: `runner.deliver` also records that the message has arrived
+            put_aside=put_aside,
+            cancel=runner.cancel,
+        )
+        self._app = apps.of_worker(app, names, [names.native(queue) for queue in runner.work.queues])
         self._stopping = threading.Event()
+        self._failures = FailureLog(logger)
         self._controller: Any = None
         self._thread = threading.Thread(target=self._run, name="queueport-celery", daemon=True)
 
     def start(self) -> None:
-        """Begin to consume."""
+        nodes[self._name] = self._node
         logger.info(
-            "celery worker %s: %d threads, prefetch 1 each, acknowledged late, JSON only, Celery's own retries off",
+            "celery worker %s: %d threads, prefetch 1 each; messages acknowledged late, JSON only, no Celery retries",
             self._name,
             self._work.threads,
         )
         self._thread.start()
 
-    def take_no_more(self, queues: Sequence[str]) -> None:
-        """Consume from nothing any more."""
+    def pause(self) -> None:
         consumer: Any = getattr(self._controller, "consumer", None)
 
         def cancel() -> None:
-            for queue in queues:
-                with suppress(Exception):  # without its broker it consumes nothing anyway
+            for queue in list(self._app.amqp.queues.consume_from):
+                with suppress(Exception):  # if the connection is lost, no message arrives anyway
                     consumer.cancel_task_queue(queue)
 
         if consumer is not None:
             consumer.call_soon(cancel)
 
     def stop(self) -> None:
-        """End it, whatever it does."""
         self._stopping.set()
         controller = self._controller
-        if controller is None:
-            return
-        if controller.pool is not None:
-            controller.pool.settle(LAST_ACKNOWLEDGEMENTS)
-        controller.hub.call_soon(_leave)
-        self._thread.join(LEAVING)
-        if self._thread.is_alive():
-            logger.warning("celery worker %s does not end by itself: its broker does not answer", self._name)
+        if controller is not None:
+            if controller.pool is not None:
+                controller.pool.settle(LAST_ACKNOWLEDGEMENTS)
+            controller.hub.call_soon(_leave)
+            self._thread.join(LEAVING)
+            if self._thread.is_alive():
+                logger.warning("celery worker %s does not stop; its broker may not answer", self._name)
+        nodes.pop(self._name, None)
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._controller = controller = self._made()
-            controller.start()
-            if self._stopping.is_set():
-                return
-            if controller.exitcode != FAILED:
-                logger.info("celery worker %s was told to shut down", self._name)
-                self._work.stop.set()
-                return
-            logger.warning("celery worker %s has failed; a new one starts", self._name)
-            self._stopping.wait(PAUSE)
+        repeats = RepeatFilter(LOGGERS)
+        repeats.install()
+        try:
+            self._run_controllers()
+        finally:
+            repeats.remove()
 
-    def _made(self) -> Any:
+    def _run_controllers(self) -> None:
+        pause = PAUSE
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                self._controller = controller = self._new_controller()
+            except Exception as error:  # noqa: BLE001  # such as a lack of file descriptors
+                self._failures.error(error, "celery worker %s could not be created; trying again", self._name)
+            else:
+                if self._stopping.is_set():  # `stop` may have been called before `_controller` was set
+                    return
+                controller.start()
+                if self._stopping.is_set():
+                    return
+                if controller.exitcode != EX_FAILURE:
+                    logger.info("celery worker %s was told to shut down", self._name)
+                    self._work.stop.set()
+                    return
+                self._failures.warning(
+                    "celery worker %s failed and is started again; Celery has logged why", self._name
+                )
+            pause = min(pause * 2, LONGEST_PAUSE) if time.monotonic() - started < LONGEST_PAUSE else PAUSE
+            self._stopping.wait(pause)
+
+    def _new_controller(self) -> Any:
         with making:
             others = get_event_loop()
             set_event_loop(None)
@@ -129,7 +139,7 @@ class EmbeddedWorker:
                 return self._app.WorkController(
                     hostname=self._name,
                     concurrency=self._work.threads,
-                    pool=apps.POOL,
+                    pool=POOL,
                     without_gossip=True,
                     without_mingle=True,
                 )
@@ -138,5 +148,35 @@ class EmbeddedWorker:
 
 
 def _leave() -> None:
-    """In the worker's own loop: what a signal handler of Celery's would raise."""
+    """Stop the worker. Called in the worker's event loop; raises the exception by which Celery ends a worker."""
     raise WorkerShutdown(0)
+
+
+class ThreadPool(TaskPool):
+    """Celery's thread pool, with three differences.
+
+    In its threads, the worker's app is Celery's current app. `on_stop` drops the calls that have not begun, and does
+    not wait for the running calls; call `settle` first to wait for them. `AsyncResult.get` stays allowed, see
+    `task_join_will_block`.
+    """
+
+    task_join_will_block = False
+    """If this were True, Celery would forbid `AsyncResult.get` in the whole process, even in the application's code."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.executor = ThreadPoolExecutor(self.limit, "queueport-celery", initializer=self.app.set_current)
+        self._running: set[Future[Any]] = set()
+
+    def on_apply(self, *args: Any, **options: Any) -> Any:
+        result = super().on_apply(*args, **options)
+        self._running.add(result.f)
+        result.f.add_done_callback(self._running.discard)
+        return result
+
+    def settle(self, seconds: float) -> None:
+        """Wait at most `seconds` until the calls in the pool's threads end. A call acknowledges its message last."""
+        wait(list(self._running), seconds)
+
+    def on_stop(self) -> None:
+        self.executor.shutdown(wait=False, cancel_futures=True)

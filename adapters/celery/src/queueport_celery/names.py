@@ -1,4 +1,4 @@
-"""What belongs to one namespace on a broker, by name. For the driver, its workers, and users of Celery's tools."""
+"""The names that queueport's queues have on the broker. For the driver, its workers, and users of Celery's tools."""
 
 from __future__ import annotations
 
@@ -6,35 +6,41 @@ from dataclasses import dataclass
 
 from kombu import Exchange, Queue
 
-__all__ = ["PRIORITIES", "PRIORITY_ZERO", "Names"]
+from queueport.job import HIGHEST_PRIORITY
 
-PRIORITIES = 20
-"""x-max-priority of queues on RabbitMQ, at most 255: https://www.rabbitmq.com/docs/priority"""
-PRIORITY_ZERO = 10
-"""Where queueport's priority 0 lies in RabbitMQ's 0 to 20."""
+__all__ = ["Names"]
+
+PRIORITIES = 2 * HIGHEST_PRIORITY
+"""The highest priority in RabbitMQ: queueport's -10 to 10 are 0 to 20. https://www.rabbitmq.com/docs/priority"""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """`prioritises`: the broker orders a queue by priority, the higher the sooner."""
+    """Makes the names of a namespace's queues. `prioritises` is True if the broker delivers higher priorities first."""
 
     namespace: str
     prioritises: bool
 
-    def work(self, queue: str) -> str:
-        """The broker's queue that carries jobs; the name for `celery worker -Q`."""
+    def native(self, queue: str) -> str:
+        """The broker's name of a queue, as in `celery worker -Q`."""
         return f"{self.namespace}.{queue}"
 
     def aside(self, queue: str) -> str:
-        """The one with what is none of queueport's."""
+        """The broker's name of the queue that keeps the messages of `queue` that were put aside."""
         return f"{self.namespace}.{queue}:aside"
 
-    def within(self, name: str) -> str | None:
-        """The queue that the broker's queue of that name carries; None where it is not of this namespace."""
-        prefix = f"{self.namespace}."
-        return name.removeprefix(prefix) if name.startswith(prefix) and ":" not in name else None
+    def queue(self, native: str) -> str | None:
+        """The queue that has this name on the broker.
 
-    def declaration(self, name: str) -> Queue:
-        """That queue as Celery is to declare it: durable, and reached by its name alone."""
-        prioritised = self.prioritises and self.within(name) is not None
-        return Queue(name, Exchange(""), routing_key=name, max_priority=PRIORITIES if prioritised else None)
+        None for a name outside the namespace, and for a name with a colon, such as that of an aside queue.
+        """
+        prefix = f"{self.namespace}."
+        return native.removeprefix(prefix) if native.startswith(prefix) and ":" not in native else None
+
+    def declaration(self, native: str) -> Queue:
+        """The declaration of a queue for Celery: durable, with its name as the only routing key.
+
+        If the broker prioritises, the queue has priorities, unless it is an aside queue or outside the namespace.
+        """
+        prioritised = self.prioritises and self.queue(native) is not None
+        return Queue(native, Exchange(""), routing_key=native, max_priority=PRIORITIES if prioritised else None)

@@ -1,199 +1,146 @@
-"""Dramatiq as a backend: translates between queueport's messages and a broker of Dramatiq's. For `get_queue`."""
+"""The base class of the drivers of Dramatiq over Redis and over RabbitMQ. For the modules `redis` and `rabbitmq`."""
 
 from __future__ import annotations
 
+import copy
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import dramatiq
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
-from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import MiddlewareError
+from dramatiq.worker import _WorkerMiddleware  # Dramatiq has no public name for this class
 
-from queueport import supervisor
-from queueport.capability import Capability, Limits
-from queueport.driver import Depth, Driver, SendOutcome, Sent, Work
-from queueport.errors import ConfigurationError
-from queueport.message import Message
-from queueport.runner import Runner
-from queueport.settings import Settings
-from queueport.store import Command, JobStore
-from queueport.stores import redis_client
-from queueport.stores.redis_connection import Redis
-from queueport.stores.redis_url import RedisServerOptions, parse
-from queueport.url import BackendURL
-from queueport_dramatiq import embedded
-from queueport_dramatiq.joining import application_broker, share_actors
-from queueport_dramatiq.link import Link
-from queueport_dramatiq.messages import encodes_json, translated
-from queueport_dramatiq.names import Names
-from queueport_dramatiq.options import AppOptions, RabbitMQOptions
-from queueport_dramatiq.rabbitmq_broker import QueueportRabbitmqBroker
-from queueport_dramatiq.rabbitmq_link import RabbitMQLink
-from queueport_dramatiq.redis_broker import QueueportRedisBroker
-from queueport_dramatiq.redis_link import RedisLink, client_ask
-from queueport_dramatiq.servers import bounded, rabbitmq_parameters, server_url
+from queueport.capability import Capability
+from queueport.spi.driver import Driver
+from queueport.spi.message import Message, SendOutcome, SendResult, by_queue
+from queueport.spi.publishing import publish_parts
+from queueport.spi.runner import JobRunner
+from queueport_dramatiq.embedded import EmbeddedWorker
+from queueport_dramatiq.messages import translate
 
-__all__ = ["DramatiqApp", "DramatiqDriver", "DramatiqOnRabbitMQ", "DramatiqOnRedis"]
+__all__ = ["DramatiqDriver", "DramatiqMessage", "Names", "independent"]
 
-PRIORITIES = 20
-"""queueport's -10 to 10 are 0 to 20 in RabbitMQ: https://www.rabbitmq.com/docs/priority"""
-PRIORITY_ZERO = 10
-MESSAGE_LIMIT = 16 * 2**20
-"""RabbitMQ's max_message_size from 4.0 on; 128 MiB before. https://www.rabbitmq.com/docs/configure#config-items"""
-ESCAPED = 3
-"""Dramatiq's encoder writes what is not ASCII as escapes: a letter of 2 bytes as 6."""
-HEAD = 2**20
-"""Bytes of a message left to what is not payload: a job's headers, most of all."""
-RABBITMQ_LIMITS = Limits(payload=(MESSAGE_LIMIT - HEAD) // ESCAPED, message=MESSAGE_LIMIT // ESCAPED)
+DramatiqMessage = dramatiq.Message[Any]
+DERIVED = (".DQ", ".XQ", ".msgs")
+"""The endings that Dramatiq adds to a queue's name: for the queue of delayed messages, for the dead letters, and for
+the messages in Redis."""
+MARK = "._"
+"""Appended to the name of a queue that already ends with one of DERIVED, or with MARK."""
+
+
+class Names:
+    """Makes the names that the queues of one namespace have in Dramatiq. Users of Dramatiq's own tools see them.
+
+    The queue `emails` of the namespace `queueport` is `queueport.emails` in Dramatiq. A namespace contains no dot, so
+    two namespaces never share a queue. Dramatiq derives further names from a queue's name by adding endings. To avoid
+    equal names, a queue whose own name has such an ending gets `._` appended, and so does a queue whose name ends with
+    `._`.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._prefix = f"{namespace}."
+
+    def native(self, queue: str) -> str:
+        """Dramatiq's name of a queue."""
+        return self._prefix + queue + (MARK if queue.endswith((*DERIVED, MARK)) else "")
+
+    def queue(self, native: str) -> str | None:
+        """The queue that has this name in Dramatiq; None if the name is not in this namespace.
+
+        `native` must not be a further name that Dramatiq has derived by adding an ending.
+        """
+        if not native.startswith(self._prefix):
+            return None
+        return native[len(self._prefix) :].removesuffix(MARK)
 
 
 class DramatiqDriver(Driver):
-    """A broker of Dramatiq's, whatever it is on."""
+    """The driver of a Dramatiq broker. `joined` is True if the broker belongs to an existing application.
+
+    Subclasses implement the methods that depend on the server. `send`, `put_dead` and `remove_dead` take Dramatiq's
+    name of a queue, not queueport's.
+    """
 
     capabilities = frozenset(
         {Capability.DEPTH, Capability.PERSISTENT, Capability.NATIVE_DEAD_LETTERS, Capability.THREADS}
     )
 
-    def __init__(self, link: Link, namespace: str) -> None:
-        self.link = link
+    def __init__(self, broker: Any, namespace: str, *, call_timeout: float, joined: bool) -> None:
+        self.broker = broker
+        self.call_timeout = call_timeout
+        self.joined = joined
         self.names = Names(namespace)
 
-    def publish(self, messages: Sequence[Message]) -> Sequence[Sent]:
-        wires = [self._translated(message) for message in messages]
-        outcomes = [self._announced(wire) for wire in wires]
-        told = [i for i, sent in enumerate(outcomes) if sent.error is None]
-        for i, sent in zip(told, self.link.publish([wires[i] for i in told]), strict=True):
-            outcomes[i] = sent
-            if sent.outcome is SendOutcome.SENT:
-                self.link.broker.emit_after("enqueue", wires[i], None)
-        return outcomes
+    @abstractmethod
+    def send(self, queue: str, messages: Sequence[DramatiqMessage]) -> Sequence[SendResult]:
+        """Put messages into a queue; returns a result for each, in order. Must not raise."""
 
-    def _announced(self, wire: dramatiq.Message[Any]) -> Sent:
-        """Tell the broker's middleware, which may refuse a message."""
+    @abstractmethod
+    def put_dead(self, queue: str, messages: Sequence[DramatiqMessage]) -> Sequence[SendResult]:
+        """Put messages into the dead letters of a queue; returns a result for each, in order."""
+
+    @abstractmethod
+    def remove_dead(self, queue: str, messages: Sequence[DramatiqMessage]) -> None:
+        """Remove the dead-letter copy with the same job and life as each of `messages`. Must ignore a missing copy."""
+
+    @abstractmethod
+    def worker_broker(self) -> dramatiq.Broker:
+        """Make a copy of the broker for one worker, as `independent` does."""
+
+    def publish(self, messages: Sequence[Message]) -> Sequence[SendResult]:
+        translated = [self.translated(message) for message in messages]
+        announced = [self._announce(message) for message in translated]
+
+        def send(positions: Sequence[int]) -> Sequence[SendResult]:
+            accepted = [i for i in positions if announced[i].error is None]
+            sent = self.send(translated[positions[0]].queue_name, [translated[i] for i in accepted])
+            outcomes = dict(zip(accepted, sent, strict=True))
+            for i, outcome in outcomes.items():
+                if outcome.outcome is SendOutcome.SENT:
+                    self.broker.emit_after("enqueue", translated[i], None)
+            return [outcomes.get(i, announced[i]) for i in positions]
+
+        return publish_parts(by_queue(messages).values(), send, self.call_timeout)
+
+    def _announce(self, message: DramatiqMessage) -> SendResult:
+        """Tell the broker's middleware that a message will be enqueued.
+
+        The result has an error and the outcome FAILED if the middleware refuses the message, and no error otherwise.
+        """
         try:
-            self.link.broker.emit_before("enqueue", wire, None)
+            self.broker.emit_before("enqueue", message, None)
         except MiddlewareError as error:
-            return Sent(SendOutcome.FAILED, error)
-        return Sent(SendOutcome.SENT)
+            return SendResult(SendOutcome.FAILED, error)
+        return SendResult(SendOutcome.SENT)
 
-    def work(self, runner: Runner, work: Work) -> None:
-        if work.processes > 1:
-            supervisor.run(runner, work)
-        else:
-            queues = [self.names.native(queue) for queue in runner.queues]
-            embedded.run(self.link.worker_broker(), queues, runner, work)
+    def work(self, runner: JobRunner) -> None:
+        queues = [self.names.native(queue) for queue in runner.work.queues]
+        runner.serve(EmbeddedWorker(self.worker_broker(), queues, runner))
 
-    def depth(self, queue: str) -> Depth | None:
-        return self.link.depth(self.names.native(queue))
+    def bury(self, queue: str, messages: Sequence[Message]) -> Sequence[SendResult]:
+        return self.put_dead(self.names.native(queue), [self.translated(message) for message in messages])
 
-    def bury(self, messages: Sequence[Message]) -> None:
-        self.link.bury([self._translated(message) for message in messages])
-
-    def unbury(self, messages: Sequence[Message]) -> None:
-        self.link.unbury([self._translated(message) for message in messages])
-
-    def setup(self, queues: Sequence[str]) -> None:
-        self.link.setup([self.names.native(queue) for queue in queues])
-
-    def purge(self, queue: str) -> None:
-        self.link.purge(self.names.native(queue))
-
-    def check(self) -> Sequence[str]:
-        return self.link.check()
-
-    def close(self) -> None:
-        self.link.close()
+    def unbury(self, queue: str, messages: Sequence[Message]) -> None:
+        self.remove_dead(self.names.native(queue), [self.translated(message) for message in messages])
 
     @property
     def native(self) -> dramatiq.Broker:
-        """The broker."""
-        return self.link.broker
+        broker: dramatiq.Broker = self.broker
+        return broker
 
-    def _translated(self, message: Message) -> dramatiq.Message[Any]:
-        return translated(message, self.names.native(message.queue))
-
-
-class DramatiqOnRedis(DramatiqDriver):
-    """`dramatiq+redis://[[USER:]PASSWORD@]HOST[:PORT][/DB]`, or `dramatiq+rediss://`."""
-
-    link: RedisLink
-    name = "dramatiq on redis"
-    settings: ClassVar[type[Any] | None] = RedisServerOptions
-
-    @classmethod
-    def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
-        target = parse(server_url(url))
-        server = Redis(target, call_timeout=settings.call_timeout)
-        client = redis_client.connect(target, settings.call_timeout)
-        broker = QueueportRedisBroker(  # type: ignore[no-untyped-call]  # Dramatiq's is untyped
-            client=client, middleware=[], dead_message_ttl=int(settings.keep_dead * 1000)
-        )
-
-        def close() -> None:
-            server.close()
-            client.close()
-
-        link = RedisLink(broker, server.ask, f"the Redis at {target.shown}", close, joined=False)
-        made = cls(link, settings.namespace)
-        made.alongside = store.alongside(server_url(url))
-        return made
-
-    def along(self, messages: Sequence[Message]) -> Sequence[Sequence[Command]]:
-        return [self.link.commands(self._translated(message)) for message in messages]  # no middleware is there to ask
-
-    @classmethod
-    def default_store(cls, url: BackendURL) -> str | None:
-        """The same Redis."""
-        return server_url(url).full
+    def translated(self, message: Message) -> DramatiqMessage:
+        return translate(message, self.names.native(message.queue))
 
 
-class DramatiqOnRabbitMQ(DramatiqDriver):
-    """`dramatiq+amqp://[USER:PASSWORD@]HOST[:PORT][/VHOST]`, or `dramatiq+amqps://`."""
+def independent(broker: Any) -> Any:
+    """Copy the broker for one more worker. The copy starts without queues, and with a copy of the broker's actors.
 
-    name = "dramatiq on rabbitmq"
-    capabilities = DramatiqDriver.capabilities | {Capability.PRIORITY}
-    settings: ClassVar[type[Any] | None] = RabbitMQOptions
-    limits = RABBITMQ_LIMITS
-
-    @classmethod
-    def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
-        broker = QueueportRabbitmqBroker(
-            parameters=[rabbitmq_parameters(server_url(url), settings.call_timeout)],
-            middleware=[],
-            confirm_delivery=True,
-            max_priority=PRIORITIES,
-        )
-        where = f"RabbitMQ at {url.parts.hostname or 'localhost'}"
-        return cls(RabbitMQLink(broker, where, settings.call_timeout, joined=False), settings.namespace)
-
-    def _translated(self, message: Message) -> dramatiq.Message[Any]:
-        return super()._translated(message).copy(options={"broker_priority": message.priority + PRIORITY_ZERO})
-
-
-class DramatiqApp(DramatiqDriver):
-    """`dramatiq://MODULE:BROKER`: the broker of an application that exists, and its actors as tasks."""
-
-    name = "dramatiq"
-    settings: ClassVar[type[Any] | None] = AppOptions
-    limits = RABBITMQ_LIMITS
-
-    @classmethod
-    def open(cls, url: BackendURL, settings: Settings, store: JobStore) -> Self:
-        url.settings(AppOptions)
-        broker = application_broker(url)
-        if not encodes_json():
-            raise ConfigurationError(
-                f"{url}: queueport's jobs are JSON, and dramatiq.set_encoder() names another encoder"
-            )
-        share_actors(broker)
-        timeout = settings.call_timeout
-        if isinstance(broker, RabbitmqBroker):
-            return cls(RabbitMQLink(broker, f"RabbitMQ of {url}", timeout, joined=True), settings.namespace)
-        if isinstance(broker, RedisBroker):
-            client, where = bounded(broker.client, timeout), f"the Redis of {url}"
-            link = RedisLink(broker, client_ask(client, where), where, client.close, joined=True)
-            return cls(link, settings.namespace)
-        raise ConfigurationError(
-            f"{url} is a {type(broker).__name__}: queueport joins a RedisBroker or a RabbitmqBroker; in tests use memory://"
-        )
+    The copy lacks the middleware that existing workers have added to the broker. For each queue that the new worker
+    declares, that middleware would start a consumer in an existing worker. Other attributes, such as a client or
+    connections, are those of the broker itself, until the caller replaces them.
+    """
+    copied = copy.copy(broker)
+    copied.queues, copied.delay_queues, copied.actors = set(), set(), dict(broker.actors)
+    copied.middleware = [each for each in broker.middleware if not isinstance(each, _WorkerMiddleware)]
+    return copied

@@ -1,4 +1,4 @@
-"""The broker of an application that exists, and its actors as tasks of queueport's. For `dramatiq://MODULE:BROKER`."""
+"""Makes the actors of an existing Dramatiq application tasks of queueport. For applications that join queueport."""
 
 from __future__ import annotations
 
@@ -9,47 +9,55 @@ import dramatiq
 from dramatiq.errors import Retry
 from dramatiq.middleware import Middleware
 
-from queueport import RetryLater, modules, task
+from queueport import RetryLater, task
 from queueport.errors import ConfigurationError
 from queueport.job import QUEUE_NAME
 from queueport.tasks import registry
-from queueport.url import BackendURL
 
-__all__ = ["application_broker", "share_actors"]
+__all__ = ["join"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 
 
-def application_broker(url: BackendURL) -> dramatiq.Broker:
-    """The broker that the URL names. Raises ConfigurationError."""
-    found = modules.named(url, "broker")
-    if not isinstance(found, dramatiq.Broker):
-        raise ConfigurationError(f"{url} is no Dramatiq broker but of type {type(found).__name__}: name the broker")
-    return found
+def join(broker: dramatiq.Broker) -> None:
+    """Make each actor of the broker, present and future, a task of queueport under the actor's name. Idempotent.
 
+        from queueport_dramatiq import join
+        join(broker)
 
-def share_actors(broker: dramatiq.Broker) -> None:
-    """Make a task of each actor of this broker, and of those to come. A second time is fine."""
-    sharing = next((each for each in broker.middleware if isinstance(each, _Sharing)), None)
-    if sharing is None:
-        broker.add_middleware(_Sharing())
+    A worker then runs jobs of `task.named("actor_name")`. `actor.send()` works as before. Opening
+    `dramatiq://package.module:broker` calls this function. An actor is left out if a task with its name exists
+    already. An actor whose name is not valid in queueport is also left out, with a warning in the log.
+    """
+    joined = next((each for each in broker.middleware if isinstance(each, _Joined)), None)
+    if joined is None:
+        broker.add_middleware(_Joined())
         return
     for actor in list(broker.actors.values()):
-        sharing.after_declare_actor(broker, actor)
+        joined.after_declare_actor(broker, actor)
 
 
-class _Sharing(Middleware):
-    """Hears of each actor."""
+class _Joined(Middleware):
+    """The middleware that declares a task for each actor of a broker.
+
+    Dramatiq calls the middleware for the actors that exist already, and for each actor that is declared afterwards.
+    """
 
     def after_declare_actor(self, broker: dramatiq.Broker, actor: dramatiq.Actor[..., Any]) -> None:
-        """One whose name cannot be a task's, or is one already, stays Dramatiq's alone."""
+        """Declare a task with the actor's name, unless that task exists. Log a warning if the name is not valid.
+
+        The task has the actor's queue, or the default queue if the name of the actor's queue is not valid in queueport.
+        """
         if registry.get(actor.actor_name) is not None:
             return
 
+        overridden = type(actor).__call__ is not dramatiq.Actor.__call__  # the application may have its own actor class
+        call = actor if overridden else actor.fn  # `Actor.__call__` accepts no argument named `self`
+
         def body(*args: Any, **kwargs: Any) -> Any:
             try:
-                return actor(*args, **kwargs)
-            except Retry as error:  # the actor's own wish, in milliseconds; how often is queueport's to say
+                return call(*args, **kwargs)
+            except Retry as error:  # the actor sets only the delay, in milliseconds; queueport limits the attempts
                 if error.delay is None:
                     raise
                 raise RetryLater(delay=error.delay / 1000) from error
@@ -58,4 +66,4 @@ class _Sharing(Middleware):
         try:
             task(name=actor.actor_name, **options)(body)
         except ConfigurationError as error:
-            logger.warning("actor %r cannot be run through queueport: %s", actor.actor_name, error)
+            logger.warning("actor %r cannot be a task of queueport: %s", actor.actor_name, error)

@@ -1,7 +1,7 @@
-"""queueport's messages as Dramatiq's, and back. For the links and for what runs jobs.
+"""Translates queueport's messages to Dramatiq's, and back. For the drivers and the middleware.
 
-To Dramatiq's own tools a job looks as if its actor had been called: actor, arguments and message id are the task's
-name, its arguments and the job's id. What queueport reads of it stands in the option `queueport`.
+A message looks like a call of an actor, so that Dramatiq's own tools show the name of the task, the arguments and the
+id of the job. queueport's workers read only the option `queueport`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 
 import dramatiq
 
-from queueport.message import Message
+from queueport.spi.message import Message
 
-__all__ = ["OPTION", "body_of", "encodes_json", "translated"]
+__all__ = ["OPTION", "body_of", "encodes_json", "translate"]
 
 OPTION = "queueport"
 
 
-def translated(message: Message, queue: str) -> dramatiq.Message[Any]:
-    """That message as Dramatiq carries it; `queue` is Dramatiq's name of it."""
+def translate(message: Message, queue: str) -> dramatiq.Message[Any]:
+    """Translate a message of queueport to one of Dramatiq. `queue` is Dramatiq's name of the queue."""
     envelope: dict[str, Any] = {**json.loads(message.body), "send": message.send}
-    payload = envelope.pop("payload", None) or {"args": [], "kwargs": {}}  # a shortened dead letter has none
+    payload = envelope.pop("payload", None) or {"args": [], "kwargs": {}}  # the payload is null in a shortened copy
     return dramatiq.Message(
         queue_name=queue,
         actor_name=message.task,
@@ -34,17 +34,15 @@ def translated(message: Message, queue: str) -> dramatiq.Message[Any]:
 
 
 def body_of(message: dramatiq.Message[Any] | dramatiq.MessageProxy) -> bytes:
-    """What `Message.parse` reads: only the record decides about the rest."""
+    """The body of the queueport message in a Dramatiq message, for `Message.parse`. The body contains no payload."""
     return json.dumps(message.options[OPTION]).encode()
 
 
 def encodes_json() -> bool:
-    """Whether Dramatiq's encoder in this process reads JSON, as that of the workers must."""
-    probe: dramatiq.Message[Any] = dramatiq.Message(
-        queue_name="q", actor_name="a", args=(), kwargs={}, options={}, message_id="m"
-    )
+    """Whether this process's encoder for messages, which `dramatiq.set_encoder` can replace, can decode JSON."""
+    probe: dramatiq.Message[Any] = dramatiq.Message("q", "a", args=(), kwargs={}, options={}, message_id="m")
     encoder = dramatiq.get_encoder()
     try:
         return bool(encoder.decode(dramatiq.JSONEncoder().encode(probe.asdict()))["message_id"] == "m")
-    except Exception:  # noqa: BLE001  # an encoder may raise anything for what it did not write
+    except Exception:  # noqa: BLE001  # an encoder may raise anything for bytes that it did not write
         return False

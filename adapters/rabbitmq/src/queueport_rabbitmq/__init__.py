@@ -1,4 +1,4 @@
-"""RabbitMQ as a backend of queueport: one queue of the broker for each queue. For `get_queue("amqp://...")`."""
+"""RabbitMQ as a backend of queueport: one RabbitMQ queue for the jobs of each queue. For `get_queue("amqp://...")`."""
 
 from __future__ import annotations
 

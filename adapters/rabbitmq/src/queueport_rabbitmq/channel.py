@@ -1,4 +1,4 @@
-"""One AMQP channel whose methods can be awaited. For what talks to RabbitMQ here, in its event loop's thread."""
+"""An AMQP channel whose methods can be awaited. For the code of this adapter that runs in the event loop's thread."""
 
 from __future__ import annotations
 
@@ -9,107 +9,108 @@ from functools import partial
 from typing import Any, Self
 
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.channel import Channel as RawChannel
+from pika.channel import Channel as PikaChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-__all__ = ["Channel", "Refused", "settle"]
+__all__ = ["ACCESS_REFUSED", "NOT_FOUND", "PRECONDITION_FAILED", "Channel", "Refused", "set_result"]
+
+ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
+"""Reply codes of AMQP 0-9-1: https://www.rabbitmq.com/amqp-0-9-1-reference#constants"""
 
 
 class Refused(AMQPError):
-    """RabbitMQ refused `method` and closed the channel; `code` is AMQP's: 403, 404, 406 and so on."""
+    """RabbitMQ refused `method` with the reply code `code` and closed the channel."""
 
-    def __init__(self, method: str, code: int, text: str) -> None:
-        super().__init__(f"{method}: {code} {text}")
-        self.method = method
-        self.code = code
-        self.text = text
+    def __init__(self, method: str, error: ChannelClosedByBroker) -> None:
+        self.method, self.code, self.text = method, error.reply_code, error.reply_text
+        super().__init__(f"{method}: {self.code} {self.text}")
 
 
 class Channel:
-    """A channel; `reason` is why it is closed, None while it is open."""
+    """An AMQP channel. `reason` is the error that closed it; None while it is open."""
 
     def __init__(self) -> None:
-        self.raw: RawChannel
+        self.connection: AsyncioConnection
+        self.raw: PikaChannel
         self.reason: Exception | None = None
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting: set[asyncio.Future[Any]] = set()
-        self._on_end: list[Callable[[], None]] = []
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending: set[asyncio.Future[Any]] = set()
 
     @classmethod
     async def open(cls, connection: AsyncioConnection) -> Self:
-        """A new channel on that connection."""
+        """Open a channel on a connection."""
         channel = cls()
+        channel.connection = connection
 
         def start(callback: Callable[[Any], None]) -> None:
             channel.raw = connection.channel(on_open_callback=callback)
-            channel.raw.add_on_close_callback(channel._ended)
+            channel.raw.add_on_close_callback(channel._on_close)
 
-        await channel.ask(start)
+        await channel.call(start)
         return channel
 
     @classmethod
     @asynccontextmanager
     async def opened(cls, connection: AsyncioConnection) -> AsyncIterator[Self]:
-        """A channel for a while."""
+        """Open a channel for the duration of an `async with` block, and close it afterwards."""
         channel = await cls.open(connection)
         try:
             yield channel
         finally:
             channel.close()
 
-    async def ask(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call a method of pika's that takes a callback; its answer. Raises Refused, or why the channel was closed."""
+    async def call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a pika method that takes a callback, and return RabbitMQ's answer.
+
+        Raises Refused, or the error that closed the channel; or pika's error if the channel was closed before the call.
+        """
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.add(answer)
+        self._pending.add(answer)
         try:
-            method(*args, callback=partial(settle, answer), **options)
+            method(*args, callback=partial(set_result, answer), **options)
             return await answer
         except ChannelClosedByBroker as error:
-            raise _refused(method.__name__, error) from error
+            raise Refused(method.__name__, error) from error
         finally:
-            self._waiting.discard(answer)
+            self._pending.discard(answer)
 
-    def on_end(self, call: Callable[[], None]) -> None:
-        """Call this once the channel is closed, by whomever."""
-        self._on_end.append(call)
+    async def count(self, queue: str) -> int:
+        """The number of messages that wait in a queue. Raises Refused if the queue does not exist."""
+        frame = await self.call(self.raw.queue_declare, queue, passive=True)
+        return int(frame.method.message_count)
 
-    def check(self, method: str) -> None:
-        """Raise what `ask` would, if the channel is closed."""
+    def raise_if_closed(self, method: str) -> None:
+        """If the channel is closed, raise the reason: Refused for `method` if RabbitMQ closed the channel."""
         if isinstance(self.reason, ChannelClosedByBroker):
-            raise _refused(method, self.reason) from self.reason
+            raise Refused(method, self.reason) from self.reason
         if self.reason is not None:
             raise self.reason
 
     def close(self) -> None:
-        """Close it; what was delivered on it and is not acknowledged returns to its queue. `ended` says when it has.
+        """Close the channel; unacknowledged messages return to their queues.
 
-        That is one step for RabbitMQ: whoever consumes afterwards, as the only one perhaps, finds all of it.
+        RabbitMQ ends the consumers and returns the messages in one step. So the next consumer, even an exclusive one,
+        gets all messages of the queue.
         """
         raw: Any = self.raw
         if raw.is_open:
-            raw._cancelled.update(raw._consumers)  # else pika cancels them first, in a step of its own
+            raw._cancelled.update(raw._consumers)  # otherwise, pika would first cancel the consumers in a separate step
             raw.close()
 
-    async def leave(self) -> None:
-        """Close it, and return when RabbitMQ has done all that was asked on it."""
+    async def close_and_wait(self) -> None:
+        """Close the channel, and wait until RabbitMQ has processed everything that was sent on it."""
         self.close()
-        await self.ended
+        await self._closed
 
-    def _ended(self, _: RawChannel, reason: Exception) -> None:
+    def _on_close(self, _: PikaChannel, reason: Exception) -> None:
         self.reason = reason
-        for answer in self._waiting:
+        for answer in self._pending:
             if not answer.done():
                 answer.set_exception(reason)
-        settle(self.ended)
-        for call in self._on_end:
-            call()
+        set_result(self._closed)
 
 
-def _refused(method: str, error: ChannelClosedByBroker) -> Refused:
-    return Refused(method, error.reply_code, error.reply_text)
-
-
-def settle(future: asyncio.Future[Any], value: object = None) -> None:
-    """Set a future's result, unless somebody was faster."""
+def set_result(future: asyncio.Future[Any], value: object = None) -> None:
+    """Set the result of a future, unless it is done already."""
     if not future.done():
         future.set_result(value)

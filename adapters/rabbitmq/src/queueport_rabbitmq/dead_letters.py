@@ -1,42 +1,40 @@
-"""Takes copies of jobs out of a dead-letter queue, in one pass over it. For the transport."""
+"""Removes chosen messages from a dead-letter queue by reading the whole queue. For the client."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable
 from typing import Any
 
 from pika import BasicProperties
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.channel import Channel as RawChannel
+from pika.channel import Channel as PikaChannel
 
-from queueport_rabbitmq.channel import Channel, Refused
+from queueport_rabbitmq.channel import ACCESS_REFUSED, NOT_FOUND, Channel, Refused
 
-__all__ = ["Copy", "take_out"]
+__all__ = ["Wanted", "remove"]
 
-logger: logging.Logger = logging.getLogger("queueport")
+Wanted = Callable[[BasicProperties, bytes], bool]
+"""A function that returns whether to remove the message with these properties and this body."""
 
-Copy = tuple[str, int]
-"""A job's id, and its life."""
-
-NOT_FOUND, ACCESS_REFUSED = 404, 403
 LOOK = 0.01
-"""Seconds between two looks whether all messages are on their way."""
+"""Seconds between two checks of whether all messages have been delivered."""
 BUSY = 0.05
-"""Seconds, about, until it is tried again where another process is at work in the same queue."""
+"""Average seconds to wait before another attempt to read the queue, while another process reads it."""
 
 
-async def take_out(connection: AsyncioConnection, queue: str, copies: AbstractSet[Copy]) -> None:
-    """Remove every copy of these from the queue; what else is in it stays, in its order.
+async def remove(connection: AsyncioConnection, queue: str, wanted: Wanted) -> None:
+    """Remove every wanted message from the queue. The other messages stay, in their order.
 
-    AMQP cannot look for a message. So all are taken in by the only consumer that there may be, those wanted are
-    acknowledged, and with the channel's end the others return.
+    A missing queue counts as empty. Waits as long as another process reads the queue. Raises pika's errors.
+
+    AMQP cannot search a queue. So an exclusive consumer receives all messages and acknowledges the wanted ones. The
+    other messages return to the queue when the consumer's channel is closed.
     """
     while True:
         try:
-            await _Pass(copies).run(connection, queue)
+            await _pass(connection, queue, wanted)
             return
         except Refused as refused:
             if refused.code == NOT_FOUND:
@@ -46,26 +44,16 @@ async def take_out(connection: AsyncioConnection, queue: str, copies: AbstractSe
         await asyncio.sleep(BUSY * random.uniform(0.5, 1.5))
 
 
-class _Pass:
-    """One pass over a queue."""
-
-    def __init__(self, copies: AbstractSet[Copy]) -> None:
-        self._copies = copies
-
-    async def run(self, connection: AsyncioConnection, queue: str) -> None:
-        async with Channel.opened(connection) as channel:
-            await channel.ask(channel.raw.basic_consume, queue, self._look, exclusive=True)
-            waiting = await self._waiting(channel, queue)
-            while waiting:
-                await asyncio.sleep(LOOK)
-                waiting = await self._waiting(channel, queue)
-            await self._waiting(channel, queue)  # this answer comes behind the last message
-            await channel.leave()
-
-    async def _waiting(self, channel: Channel, queue: str) -> int:
-        frame = await channel.ask(channel.raw.queue_declare, queue, passive=True)
-        return int(frame.method.message_count)
-
-    def _look(self, raw: RawChannel, method: Any, properties: BasicProperties, body: bytes) -> None:
-        if (properties.message_id, (properties.headers or {}).get("life")) in self._copies:
+async def _pass(connection: AsyncioConnection, queue: str, wanted: Wanted) -> None:
+    def look(raw: PikaChannel, method: Any, properties: BasicProperties, body: bytes) -> None:
+        if wanted(properties, body):
             raw.basic_ack(method.delivery_tag)
+
+    async with Channel.opened(connection) as channel:
+        await channel.call(channel.raw.basic_consume, queue, look, exclusive=True)
+        waiting = await channel.count(queue)
+        while waiting:
+            await asyncio.sleep(LOOK)
+            waiting = await channel.count(queue)
+        await channel.count(queue)  # RabbitMQ answers this request after it has sent all messages
+        await channel.close_and_wait()

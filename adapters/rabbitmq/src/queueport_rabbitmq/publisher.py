@@ -1,70 +1,83 @@
-"""Sends messages and learns what became of each, many of them unconfirmed at once. For the transport."""
+"""Publishes many messages before it waits for confirmations, and reports each message's outcome. For the client."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 from pika import BasicProperties
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import Basic
 
-from queueport.driver import SendOutcome, Sent
-from queueport_rabbitmq.channel import Channel
-from queueport_rabbitmq.failures import LIBRARY_ERRORS
-from queueport_rabbitmq.link import Link, heard_from
+from queueport.errors import BackendUnavailable
+from queueport.spi.message import SendOutcome, SendResult
+from queueport_rabbitmq.channel import Channel, set_result
+from queueport_rabbitmq.connection import Connection, bytes_received
+from queueport_rabbitmq.errors import LIBRARY_ERRORS, explain, size_limit
 from queueport_rabbitmq.server import Server
-from queueport_rabbitmq.topology import Place
+from queueport_rabbitmq.topology import Destination
 
-__all__ = ["Batch", "Parcel", "Publisher"]
+__all__ = ["SENT", "Batch", "OutgoingMessage", "Publisher"]
 
 WINDOW = 1_000
-"""Messages unconfirmed at once; with 100 a quorum queue takes two thirds as many a second."""
+"""Maximum number of unconfirmed messages on a channel. With 100, a quorum queue accepts a third fewer messages a second
+than with 1,000."""
 
-SENT, FAILED, UNKNOWN = Sent(SendOutcome.SENT), Sent(SendOutcome.FAILED), Sent(SendOutcome.UNKNOWN)
+SENT, FAILED, UNKNOWN = SendResult(SendOutcome.SENT), SendResult(SendOutcome.FAILED), SendResult(SendOutcome.UNKNOWN)
 
 
-class Parcel(NamedTuple):
-    """A message as AMQP carries it."""
+class OutgoingMessage(NamedTuple):
+    """A message for RabbitMQ.
+
+    No two messages of a batch may have the same message id and headers, because a returned message is recognised by
+    its id and headers.
+    """
 
     body: bytes
     properties: BasicProperties
 
 
 class Batch:
-    """The messages of one call and what is known of each so far: read it when the call has ended, however it did."""
+    """The messages of one call, and their outcomes so far, which are valid even if the call fails or times out."""
 
-    def __init__(self, parcels: Sequence[Parcel]) -> None:
-        self.parcels = parcels
-        self.outcomes: list[Sent] = [FAILED] * len(parcels)
-        """FAILED until it is written, UNKNOWN until it is confirmed."""
+    def __init__(self, messages: Sequence[OutgoingMessage]) -> None:
+        self.messages = messages
+        self.outcomes: list[SendResult] = [FAILED] * len(messages)
+        """FAILED until the message is written, then UNKNOWN until RabbitMQ answers for it."""
         self.open = 0
-        """How many of the present round are not settled."""
+        """Number of messages of the current round that RabbitMQ has not answered for."""
         self.settled: asyncio.Future[None]
+        """A future that is done when RabbitMQ has answered for the whole round, or when the channel was closed."""
         self._doubtful: set[int] = set()
 
     @property
     def left(self) -> list[int]:
-        """Those that are not sent."""
-        return [number for number, outcome in enumerate(self.outcomes) if outcome is not SENT]
+        """The positions of the messages that RabbitMQ has neither accepted nor refused for good."""
+        ended = (SendOutcome.SENT, SendOutcome.REFUSED)
+        return [number for number, sent in enumerate(self.outcomes) if sent.outcome not in ended]
 
     def begin(self, count: int) -> None:
-        """A round begins: so many are written."""
+        """Begin a round, in which `count` messages are sent on one channel."""
         self._doubtful.update(number for number, outcome in enumerate(self.outcomes) if outcome is UNKNOWN)
         self.open, self.settled = count, asyncio.get_running_loop().create_future()
 
-    def settle(self, number: int, *, taken: bool) -> None:
-        """RabbitMQ has answered for one. Whether it took an earlier one, whose answer was lost, stays unknown."""
-        self.outcomes[number] = SENT if taken else UNKNOWN if number in self._doubtful else FAILED
+    def refuse(self, limit: int, error: BackendUnavailable) -> None:
+        """Note that RabbitMQ refuses each message whose body has more than `limit` bytes. `error` says why."""
+        for number in self.left:
+            if len(self.messages[number].body) > limit:
+                self.outcomes[number] = SendResult(SendOutcome.REFUSED, error)
+
+    def settle(self, number: int, *, accepted: bool) -> None:
+        """Note RabbitMQ's answer for one message. The outcome of a message that RabbitMQ did not accept is FAILED.
+
+        But if the answer to an earlier attempt to send the message was lost, the outcome is UNKNOWN, because that
+        attempt may have succeeded.
+        """
+        self.outcomes[number] = SENT if accepted else UNKNOWN if number in self._doubtful else FAILED
         self.open -= 1
         if self.open == 0:
-            self.end()
-
-    def end(self) -> None:
-        """No more answers come."""
-        if not self.settled.done():
-            self.settled.set_result(None)
+            set_result(self.settled)
 
 
 class _Written(NamedTuple):
@@ -72,116 +85,129 @@ class _Written(NamedTuple):
     number: int
 
 
-class _Confirms:
-    """A channel in confirm mode, and what is unconfirmed in it, by delivery tags, which ascend."""
+class _ConfirmChannel(Channel):
+    """A channel on which RabbitMQ confirms each message."""
 
-    def __init__(self, channel: Channel, connection: AsyncioConnection) -> None:
-        self.channel = channel
-        self.connection = connection
+    def __init__(self) -> None:
+        super().__init__()
         self._tag = 0
         self._unconfirmed: dict[int, _Written] = {}
+        """The unconfirmed messages by delivery tag, in ascending order."""
         self._returned: set[_Written] = set()
         self._room = asyncio.Event()
 
     @classmethod
-    async def open(cls, connection: AsyncioConnection) -> _Confirms:
-        channel = await Channel.open(connection)
-        confirms = cls(channel, connection)
-        channel.raw.add_on_return_callback(confirms._came_back)
-        channel.on_end(confirms._ended)
-        await channel.ask(channel.raw.confirm_delivery, confirms._confirmed)
-        return confirms
+    async def open(cls, connection: AsyncioConnection) -> Self:
+        channel = await super().open(connection)
+        channel.raw.add_on_return_callback(channel._message_returned)
+        channel.raw.add_on_close_callback(channel._end_batches)
+        await channel.call(channel.raw.confirm_delivery, channel._confirmed)
+        return channel
 
-    async def write(self, place: Place, batch: Batch) -> None:
-        """Publish what is left of a batch, and wait until each is settled. Raises why the channel was closed."""
+    async def write(self, to: Destination, batch: Batch) -> None:
+        """Publish the messages left in a batch, and wait for all answers.
+
+        If the channel is closed before the last answer, raises Refused, or the error that closed the channel.
+        """
         left = batch.left
         if not left:
             return
         batch.begin(len(left))
         for number in left:
-            while len(self._unconfirmed) >= WINDOW and self.channel.reason is None:
+            while len(self._unconfirmed) >= WINDOW and self.reason is None:
                 self._room.clear()
                 await self._room.wait()
-            self.channel.check("basic_publish")
-            body, properties = batch.parcels[number]
-            self.channel.raw.basic_publish(place.exchange, place.key, body, properties, mandatory=True)
+            self.raise_if_closed("basic_publish")
+            body, properties = batch.messages[number]
+            self.raw.basic_publish(to.exchange, to.routing_key, body, properties, mandatory=True)
             self._tag += 1
             self._unconfirmed[self._tag] = _Written(batch, number)
             batch.outcomes[number] = UNKNOWN
         await batch.settled
         if batch.open:
-            self.channel.check("basic_publish")
+            self.raise_if_closed("basic_publish")
 
     def _confirmed(self, frame: Any) -> None:
         method = frame.method
-        for tag in self._tags(method.delivery_tag, method.multiple):
+        last = method.delivery_tag or self._tag  # delivery tag 0 stands for all messages sent so far
+        first = next(iter(self._unconfirmed), last + 1) if method.multiple else last
+        for tag in range(first, last + 1):
             written = self._unconfirmed.pop(tag, None)
             if written is not None:
-                taken = isinstance(method, Basic.Ack) and written not in self._returned
+                accepted = isinstance(method, Basic.Ack) and written not in self._returned
                 self._returned.discard(written)
-                written.batch.settle(written.number, taken=taken)
+                written.batch.settle(written.number, accepted=accepted)
         self._room.set()
 
-    def _tags(self, tag: int, multiple: bool) -> Iterable[int]:
-        if not multiple:
-            return (tag,)
-        first = next(iter(self._unconfirmed), tag + 1)
-        return range(first, (tag or self._tag) + 1)
+    def _message_returned(self, raw: object, method: object, properties: BasicProperties, body: bytes) -> None:
+        """Note that RabbitMQ returned a message, because no queue accepted it.
 
-    def _came_back(self, raw: object, method: object, properties: BasicProperties, body: bytes) -> None:
-        """A message had nowhere to go; RabbitMQ says so before it confirms it."""
+        RabbitMQ still confirms the message after this. `_confirmed` does not count that confirmation as a success.
+        """
         for written in self._unconfirmed.values():
-            mine = written.batch.parcels[written.number].properties
-            same = (mine.message_id, mine.headers) == (properties.message_id, properties.headers)
+            sent = written.batch.messages[written.number].properties
+            same = (sent.message_id, sent.headers) == (properties.message_id, properties.headers)
             if same and written not in self._returned:
                 self._returned.add(written)
                 return
 
-    def _ended(self) -> None:
+    def _end_batches(self, *_: object) -> None:
         for written in self._unconfirmed.values():
-            written.batch.end()
+            set_result(written.batch.settled)
         self._unconfirmed.clear()
         self._room.set()
 
 
 class Publisher:
-    """Publishes over a connection that does nothing else: RabbitMQ may block it. Used in its event loop's thread."""
+    """Publishes over a connection of its own.
+
+    During an alarm, RabbitMQ blocks connections that publish. Deliveries and acknowledgements use another connection,
+    so they go on. The methods must be called in the thread of the event loop.
+    """
 
     def __init__(self, server: Server, purpose: str) -> None:
-        self.link = Link(server, purpose)
-        self._confirms: _Confirms | None = None
+        self.connection = Connection(server, purpose)
+        self._server = server
+        self._confirms: _ConfirmChannel | None = None
         self._opening = asyncio.Lock()
 
-    async def publish(self, place: Place, batch: Batch) -> None:
-        """Send what is left of a batch to a place that is there, and learn what RabbitMQ does with each.
+    async def publish(self, to: Destination, batch: Batch) -> None:
+        """Publish the messages left in a batch to a declared queue, and note the outcome of each.
 
-        A connection that is lost meanwhile is made again, once, and what was not confirmed is sent again: for a worker,
-        which begins a job before it runs it, a second message is nothing new. Raises what went wrong.
+        Waits as long as RabbitMQ blocks the connection. If the connection is lost or the channel is closed, this opens
+        a new channel and publishes the unconfirmed messages once more. A duplicate is harmless, because a worker begins
+        a job in the store before it runs the job. If RabbitMQ closes the channel because a message is too large, this
+        notes all messages that are too large as REFUSED, and publishes only the other unconfirmed messages again.
+        Raises pika's error if the second attempt fails too.
         """
         for last in (False, True):
-            confirms = await self._ready()
-            heard = heard_from(confirms.connection)
-            await self.link.unblocked()
+            confirms = await self.connection.repeated(self.ready)
+            received = bytes_received(confirms.connection)
+            await self.connection.unblocked.wait()
             try:
-                await confirms.write(place, batch)
+                await confirms.write(to, batch)
                 return
-            except asyncio.CancelledError:  # the time is over
-                if heard_from(confirms.connection) == heard and self.link.blocked is None:
-                    self.link.drop(confirms.connection)
+            except asyncio.CancelledError:  # the call timed out: drop a connection on which RabbitMQ was silent
+                if bytes_received(confirms.connection) == received and self.connection.blocked is None:
+                    self.connection.drop(confirms.connection)
                 raise
-            except LIBRARY_ERRORS:
-                if last:
+            except LIBRARY_ERRORS as error:
+                limit = size_limit(error)
+                if limit is not None:
+                    refused = BackendUnavailable(explain(error, self._server))
+                    refused.__cause__ = error
+                    batch.refuse(limit, refused)
+                if last and batch.left:
                     raise
 
     async def close(self) -> None:
-        """Let go of the connection."""
-        await self.link.close()
+        await self.connection.close()
 
-    async def _ready(self) -> _Confirms:
-        """The channel to publish in."""
+    async def ready(self) -> _ConfirmChannel:
+        """Return the channel for publishing, and open it if necessary. Raises pika's errors."""
         async with self._opening:
-            connection = await self.link.connection()
+            connection = await self.connection.get()
             confirms = self._confirms
-            if confirms is None or confirms.connection is not connection or confirms.channel.reason is not None:
-                confirms = self._confirms = await _Confirms.open(connection)
+            if confirms is None or confirms.connection is not connection or confirms.reason is not None:
+                confirms = self._confirms = await _ConfirmChannel.open(connection)
             return confirms

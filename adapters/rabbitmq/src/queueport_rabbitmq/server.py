@@ -1,31 +1,67 @@
-"""Which RabbitMQ, as whom, and how: what a URL says. For the links to it, and for `queue.native`."""
+"""The address, the user and the connection options of a RabbitMQ server. For connections, errors, `queue.native`."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import unquote
 
 import pika
+from pika.connection import Parameters
+from pydantic import BaseModel, ConfigDict, Field
 
 from queueport.errors import ConfigurationError
-from queueport.url import BackendURL
-from queueport_rabbitmq.options import TLS_OPTIONS, RabbitMQOptions
+from queueport.spi.settings import Duration, Seconds
+from queueport.spi.url import BackendURL
 
-__all__ = ["Server"]
+__all__ = ["RabbitMQServerOptions", "Server"]
 
 PORT, TLS_PORT = 5672, 5671
 LOGIN = 0.9
-"""The part of a call's time that connecting may take, so that its caller hears what went wrong with it."""
+"""The share of `call_timeout` that connecting may take by default. The rest is for reporting why connecting failed."""
 GUEST = "guest"
-"""User and password where the URL names none, as every client of RabbitMQ has it."""
+"""The user, and also the password, if the URL names no user. RabbitMQ creates this user by default."""
+TLS_OPTIONS = ("cacertfile", "certfile", "keyfile", "verify")
+"""The options for TLS, named as in RabbitMQ's own URIs: https://www.rabbitmq.com/docs/uri-query-parameters"""
+
+
+class RabbitMQServerOptions(BaseModel):
+    """The options of a URL that say how to connect to a RabbitMQ server. Unknown options raise an error."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    heartbeat: Annotated[int, Duration] | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="seconds after which a silent connection counts as lost; default: the server's own setting",
+    )
+    socket_timeout: Seconds | None = Field(
+        None, description="maximum seconds to open a TCP connection; default: `call_timeout`"
+    )
+    stack_timeout: Seconds | None = Field(
+        None, description="maximum seconds for TCP, TLS and login together; default: 0.9 times `call_timeout`"
+    )
+    blocked_connection_timeout: Seconds | None = Field(
+        None, description="seconds after which a connection that the server blocks is closed"
+    )
+    frame_max: int | None = Field(None, ge=4_096, le=131_072, description="largest AMQP frame, in bytes")
+    cacertfile: str | None = Field(None, description="PEM file of the CA that signed the server's certificate")
+    certfile: str | None = Field(None, description="PEM file of the client's certificate")
+    keyfile: str | None = Field(None, description="PEM file of the client's key, if it is not in `certfile`")
+    verify: Literal["verify_peer", "verify_none"] = Field(
+        "verify_peer", description="`verify_none` accepts any server certificate: for experiments only"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A RabbitMQ. `timeout` is what a call may take, in seconds."""
+    """A RabbitMQ server, or all servers of an application that passes pika parameters (`given`).
+
+    `timeout` is the maximum seconds of a call to RabbitMQ. Creating a `Server` reads no certificates.
+    """
 
     host: str
     port: int
@@ -33,22 +69,29 @@ class Server:
     user: str
     password: str = field(repr=False)
     tls: bool
-    options: RabbitMQOptions
+    options: RabbitMQServerOptions
     timeout: float
+    given: tuple[Parameters, ...] = field(default=(), repr=False)
+    """The pika parameters of an application's servers, in the order in which they are tried; () if a URL is used."""
 
     @classmethod
-    def of(cls, url: BackendURL, options: RabbitMQOptions, timeout: float) -> Self:
-        """Read the URL. Raises ConfigurationError."""
-        tls = url.scheme == "amqps"
+    def of_url(cls, url: BackendURL, options: RabbitMQServerOptions, timeout: float) -> Self:
+        """The server that an `amqp://`, `amqps://` or `FRAMEWORK+amqp://` URL names.
+
+        Raises ConfigurationError if the port or an option for TLS is wrong.
+        """
+        tls = url.scheme.endswith("amqps")
         try:
             port = url.parts.port
         except ValueError:
-            raise ConfigurationError(f"{url} has no port number: write one such as 'amqp://localhost:5672/'") from None
+            raise ConfigurationError(
+                f"{url} has no valid port number: write one, as in '{url.scheme}://localhost:5672/'"
+            ) from None
         given = [name for name in TLS_OPTIONS if name in options.model_fields_set]
         if given and not tls:
-            raise ConfigurationError(f"{url}: option {given[0]!r} is for TLS: write amqps://, or leave it out")
+            raise ConfigurationError(f"{url}: option {given[0]!r} is for TLS: write {url.scheme}s://, or leave it out")
         if options.keyfile is not None and options.certfile is None:
-            raise ConfigurationError(f"{url} names a keyfile and no certfile: name both")
+            raise ConfigurationError(f"{url} has a keyfile but no certfile: name both")
         user, password = url.parts.username, url.parts.password
         return cls(
             host=url.parts.hostname or "localhost",
@@ -61,12 +104,34 @@ class Server:
             timeout=timeout,
         )
 
+    @classmethod
+    def of_parameters(cls, given: Sequence[Parameters], timeout: float) -> Self:
+        """The servers that an application connects to with pika. Error messages name the first one."""
+        first: Any = given[0]
+        return cls(
+            host=first.host,
+            port=first.port,
+            vhost=first.virtual_host,
+            user=getattr(first.credentials, "username", ""),  # a login by certificate has no user name
+            password="",
+            tls=first.ssl_options is not None,
+            options=RabbitMQServerOptions.model_validate({}),
+            timeout=timeout,
+            given=tuple(given),
+        )
+
     def __str__(self) -> str:
         return f"RabbitMQ at {self.host}:{self.port}"
 
-    def parameters(self, purpose: str | None = None) -> pika.ConnectionParameters:
-        """What pika connects with; `purpose` is the connection's name in the management UI. Reads certificates."""
-        given = {
+    def parameters(self, purpose: str | None = None) -> tuple[Parameters, ...]:
+        """The parameters for pika: `given`, or else those of the URL.
+
+        Parameters of the URL contain `purpose`, if it is given: the management UI shows it as the connection's name.
+        Raises OSError if a certificate file is unusable.
+        """
+        if self.given:
+            return self.given
+        optional = {
             "socket_timeout": self.options.socket_timeout or self.timeout,
             "stack_timeout": self.options.stack_timeout or self.timeout * LOGIN,
             "heartbeat": self.options.heartbeat,
@@ -75,17 +140,19 @@ class Server:
             "client_properties": None if purpose is None else {"connection_name": purpose},
             "ssl_options": pika.SSLOptions(self.context(), self.host) if self.tls else None,
         }
-        named: Mapping[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return pika.ConnectionParameters(
-            host=self.host,
-            port=self.port,
-            virtual_host=self.vhost,
-            credentials=pika.PlainCredentials(self.user, self.password),
-            **named,
+        named: dict[str, Any] = {name: value for name, value in optional.items() if value is not None}
+        return (
+            pika.ConnectionParameters(
+                host=self.host,
+                port=self.port,
+                virtual_host=self.vhost,
+                credentials=pika.PlainCredentials(self.user, self.password),
+                **named,
+            ),
         )
 
     def context(self) -> ssl.SSLContext:
-        """How TLS is spoken to it, its management API included."""
+        """The TLS settings for this server and its management API. Raises OSError if a certificate file is unusable."""
         context = ssl.create_default_context(cafile=self.options.cacertfile)
         if self.options.verify == "verify_none":
             context.check_hostname = False

@@ -1,17 +1,20 @@
-"""The queues and the exchange that belong to a namespace: their names, and how they are declared.
+"""The queues and the exchange of a namespace: their names and arguments. For the client and the transport.
 
-    NAMESPACE.QUEUE          what waits to run: a quorum queue, or a classic one with priorities
+    NAMESPACE.QUEUE          jobs that wait to run: a quorum queue, or by option a classic queue with priorities
     NAMESPACE.QUEUE:dead     copies of dead jobs, bound to the direct exchange NAMESPACE:dead by the queue's name
-    NAMESPACE.QUEUE:aside    what came in and is no message of queueport's
+    NAMESPACE.QUEUE:aside    messages that were put aside
 
-A namespace holds neither `.` nor `:`, and a queue's name no `:`, so that no two of these can be the same.
+A namespace contains no `.` and no `:`, and a queue's name contains no `:`, so two of these names are never the same.
 
-RabbitMQ fixes a queue's arguments when it is made, and refuses to hear of it with others. So there are as few as can
-be, and none that depends on the server's version: a cluster is upgraded without a queue being made anew. From version
-4.0 on a quorum queue drops what came back 20 times
-(https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling): of a job that costs `lost_after` seconds, then it
-is sent again. A copy that is dropped would not come back, and each look at it counts as one time, so copies are kept in
-classic queues, which do not count.
+RabbitMQ fixes a queue's arguments when the queue is declared, and refuses later declarations with other arguments.
+These queues have as few arguments as possible, and none that depends on the server's version, so that the queues stay
+usable when a cluster is upgraded.
+
+From version 4.0 on, a quorum queue by default drops a message that was returned more than 20 times. If this happens to
+a job's message, a dispatcher finds that the message is lost, and sends the job again. But each search of the dead
+letters receives all copies, and the copies that it does not remove are returned to their queue. Nothing would send a
+dropped copy again. So copies are kept in classic queues, which have no such limit:
+https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 """
 
 from __future__ import annotations
@@ -21,53 +24,83 @@ from typing import Any
 
 from pika.adapters.asyncio_connection import AsyncioConnection
 
-from queueport_rabbitmq.channel import Channel
+from queueport.job import HIGHEST_PRIORITY
+from queueport_rabbitmq.channel import NOT_FOUND, Channel, Refused
 
-__all__ = ["PRIORITIES", "Place", "Topology"]
+__all__ = ["PRIORITIES", "Destination", "Topology"]
 
-PRIORITIES = 20
-"""queueport's -10 to 10 are 0 to 20 here. https://www.rabbitmq.com/docs/priority"""
+PRIORITIES = 2 * HIGHEST_PRIORITY
+"""The highest priority in RabbitMQ: queueport's -10 to 10 are 0 to 20. https://www.rabbitmq.com/docs/priority"""
 CLASSIC: dict[str, Any] = {"x-queue-type": "classic"}
-"""Said aloud, for a vhost may have another default."""
+"""The arguments of a classic queue. They name the type, because a vhost may have another default type."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where messages go: by `exchange` and `key` into `queue`, which is declared with `arguments`."""
+class Destination:
+    """A queue, declared with `arguments`. Messages reach it through `exchange`; "" is RabbitMQ's default exchange."""
 
     queue: str
     arguments: dict[str, Any]
-    exchange: str
-    key: str
+    exchange: str = ""
+    key: str = ""
+    """The routing key. "" stands for the queue's name."""
+    together: tuple[Destination, ...] = ()
+    """Other queues that must be declared together with this queue."""
+
+    @property
+    def routing_key(self) -> str:
+        """The routing key of messages for this queue."""
+        return self.key or self.queue
+
+    async def check(self, connection: AsyncioConnection) -> None:
+        """Raise Refused if this queue, or a queue in `together`, exists with other arguments.
+
+        Creates no queue, and does not check the exchange. Raises pika's other errors.
+        """
+        for each in (self, *self.together):
+            try:
+                async with Channel.opened(connection) as channel:
+                    await channel.count(each.queue)
+            except Refused as refused:
+                if refused.code == NOT_FOUND:
+                    continue
+                raise
+            await Destination(each.queue, each.arguments).declare(connection)
 
     async def declare(self, connection: AsyncioConnection) -> None:
-        """Make it if it is not there, on a channel of its own, which an error closes."""
+        """Declare this queue and the queues in `together`, and the exchange with its binding to this queue. Idempotent.
+
+        This uses a new channel, because an error closes the channel. Raises pika's errors.
+        """
         async with Channel.opened(connection) as channel:
             raw = channel.raw
-            await channel.ask(raw.queue_declare, self.queue, durable=True, arguments=self.arguments)
+            for each in (self, *self.together):
+                await channel.call(raw.queue_declare, each.queue, durable=True, arguments=each.arguments)
             if self.exchange:
-                await channel.ask(raw.exchange_declare, self.exchange, exchange_type="direct", durable=True)
-                await channel.ask(raw.queue_bind, self.queue, self.exchange, routing_key=self.key)
+                await channel.call(raw.exchange_declare, self.exchange, exchange_type="direct", durable=True)
+                await channel.call(raw.queue_bind, self.queue, self.exchange, routing_key=self.routing_key)
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The places of one namespace; `queue_type` is that of the queues that carry jobs."""
+    """The destinations of one namespace; `queue_type` is the type of the queues that carry jobs."""
 
     namespace: str
     queue_type: str
 
-    def work(self, queue: str) -> Place:
-        """Where the jobs of a queue wait."""
-        name = f"{self.namespace}.{queue}"
+    def all(self, queue: str) -> tuple[Destination, ...]:
+        """The destinations of a queue: for jobs, for copies of dead jobs, and for messages that were put aside."""
+        return self.work(queue), self.dead(queue), self.aside(queue)
+
+    def work(self, queue: str) -> Destination:
+        """The queue in which jobs wait to run."""
         more = {"x-max-priority": PRIORITIES} if self.queue_type == "classic" else {}
-        return Place(name, {"x-queue-type": self.queue_type, **more}, "", name)
+        return Destination(f"{self.namespace}.{queue}", {"x-queue-type": self.queue_type, **more})
 
-    def dead(self, queue: str) -> Place:
-        """Where copies of its dead jobs lie."""
-        return Place(f"{self.namespace}.{queue}:dead", CLASSIC, f"{self.namespace}:dead", queue)
+    def dead(self, queue: str) -> Destination:
+        """The queue with copies of dead jobs."""
+        return Destination(f"{self.namespace}.{queue}:dead", CLASSIC, f"{self.namespace}:dead", queue)
 
-    def aside(self, queue: str) -> Place:
-        """Where lies what came through it and is none of queueport's."""
-        name = f"{self.namespace}.{queue}:aside"
-        return Place(name, CLASSIC, "", name)
+    def aside(self, queue: str) -> Destination:
+        """The queue with messages that were put aside."""
+        return Destination(f"{self.namespace}.{queue}:aside", CLASSIC)

@@ -1,4 +1,4 @@
-"""RQ's job as queueport's workers read it: it can name no code but queueport's own. For the workers and the driver."""
+"""The RQ job class of queueport's workers, which runs only messages of queueport. For the driver and the workers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job
 
-from queueport_rq import entry
-
-__all__ = ["QueueportJob"]
+__all__ = ["ENTRY", "SERIALIZER", "QueueportJob", "run"]
 
 logger: logging.Logger = logging.getLogger("queueport")
+
+SERIALIZER = "json"
+"""RQ's serializer. With its default, pickle, anybody who can write to the Redis could run any code."""
+ENTRY = "queueport_rq.job.run"
+"""The function that every message of queueport names, and the only one that queueport's workers accept."""
 
 KEPT = (
     b"data",
@@ -31,47 +34,61 @@ KEPT = (
     b"last_heartbeat",
     b"worker_name",
 )
-"""Fields of a job's hash that are read. Others make RQ import, call or send something, or run the job again: callbacks,
-webhooks, retries, repeats, rate limits, groups, dependencies. queueport writes none of them."""
+"""The fields of a job's hash in Redis that workers read. Workers ignore all other fields, which are missing or empty in
+queueport's messages, and which could make RQ run other code or repeat the job (callbacks, webhooks, retries, repeats,
+rate limits, groups, dependencies)."""
+
+
+def run(_body: str) -> None:
+    """Called only by RQ workers that are not queueport's. Raises RuntimeError, which tells operators what to change."""
+    raise RuntimeError(
+        "this RQ worker cannot run queueport's jobs: start it with -w queueport_rq.worker.QueueportWorker"
+    )
 
 
 class QueueportJob(Job):
-    """Who may write to the Redis may put anything there: whatever is not queueport's is dropped or refused here."""
+    """An RQ job in queueport's workers. It runs only messages of queueport.
 
+    Anybody who can write to the Redis can write any job there, with any function and any callback.
+    """
+
+    receive: Callable[[bytes], object] | None = None
+    """A function that runs the job of a message. queueport's worker sets `receive` before it calls `perform`."""
     _damaged = False
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> Any:
-        """Read it without what could run code of somebody's choice; what RQ cannot read carries no message."""
+        """Read the job, but only the fields in KEPT.
+
+        If RQ cannot read these fields, `body` is None, so workers put the job aside.
+        """
         kept = {name: raw_data[name] for name in KEPT if name in raw_data}
         try:
             return super().restore(kept)
         except NoSuchJobError:
             raise
-        except Exception as error:  # noqa: BLE001  # whatever RQ's parsing says to rubbish
-            logger.warning("RQ's job %s cannot be read: %s", self.id, error)
+        except Exception as error:  # noqa: BLE001  # RQ's parser may raise any error
+            logger.warning("RQ's job %s cannot be read, so workers put it aside: %s", self.id, error)
             self._damaged = True
             return super().restore({b"data": kept[b"data"]})
 
     @property
     def body(self) -> bytes | None:
-        """The message of queueport's that it carries; None where it carries none."""
+        """The message that queueport put into this job; None if the job contains anything else or cannot be read."""
         if self._damaged:
             return None
         try:
             name, instance, args, kwargs = self.func_name, self.instance, self.args, self.kwargs
-        except DeserializationError:
-            return None
-        if name != entry.ENTRY or instance is not None or kwargs or not isinstance(args, list):
-            return None
-        try:
+            if name != ENTRY or instance is not None or kwargs or not isinstance(args, list):
+                return None
             (text,) = args
             return text.encode() if isinstance(text, str) else None
-        except ValueError:  # more than one, or text that has no bytes
+        except (DeserializationError, ValueError):  # ValueError: not one argument, or not valid text
             return None
 
     @property
-    def func(self) -> Callable[[str], None]:
-        """Queueport's entry. Raises PermissionError where the job names anything else."""
+    def func(self) -> Callable[[str], object]:
+        """The function that `perform` calls. Raises PermissionError if the job carries no message of queueport."""
         if self.body is None:
-            raise PermissionError(f"RQ's job {self.id} is no message of queueport's, and is not run")
-        return entry.run
+            raise PermissionError(f"RQ's job {self.id} does not carry a message of queueport, and is not run")
+        receive = self.receive
+        return run if receive is None else lambda text: receive(text.encode())

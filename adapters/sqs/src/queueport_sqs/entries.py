@@ -1,4 +1,4 @@
-"""Messages as SQS takes them: entries of a batch, their size in its bytes, and batches within its limits."""
+"""Messages as entries of SQS batches: their fields, their sizes as SQS counts them, and batches within its limits."""
 
 from __future__ import annotations
 
@@ -10,54 +10,56 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from queueport.message import Message
+from queueport.spi.message import Message
 
 __all__ = ["ATTRIBUTES", "BATCH", "ENVELOPE", "LARGEST", "Entry", "aside", "batches", "buried", "job"]
 
 LARGEST = 2**20
-"""Bytes of a message, and of all messages of a batch, body and attributes in UTF-8. "Amazon SQS message quotas"."""
+"""Maximum bytes of a message, and also of a batch: bodies and attributes in UTF-8. See "Amazon SQS message quotas"."""
 BATCH = 10
-"""Messages of a batch, and of one receive. "Amazon SQS message quotas", Batched message IDs."""
+"""Maximum messages in a batch and in a receive. See "Batched message IDs" in "Amazon SQS message quotas"."""
 ATTRIBUTES = 2**11
-"""Bytes kept free for the attributes, and for what a message may grow by when it is sent again."""
+"""Bytes reserved for a message's attributes, and for growth: a message that is sent again may be longer than before."""
 ENVELOPE = 2**12
-"""Bytes kept free for what stands in a message beside the arguments: ids, names, a few headers."""
+"""Bytes reserved for the parts of a message other than the arguments: ids, names, a few headers."""
 SHOWN = 256
-"""Characters of a task's name and of an error in an attribute: the body has them whole."""
+"""Maximum characters of a text attribute, such as a task's name or an error; longer texts are cut. The body contains
+the whole text, but less of the error if the message is a shortened dead-letter copy."""
 LONGEST_ID = 128
-"""Characters of a FIFO message's group and deduplication id. "SendMessage", MessageGroupId."""
+"""Maximum characters of a FIFO message's group id, and of its deduplication id. See MessageGroupId in "SendMessage"."""
 HASHED = "sha256."
-"""Before the hash of a group that SQS does not take as it is."""
+"""The prefix of the hash that replaces a group's name if SQS does not allow the name or the name has this prefix."""
 REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that SQS takes in no body and no attribute. "SendMessage", MessageBody."""
+"""Matches a character that SQS does not allow in a body or an attribute. See MessageBody in "SendMessage"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message for a batch: `fields` as botocore takes them, and `size` as SQS counts it."""
+    """One message of a batch: `fields` for botocore, and `size` in bytes as SQS counts it."""
 
     fields: Mapping[str, Any]
     size: int
 
     @classmethod
     def of(cls, body: str, attributes: Mapping[str, Any], **fields: str) -> Entry:
-        """`attributes` as botocore takes them."""
+        """An entry with this body and these attributes, which are in botocore's form."""
         size = len(body.encode()) + sum(_size(name, value) for name, value in attributes.items())
         return cls({"MessageBody": body, "MessageAttributes": dict(attributes), **fields}, size)
 
 
 def job(message: Message, *, fifo: bool) -> Entry:
-    """A job on its way to a worker."""
+    """The entry of a message that tells a worker that a job may be ready."""
     if not fifo:
         return Entry.of(text(message.body), _known(message))
-    # Not the send number alone: it begins anew with each attempt, and SQS remembers an id for five minutes.
+    # SQS drops a message if another message with the same deduplication id was sent in the last five minutes. The time
+    # of sending is a part of the id, because `send` begins at one again whenever the job is queued anew.
     once = f"{message.id}.{message.life}.{message.send}.{message.sent_at * 1e6:.0f}"
     group = message.id if message.group is None else _group(message.group)
     return Entry.of(text(message.body), _known(message), MessageGroupId=group, MessageDeduplicationId=once)
 
 
 def buried(message: Message, *, fifo: bool) -> Entry:
-    """The copy of a dead job, its error beside it."""
+    """The entry of a dead-letter copy, with the job's error, cut to SHOWN characters, as an attribute."""
     body = text(message.body)
     error = json.loads(body).get("error") or {}
     shown = f"{error.get('type', 'unknown')}: {error.get('message', '')}"
@@ -66,15 +68,18 @@ def buried(message: Message, *, fifo: bool) -> Entry:
 
 
 def aside(body: str, attributes: Mapping[str, Any], *, fifo: bool) -> Entry:
-    """A message that is none of queueport's, as it came; marked, where there is room for a mark."""
+    """The entry of a message that is put aside: unchanged, but with the attribute `aside` if SQS's limits allow it."""
     alone = _alone(secrets.token_hex(8), fifo=fifo)
     marked = Entry.of(body, {**attributes, "aside": _attribute("no job of this queue")}, **alone)
-    fits = len(attributes) < 10 and marked.size <= LARGEST  # "Message attributes", at most ten
+    fits = len(attributes) < 10 and marked.size <= LARGEST  # SQS allows ten attributes in a message
     return marked if fits else Entry.of(body, attributes, **alone)
 
 
 def batches(sizes: Sequence[int]) -> list[list[int]]:
-    """Places of entries of these sizes, in their order, such that each list of places is a batch that SQS takes."""
+    """Split entries of these sizes into batches that SQS accepts. A batch is a list of positions in `sizes`.
+
+    Keeps the order. No size may be more than LARGEST.
+    """
     made: list[list[int]] = []
     room = 0
     for place, size in enumerate(sizes):
@@ -87,7 +92,7 @@ def batches(sizes: Sequence[int]) -> list[list[int]]:
 
 
 def text(body: bytes) -> str:
-    """JSON as the text of a message. Of what SQS refuses, it may have U+FFFE and U+FFFF, and can escape them."""
+    """The JSON of a message as text. SQS refuses U+FFFE and U+FFFF, so these are written as JSON escapes."""
     return body.decode().replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
 
 
@@ -100,12 +105,19 @@ def _known(message: Message) -> dict[str, Any]:
 
 
 def _alone(name: str, *, fifo: bool) -> dict[str, str]:
-    """In a FIFO queue of dead letters each is a group of its own, so that none hides another; and none is a repeat."""
+    """The FIFO fields of a message in the dead letters: a new deduplication id, and the group `name`.
+
+    Because each job and each message that is put aside has its own group, the message blocks no message of another job.
+    Messages of standard queues have no such fields.
+    """
     return {"MessageGroupId": name, "MessageDeduplicationId": secrets.token_hex(16)} if fifo else {}
 
 
 def _group(group: str) -> str:
-    """The group as SQS takes it: as it is, or its hash where it is too long or has other than ASCII's visible ones."""
+    """The group's name in SQS: the group itself, or its hash if SQS does not allow the group's length or characters.
+
+    A group that begins with HASHED is replaced, too, so that it cannot equal the hash of another group.
+    """
     if len(group) <= LONGEST_ID and re.fullmatch(r"[!-~]+", group) and not group.startswith(HASHED):
         return group
     return HASHED + hashlib.sha256(group.encode()).hexdigest()

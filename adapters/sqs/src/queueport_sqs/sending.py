@@ -1,4 +1,4 @@
-"""Sending messages in batches, and what became of each. For the transport."""
+"""Sends messages in batches and reports the outcome of each. For the transport."""
 
 from __future__ import annotations
 
@@ -9,91 +9,130 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from queueport.driver import SendOutcome, Sent
 from queueport.errors import BackendUnavailable, PayloadTooLarge
-from queueport_sqs.client import refused_for_certain, unavailable
+from queueport.spi.message import SendOutcome, SendResult
+from queueport_sqs.client import failed_fast, refused_for_certain, refused_for_good, unavailable
 from queueport_sqs.entries import LARGEST, Entry, batches
 from queueport_sqs.queues import Queues
 
 __all__ = ["Sending"]
 
 AT_ONCE = 8
-"""Batches of one long send that are on their way at once: most of a batch's time is waiting, and at 15 ms each eight at
-once carried six times as much as one."""
-QUICK = 0.2
-"""Share of `call_timeout` within which a batch must have failed to be sent once more: then only the connection was
-stale, or one machine of the service had an error."""
-SENT = Sent(SendOutcome.SENT)
+"""Maximum number of batches of one `send` that are sent at the same time. Requests mostly wait for SQS: with 15 ms for
+each, eight at a time sent six times as many messages a second as one at a time."""
+SENT, UNKNOWN = SendResult(SendOutcome.SENT), SendResult(SendOutcome.UNKNOWN)
 
 
 class Sending:
-    """Sends to the queues of one namespace. Thread-safe.
+    """Sends to the queues of one namespace. Thread-safe. `send` sends one batch at a time to a FIFO queue, in order."""
 
-    `where` is how errors name the service; `ordered`: batches leave one after the other, as groups need it.
-    """
-
-    def __init__(self, queues: Queues, where: str, *, call_timeout: float, ordered: bool) -> None:
+    def __init__(self, queues: Queues, *, call_timeout: float) -> None:
         self._queues = queues
-        self._where = where
         self._call_timeout = call_timeout
-        self._ordered = ordered
 
-    def send(self, queue: str, entries: Sequence[Entry], *, dead: bool = False) -> list[Sent]:
-        """Send them; an outcome for each, in order. Never raises.
+    def send(self, queue: str, entries: Sequence[Entry], *, dead: bool = False) -> list[SendResult]:
+        """Send these entries. Returns an outcome for each, in order. Never raises.
 
-        A call that is not answered ends the whole: what was not sent then never is, and so it ends in time.
+        When half of `call_timeout` is over, or after a call has failed for another reason than the size or content of a
+        message, no more batches are begun, so that `send` ends in time. The outcome is FAILED for each message of a
+        batch that was not begun.
         """
-        outcomes = [self._refused(entry) for entry in entries]
-        fitting = [place for place, refused in enumerate(outcomes) if refused is None]
-        made = [[fitting[i] for i in batch] for batch in batches([entries[place].size for place in fitting])]
+        latest = time.monotonic() + self._call_timeout / 2
+        outcomes = [UNKNOWN if entry.size <= LARGEST else self._too_large(entry) for entry in entries]
+        fitting = [place for place, entry in enumerate(entries) if entry.size <= LARGEST]
+        packed = [[fitting[i] for i in batch] for batch in batches([entries[place].size for place in fitting])]
         broken: list[BackendUnavailable] = []
 
         def run(places: list[int]) -> None:
+            if not broken and time.monotonic() > latest:
+                text = f"SQS {self._queues.where} is too slow to take all messages in time"
+                broken.append(BackendUnavailable(f"{text}: enqueue fewer at once, or raise call_timeout"))
             if broken:
-                answers = [Sent(SendOutcome.FAILED, broken[0])] * len(places)
+                answers = [SendResult(SendOutcome.FAILED, broken[0])] * len(places)
             else:
                 answers = self._send(queue, [entries[place] for place in places], dead, broken)
             for place, answer in zip(places, answers, strict=True):
                 outcomes[place] = answer
 
-        if len(made) < 2 or self._ordered:
-            for places in made:
+        if len(packed) < 2 or self._queues.names.fifo:
+            for places in packed:
                 run(places)
         else:
-            with ThreadPoolExecutor(min(AT_ONCE, len(made)), "queueport-send") as threads:
-                list(threads.map(run, made))
-        return [Sent(SendOutcome.UNKNOWN) if outcome is None else outcome for outcome in outcomes]
+            with ThreadPoolExecutor(min(AT_ONCE, len(packed)), "queueport-send") as threads:
+                list(threads.map(run, packed))
+        return outcomes
 
-    def _refused(self, entry: Entry) -> Sent | None:
-        if entry.size <= LARGEST:
-            return None
-        said = f"a message of {entry.size} bytes with its attributes is too large for SQS {self._where}, which takes "
-        return Sent(SendOutcome.FAILED, PayloadTooLarge(f"{said}{LARGEST}: keep large data elsewhere and pass its key"))
+    def must_send(self, queue: str, entry: Entry, *, dead: bool = False) -> None:
+        """Send this entry. Raises BackendUnavailable unless SQS has confirmed that it took the message."""
+        (sent,) = self.send(queue, [entry], dead=dead)
+        if isinstance(sent.error, BackendUnavailable):
+            raise sent.error
+        if sent.outcome is not SendOutcome.SENT:
+            why = sent.error or f"SQS {self._queues.where} has not confirmed it"
+            raise BackendUnavailable(f"a message of the queue {queue} may not have been sent: {why}") from sent.error
 
-    def _send(self, queue: str, batch: Sequence[Entry], dead: bool, broken: list[BackendUnavailable]) -> list[Sent]:
-        """One batch; sent again where it failed at once and may go well now, for a repeated message is harmless."""
+    def _too_large(self, entry: Entry) -> SendResult:
+        error = PayloadTooLarge(
+            f"a message has {entry.size} bytes with its attributes; SQS {self._queues.where} accepts {LARGEST}: "
+            "store large data elsewhere and pass its key"
+        )
+        return SendResult(SendOutcome.REFUSED, error)
+
+    def _send(
+        self,
+        queue: str,
+        batch: Sequence[Entry],
+        dead: bool,
+        broken: list[BackendUnavailable],
+        since: float | None = None,
+    ) -> list[SendResult]:
+        """Send a batch. Returns an outcome for each entry. If no further batch may be begun, adds an error to `broken`.
+
+        If a call fails fast, and its messages may nevertheless have been sent, the call is repeated once: a message
+        that is sent twice is harmless. If SQS refuses the batch because of an entry, each half of the batch is sent,
+        until that entry is alone. `since` is the time of the first call: a half is sent only if there is time left.
+        """
         fields = [{"Id": str(place), **entry.fields} for place, entry in enumerate(batch)]
-        started, before = time.monotonic(), False
+        started, doubtful = time.monotonic(), False
+        since = started if since is None else since
         while True:
             try:
                 answer = self._queues.call("send_message_batch", queue, dead=dead, Entries=fields)
-                return self._outcomes(answer, len(batch), before)
+                return self._outcomes(answer, len(batch), doubtful)
             except BackendUnavailable as error:
+                if refused_for_good(error.__cause__):
+                    if len(batch) == 1:
+                        return [SendResult(SendOutcome.REFUSED, error)]
+                    if failed_fast(since, self._call_timeout):
+                        first, second = batch[: len(batch) // 2], batch[len(batch) // 2 :]
+                        sent = self._send(queue, first, dead, broken, since)
+                        if not broken and failed_fast(since, self._call_timeout):
+                            return sent + self._send(queue, second, dead, broken, since)
+                        not_sent = SendOutcome.UNKNOWN if doubtful else SendOutcome.FAILED
+                        return sent + [SendResult(not_sent, error)] * len(second)
                 certain = error.__cause__ is None or refused_for_certain(error.__cause__)
-                if not certain and not before and time.monotonic() - started < QUICK * self._call_timeout:
-                    before = True
+                if not certain and not doubtful and failed_fast(started, self._call_timeout):
+                    doubtful = True
                     continue
                 broken.append(error)
-                outcome = SendOutcome.FAILED if certain and not before else SendOutcome.UNKNOWN
-                return [Sent(outcome, error)] * len(batch)
+                outcome = SendOutcome.FAILED if certain and not doubtful else SendOutcome.UNKNOWN
+                return [SendResult(outcome, error)] * len(batch)
 
-    def _outcomes(self, answer: Any, count: int, before: bool) -> list[Sent]:
-        """What SQS says of each entry. Failed by its sender's fault it is refused; by the service's, nobody knows."""
-        said: dict[str, Sent] = {entry["Id"]: SENT for entry in answer.get("Successful", ())}
+    def _outcomes(self, answer: Any, count: int, doubtful: bool) -> list[SendResult]:
+        """The outcome of each entry. If SQS reports a sender fault for an entry, this call has not sent the entry.
+
+        `doubtful` means that an earlier call may have sent these entries. The outcome is UNKNOWN for an entry that the
+        answer does not name.
+        """
+        results: dict[str, SendResult] = {entry["Id"]: SENT for entry in answer.get("Successful", ())}
         for entry in answer.get("Failed", ()):
-            error = ClientError({"Error": {"Code": entry["Code"], "Message": entry.get("Message", "")}}, "SendMessage")
-            told = unavailable(f"SQS {self._where}", error)
-            told.__cause__ = error
-            certain = entry.get("SenderFault", False) and not before
-            said[entry["Id"]] = Sent(SendOutcome.FAILED if certain else SendOutcome.UNKNOWN, told)
-        return [said.get(str(place), Sent(SendOutcome.UNKNOWN)) for place in range(count)]
+            cause = ClientError({"Error": {"Code": entry["Code"], "Message": entry.get("Message", "")}}, "SendMessage")
+            error = unavailable(f"SQS {self._queues.where}", cause)
+            error.__cause__ = cause
+            outcome = SendOutcome.UNKNOWN
+            if entry.get("SenderFault", False) and refused_for_good(cause):
+                outcome = SendOutcome.REFUSED
+            elif entry.get("SenderFault", False) and not doubtful:
+                outcome = SendOutcome.FAILED
+            results[entry["Id"]] = SendResult(outcome, error)
+        return [results.get(str(place), UNKNOWN) for place in range(count)]

@@ -1,4 +1,4 @@
-"""The suite that every store passes, for their authors: each verb's obligations, with the memory store as the model.
+"""The tests that every store must pass, with the memory store as the model. For authors of stores.
 
     class Harness(StoreHarness):
         def open(self, namespace="suite", clock=None):
@@ -9,7 +9,9 @@
         def harness(self):
             return Harness()
 
-SharedSuite is for a store that processes share, ClaimingSuite for one that is a queue by itself, StoreSuite for others.
+Inherit from SharedSuite if several processes can use the store, from ClaimingSuite if the store is also a queue, from
+both if both are true, and from StoreSuite in any other case. SharedSuite also needs
+`StoreHarness.damage` and `StoreHarness.damage_document`.
 """
 
 import pytest
@@ -17,12 +19,22 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{part}"
-        for part in ("claiming", "counting", "dispatching", "machine", "reading", "sharing", "writing")
+        for part in (
+            "claiming",
+            "counting",
+            "dispatching",
+            "documents",
+            "history",
+            "machine",
+            "reading",
+            "sharing",
+            "writing",
+        )
     )
 )
 
-from queueport.testing.stores.claiming import ClaimingSuite  # noqa: E402  # asserts are to explain themselves
-from queueport.testing.stores.harness import Clock, StoreHarness  # noqa: E402  # the same
-from queueport.testing.stores.suite import SharedSuite, StoreSuite  # noqa: E402  # the same
+from queueport.testing.stores.claiming import ClaimingSuite  # noqa: E402  # after the registration for assert rewriting
+from queueport.testing.stores.harness import Clock, StoreHarness  # noqa: E402  # after the registration for assert rewriting
+from queueport.testing.stores.suite import SharedSuite, StoreSuite  # noqa: E402  # after the registration for assert rewriting
 
 __all__ = ["ClaimingSuite", "Clock", "SharedSuite", "StoreHarness", "StoreSuite"]

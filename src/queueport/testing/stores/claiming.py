@@ -1,4 +1,4 @@
-"""The part of the store suite about stores that are queues by themselves: take, unknown, wait_for_work."""
+"""`ClaimingSuite`: tests of take, unknown and wait_for_work, for stores that are also queues."""
 
 from __future__ import annotations
 
@@ -8,43 +8,40 @@ from collections.abc import Iterator
 
 import pytest
 
-from queueport import lifecycle
-from queueport.record import RECORD_VERSION, Change
+from queueport.engine.lifecycle import Lifecycle
+from queueport.spi.record import RECORD_VERSION, Change
+from queueport.spi.store import ClaimingStore
 from queueport.status import JobState
-from queueport.store import ClaimingStore
-from queueport.testing.stores.harness import RULES, TOKEN, Clock, StoreHarness, put, retrying, run, swap
+from queueport.testing.stores.harness import LONG, RULES, TOKEN, Clock, StoreHarness, put, retrying, run, swap
 from queueport.testing.stores.suite import StoreSuite
 
 __all__ = ["ClaimingSuite"]
 
-LONG = 20.0
-"""Seconds that nobody is meant to wait."""
-
 
 def begin(token: str = TOKEN) -> Change:
-    """What a worker begins with."""
-    return lifecycle.begin(RULES, token=token, worker="worker", defaults={"token": token})
+    """The change that a worker makes when it begins a job."""
+    return Lifecycle(RULES).begin(token=token, worker="worker", defaults={"token": token})
 
 
 def taken(store: ClaimingStore, *queues: str, tasks: tuple[str, ...] = ("app.send",), limit: int = 10) -> list[str]:
-    """Ids of what is taken."""
+    """Take jobs of these queues and return their ids."""
     return [job.id for job in store.take(queues, dict.fromkeys(tasks, begin()), limit, "r")]
 
 
 class ClaimingSuite(StoreSuite):
-    """What a store must do that is a queue by itself."""
+    """Additional tests for a ClaimingStore."""
 
     claims = True
 
     @pytest.fixture
     def store(self, harness: StoreHarness, clock: Clock) -> Iterator[ClaimingStore]:
-        """The store under test."""
+        """The store under test, without records."""
         store = harness.open(clock=clock)
         assert isinstance(store, ClaimingStore)
         yield store
         store.close()
 
-    def test_a_taken_job_is_begun(self, store: ClaimingStore, clock: Clock) -> None:
+    def test_take_begins_the_jobs_that_it_returns(self, store: ClaimingStore, clock: Clock) -> None:
         put(store, "a")
         clock.advance(1)
         (job,) = store.take(["default"], {"app.send": begin()}, 10, "r1")
@@ -53,9 +50,7 @@ class ClaimingSuite(StoreSuite):
         assert store.get(["a"]) == [job]
         assert taken(store, "default") == []
 
-    def test_higher_priority_goes_first_then_whoever_was_queued_longer(
-        self, store: ClaimingStore, clock: Clock
-    ) -> None:
+    def test_take_orders_jobs_by_priority_and_then_by_queued_at(self, store: ClaimingStore, clock: Clock) -> None:
         put(store, "a", queue="q1", priority=-1)
         for name, queue, priority in (("b", "q2", 0), ("c", "q1", 0), ("d", "q2", 5), ("e", "q1", 5)):
             put(store, name, queue=queue, priority=priority)
@@ -64,7 +59,7 @@ class ClaimingSuite(StoreSuite):
         assert taken(store, "q1", "q2", tasks=("app.send", "app.other"), limit=4) == list("defb")
         assert taken(store, "q2", "q1", tasks=("app.send", "app.other")) == ["c", "a"]
 
-    def test_a_job_that_returns_to_its_queue_goes_to_the_end(self, store: ClaimingStore, clock: Clock) -> None:
+    def test_a_job_that_is_queued_again_is_taken_last(self, store: ClaimingStore, clock: Clock) -> None:
         first = run(store, put(store, "a"))
         clock.advance(1)
         put(store, "b")
@@ -72,7 +67,7 @@ class ClaimingSuite(StoreSuite):
         swap(store, first, state=JobState.QUEUED, queued_at=clock.now)
         assert taken(store, "default") == ["b", "a"]
 
-    def test_each_job_begins_with_the_change_of_its_task(self, store: ClaimingStore) -> None:
+    def test_take_applies_the_change_of_each_task(self, store: ClaimingStore) -> None:
         put(store, task="one")
         put(store, task="two")
         put(store, task="three")
@@ -82,7 +77,7 @@ class ClaimingSuite(StoreSuite):
             ("two", "t2", {"token": "t2"}),
         ]
 
-    def test_only_queued_jobs_of_these_queues_and_tasks_are_taken(self, store: ClaimingStore) -> None:
+    def test_take_returns_only_queued_jobs_of_the_given_queues_and_tasks(self, store: ClaimingStore) -> None:
         put(store, queue="another")
         put(store, task="another")
         put(store, delay=5.0)
@@ -91,19 +86,19 @@ class ClaimingSuite(StoreSuite):
         retrying(store)
         swap(store, put(store), state=JobState.CANCELLED)
         swap(store, put(store, "unsent"), sent=False)
-        swap(store, put(store, "noticed"), unknown_since=1.0)
-        assert taken(store, "default", "default") == ["unsent", "noticed"]
+        swap(store, put(store, "unknown"), unknown_since=1.0)
+        assert taken(store, "default", "default") == ["unsent", "unknown"]
         assert taken(store) == []
         assert taken(store, "default", "another", tasks=()) == []
 
-    def test_expired_jobs_are_left_for_the_dispatcher(self, store: ClaimingStore, clock: Clock) -> None:
+    def test_take_leaves_expired_jobs_to_the_dispatcher(self, store: ClaimingStore, clock: Clock) -> None:
         late = put(store, expires=1.0)
         put(store, "later", expires=2.0)
         clock.advance(1)
         assert taken(store, "default", limit=1) == ["later"]
         assert [job.id for job in store.claim_due(10, 5.0, "r")] == [late.id]
 
-    def test_unknown_are_queued_jobs_of_other_tasks_that_nobody_has_noticed(self, store: ClaimingStore) -> None:
+    def test_unknown_returns_queued_jobs_of_other_tasks_without_unknown_since(self, store: ClaimingStore) -> None:
         put(store, "a", task="one")
         put(store, "b", task="two")
         put(store, "c", task="three", queue="q2")
@@ -115,8 +110,8 @@ class ClaimingSuite(StoreSuite):
         assert len(store.unknown(["default", "q2"], [], 2)) == 2
         assert store.get(["b"]) == list(store.unknown(["default"], ["one"], 10))
 
-    def test_waiting_for_work_ends_when_a_job_is_queued_since_the_last_look(self, store: ClaimingStore) -> None:
-        """Also when it was queued before the wait began: nothing between take and wait_for_work is lost."""
+    def test_wait_for_work_returns_when_a_job_was_queued_since_the_last_take(self, store: ClaimingStore) -> None:
+        """The job may have been queued before the call of wait_for_work, or may be queued while it waits."""
         started = time.monotonic()
         assert taken(store, "default") == []
         put(store, "a")
@@ -134,7 +129,7 @@ class ClaimingSuite(StoreSuite):
         assert job.state is JobState.RUNNING
         assert time.monotonic() - started < LONG / 2
 
-    def test_waiting_for_work_ends_with_its_time(self, store: ClaimingStore) -> None:
+    def test_wait_for_work_returns_when_its_time_is_over(self, store: ClaimingStore) -> None:
         started = time.monotonic()
         for _ in range(3):
             assert taken(store, "default") == []

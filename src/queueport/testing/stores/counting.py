@@ -1,19 +1,19 @@
-"""The part of the store suite about stats, workers, the clock and the namespaces."""
+"""The part of the store suite about stats, workers, the clock, namespaces, setup, close and check."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from queueport.record import Change
+from queueport.spi.record import Change
+from queueport.spi.store import LOST_KEPT, Insert, JobStore, Query, Swap
 from queueport.stats import WorkerStats
 from queueport.status import JobState
-from queueport.store import Insert, JobStore, Query, Swap
 from queueport.testing.stores.harness import (
     START,
+    Case,
     Clock,
     StoreHarness,
-    Tests,
     bare,
     dead,
     put,
@@ -23,17 +23,19 @@ from queueport.testing.stores.harness import (
     swap,
 )
 
-__all__ = ["Counts", "Workers"]
+__all__ = ["StatsTests", "WorkerTests"]
 
 
 def worker(name: str, *queues: str) -> WorkerStats:
-    """A worker as it announces itself; the store puts in its own time."""
-    heard = datetime.fromtimestamp(0.0, UTC)
-    return WorkerStats(name, queues, ("app.send", "app.ü"), heard)
+    """The announcement of a worker. A store replaces the `heartbeat_at` of an announcement by its own time."""
+    never = datetime.fromtimestamp(0.0, UTC)
+    return WorkerStats(name, queues, ("app.send", "app.ü"), never)
 
 
-class Counts(Tests):
-    def test_each_count_is_what_was_done(self, store: JobStore) -> None:
+class StatsTests(Case):
+    """Tests of stats, now, setup, close and check, and of namespaces."""
+
+    def test_stats_counts_the_jobs_of_each_queue_and_state(self, store: JobStore) -> None:
         assert store.stats().queues == {}
         for queue, times in (("q1", 1), ("q2", 2)):
             for _ in range(times):
@@ -50,7 +52,7 @@ class Counts(Tests):
             "q2": dict.fromkeys(JobState, 2),
         }
 
-    def test_a_queue_once_used_stays_listed_with_zeros(self, store: JobStore) -> None:
+    def test_stats_lists_an_emptied_queue_with_zeros(self, store: JobStore) -> None:
         record = put(store, queue="once")
         store.swap([Swap(record.id, record.rev, Change(delete=True), "r")])
         counts = store.stats().queues["once"]
@@ -64,7 +66,7 @@ class Counts(Tests):
         run(store, put(store, queue="q", priority=9))
         assert dict(store.stats().queues["q"].queued_by_priority) == {0: 1, 5: 2, -10: 1}
 
-    def test_the_oldest_queued_job_is_told_by_queue(self, store: JobStore, clock: Clock) -> None:
+    def test_stats_tells_when_the_oldest_queued_job_of_a_queue_was_queued(self, store: JobStore, clock: Clock) -> None:
         first = put(store, queue="q")
         clock.advance(5)
         put(store, queue="q", priority=9, task="another")
@@ -82,7 +84,7 @@ class Counts(Tests):
         assert dict(queues["q2"].queued_by_priority) == {3: 1}
         assert store.count(Query(queue="q1")) == 0
 
-    def test_counters_grow_with_the_writes_that_were_applied_and_outlive_the_records(self, store: JobStore) -> None:
+    def test_counters_grow_with_applied_writes_only_and_stay_when_records_are_deleted(self, store: JobStore) -> None:
         change = Change({"state": JobState.DEAD}, processed=1, failed=2)
         (born_dead,) = store.insert([Insert(bare("a"), change, "r")])
         store.insert([Insert(bare("a"), change, "r")])
@@ -99,19 +101,19 @@ class Counts(Tests):
         assert (stats.processed, stats.failed) == (2, 4)
         assert store.count(Query()) == 0
 
-    def test_the_clock_is_the_stores(self, store: JobStore, clock: Clock) -> None:
+    def test_now_reads_the_clock_of_the_store(self, store: JobStore, clock: Clock) -> None:
         assert store.now() == clock.now
         clock.advance(1.5)
         assert store.now() == START + 1.5
 
-    def test_a_store_has_its_own_clock_which_is_about_right(self, harness: StoreHarness) -> None:
-        import time  # not for waiting
+    def test_the_default_clock_is_right_to_within_a_minute(self, harness: StoreHarness) -> None:
+        import time  # not at the top of the file, because no other test here may use real time or sleep
 
         store = harness.open()
         assert abs(store.now() - time.time()) < 60
         store.close()
 
-    def test_namespaces_never_see_each_other(self, store: JobStore, harness: StoreHarness, clock: Clock) -> None:
+    def test_namespaces_share_nothing(self, store: JobStore, harness: StoreHarness, clock: Clock) -> None:
         others = [harness.open(name, clock) for name in ("Suite", "suite_", "s", "suite_jobs")]
         record = put(store, "a", key="k")
         store.announce(worker("w"), 10.0)
@@ -125,7 +127,7 @@ class Counts(Tests):
         for other in others:
             other.close()
 
-    def test_setup_and_close_may_be_repeated_and_check_finds_nothing_amiss(self, store: JobStore) -> None:
+    def test_setup_and_close_may_be_repeated_and_check_finds_no_problem(self, store: JobStore) -> None:
         store.setup()
         store.setup()
         record = put(store)
@@ -136,34 +138,55 @@ class Counts(Tests):
             assert store.get([record.id]) == [record]
 
 
-class Workers(Tests):
-    def test_workers_are_listed_by_name_with_the_stores_time(self, store: JobStore, clock: Clock) -> None:
+class WorkerTests(Case):
+    """Tests of announce and workers."""
+
+    def test_workers_are_sorted_by_name_and_have_the_time_of_the_store(self, store: JobStore, clock: Clock) -> None:
         store.announce(worker("b", "q1", "q2"), 10.0)
         clock.advance(1)
         store.announce(worker("a"), 10.0)
-        heard = datetime.fromtimestamp(START, UTC)
-        later = heard + timedelta(seconds=1)
+        first = datetime.fromtimestamp(START, UTC)
+        second = first + timedelta(seconds=1)
         assert list(store.workers()) == [
-            replace(worker("a"), heartbeat_at=later),
-            replace(worker("b", "q1", "q2"), heartbeat_at=heard),
+            replace(worker("a"), heartbeat_at=second),
+            replace(worker("b", "q1", "q2"), heartbeat_at=first),
         ]
 
-    def test_a_worker_that_is_silent_is_forgotten(self, store: JobStore, clock: Clock) -> None:
+    def test_a_worker_is_removed_when_its_ttl_is_over(self, store: JobStore, clock: Clock) -> None:
         store.announce(worker("a"), 10.0)
         clock.advance(9)
         store.announce(worker("b"), 10.0)
         clock.advance(1)
         assert [known.name for known in store.workers()] == ["b"]
 
-    def test_a_worker_that_speaks_again_is_listed_once_as_it_is_now(self, store: JobStore, clock: Clock) -> None:
+    def test_a_new_announcement_replaces_the_earlier_one(self, store: JobStore, clock: Clock) -> None:
         store.announce(worker("a", "q1"), 10.0)
         clock.advance(9)
         store.announce(worker("a", "q2"), 10.0)
         clock.advance(9)
         assert [(known.name, known.queues) for known in store.workers()] == [("a", ("q2",))]
 
-    def test_a_worker_that_leaves_is_gone_at_once(self, store: JobStore) -> None:
+    def test_a_ttl_of_zero_removes_a_worker_at_once(self, store: JobStore) -> None:
         store.announce(worker("a"), 10.0)
         store.announce(worker("a"), 0.0)
-        store.announce(worker("never seen"), 0.0)
+        store.announce(worker("unknown"), 0.0)
         assert list(store.workers()) == []
+        assert list(store.workers(lost=True)) == []
+
+    def test_a_worker_that_is_not_announced_again_is_lost_until_it_is_announced_or_removed(
+        self, store: JobStore, clock: Clock
+    ) -> None:
+        store.announce(worker("a", "q1"), 10.0)
+        store.announce(worker("b"), 20.0)
+        assert list(store.workers(lost=True)) == []
+        clock.advance(10)
+        store.announce(worker("c"), 20.0)
+        first = datetime.fromtimestamp(START, UTC)
+        assert list(store.workers(lost=True)) == [replace(worker("a", "q1"), heartbeat_at=first)]
+        clock.advance(LOST_KEPT - 1)
+        store.announce(worker("d"), 10.0)
+        assert [known.name for known in store.workers(lost=True)] == ["a", "b", "c"]
+        store.announce(worker("a"), 10.0)
+        store.announce(worker("b"), 0.0)
+        assert [known.name for known in store.workers(lost=True)] == ["c"]
+        assert [known.name for known in store.workers()] == ["a", "d"]

@@ -1,4 +1,4 @@
-"""The part of the store suite about threads, processes and damage."""
+"""The part of the store suite about threads, processes and damaged records."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from queueport import lifecycle
-from queueport.record import Change, CorruptRecord
+from queueport.engine.lifecycle import Lifecycle
+from queueport.spi.record import Change, CorruptRecord
+from queueport.spi.store import Begin, Document, Insert, JobStore, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState
-from queueport.store import Begin, Insert, JobStore, Outcome, Query, Swap, Written
-from queueport.testing.stores.harness import RULES, Clock, StoreHarness, Tests, bare, put, rev, run
+from queueport.testing.stores.harness import RULES, Case, Clock, StoreHarness, bare, put, rev, run
 
-__all__ = ["Damage", "Processes", "Threads"]
+__all__ = ["DamageTests", "ProcessTests", "ThreadTests"]
 
 THREADS = 8
 PROCESSES = 3
 
 
 def at_once(call: Callable[[int], Any], threads: int = THREADS) -> list[Any]:
-    """What that many threads get from the call, all begun together."""
+    """Call `call` in several threads at once, each with its number. Return the answers in the order of the numbers."""
     barrier = threading.Barrier(threads)
 
     def begin(number: int) -> Any:
@@ -38,31 +38,33 @@ def at_once(call: Callable[[int], Any], threads: int = THREADS) -> list[Any]:
 
 
 def claim_all(store: JobStore, name: object) -> list[str]:
-    """Claim what is due, a few at a time, until nothing is left; the ids."""
+    """Claim all due records for an hour, at most seven in a call, and return their ids. `name` becomes their `rev`."""
     ids: list[str] = []
     while claimed := store.claim_due(7, 3600.0, f"{name}"):
         ids += [job.id for job in claimed]
     return ids
 
 
-class Threads(Tests):
-    def test_of_eight_threads_one_gets_the_key(self, store: JobStore) -> None:
-        new = lifecycle.new(RULES, delay=None, expires=None)
-        answers: list[Written] = at_once(lambda n: store.insert([Insert(bare(f"j{n}", key="k"), new, f"r{n}")])[0])
+class ThreadTests(Case):
+    """Tests in which several threads use one store object at the same time."""
+
+    def test_only_one_of_eight_threads_gets_the_key(self, store: JobStore) -> None:
+        new = Lifecycle(RULES).new(delay=None, expires=None)
+        answers: list[WriteResult] = at_once(lambda n: store.insert([Insert(bare(f"j{n}", key="k"), new, f"r{n}")])[0])
         outcomes = Counter(answer.outcome for answer in answers)
-        assert outcomes == {Outcome.APPLIED: 1, Outcome.KEY_HELD: THREADS - 1}
+        assert outcomes == {WriteOutcome.APPLIED: 1, WriteOutcome.KEY_HELD: THREADS - 1}
         assert len({answer.record.id for answer in answers if answer.record}) == 1
 
-    def test_of_eight_threads_one_begins_the_job(self, store: JobStore) -> None:
+    def test_only_one_of_eight_threads_begins_the_job(self, store: JobStore) -> None:
         record = put(store)
         change = Change({"state": JobState.RUNNING})
-        answers: list[Written] = at_once(lambda n: store.begin([Begin(record.id, change, f"r{n}")])[0])
+        answers: list[WriteResult] = at_once(lambda n: store.begin([Begin(record.id, record.task, change, f"r{n}")])[0])
         assert [answer.applied for answer in answers].count(True) == 1
         assert {answer.record.attempts for answer in answers if answer.record} == {1}
 
-    def test_of_eight_swaps_on_one_rev_one_is_applied(self, store: JobStore) -> None:
+    def test_only_one_of_eight_swaps_with_the_same_rev_is_applied(self, store: JobStore) -> None:
         record = put(store)
-        answers: list[Written] = at_once(
+        answers: list[WriteResult] = at_once(
             lambda n: store.swap([Swap(record.id, record.rev, Change({"sends": n}), f"r{n}")])[0]
         )
         (winner,) = [number for number, answer in enumerate(answers) if answer.applied]
@@ -71,13 +73,13 @@ class Threads(Tests):
         }
 
     def test_eight_threads_claim_each_due_job_once(self, store: JobStore, clock: Clock) -> None:
-        new = lifecycle.new(RULES, delay=1.0, expires=None)
+        new = Lifecycle(RULES).new(delay=1.0, expires=None)
         store.insert([Insert(bare(f"j{n}"), new, "r") for n in range(200)])
         clock.advance(1)
         claimed = chain.from_iterable(at_once(lambda n: claim_all(store, n)))
         assert sorted(claimed) == sorted(f"j{n}" for n in range(200))
 
-    def test_nothing_that_eight_threads_write_is_lost_or_counted_twice(self, store: JobStore) -> None:
+    def test_no_write_of_eight_threads_is_lost_or_counted_twice(self, store: JobStore) -> None:
         def work(number: int) -> None:
             for i in range(20):
                 record = run(store, put(store, f"j{number}-{i}", queue=f"q{number % 2}"))
@@ -91,15 +93,17 @@ class Threads(Tests):
         assert store.count(Query()) == len(store.find(Query(limit=1000))) == THREADS * 20
 
 
-class Processes(Tests):
+class ProcessTests(Case):
+    """Tests in which several processes use the store at the same time."""
+
     @pytest.fixture(scope="class")
     @classmethod
     def processes(cls) -> Iterator[ProcessPoolExecutor]:
-        """Fresh interpreters, kept from test to test."""
+        """A pool of three new Python processes, which all tests of the class share."""
         with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
             yield pool
 
-    def test_processes_that_open_a_fresh_store_at_once_all_succeed(
+    def test_several_processes_can_open_a_new_store_at_once(
         self, harness: StoreHarness, processes: ProcessPoolExecutor
     ) -> None:
         tasks = [processes.submit(insert_some, harness, "fresh", name) for name in "abc"]
@@ -128,10 +132,10 @@ class Processes(Tests):
         claimed = chain.from_iterable(task.result() for task in tasks)
         assert sorted(claimed) == sorted(f"j{n}" for n in range(300))
 
-    def test_parent_and_child_of_a_fork_both_go_on_and_lose_nothing(
+    def test_parent_and_child_can_both_use_the_store_after_a_fork(
         self, harness: StoreHarness, store: JobStore, processes: ProcessPoolExecutor
     ) -> None:
-        """Also when the parent closes its store first, and with a connection open on either side of the fork."""
+        """A forked child inherits a copy of the open store, which still works after the parent has closed its own."""
         assert processes.submit(fork, harness).result() == sorted(
             ["before", "child-1", "child-2", "parent-1", "parent-2"]
         )
@@ -139,7 +143,7 @@ class Processes(Tests):
 
 
 def insert_some(harness: StoreHarness, namespace: str, name: str) -> list[str]:
-    """In another process: fifty jobs; their ids."""
+    """Insert fifty jobs, and return their ids. Runs in another process."""
     store = harness.open(namespace)
     ids = [put(store, f"{name}{n}").id for n in range(50)]
     store.close()
@@ -147,7 +151,7 @@ def insert_some(harness: StoreHarness, namespace: str, name: str) -> list[str]:
 
 
 def add(harness: StoreHarness, job_id: str, times: int) -> int:
-    """In another process: one more, so many times, in spite of the others."""
+    """Add 1 to the record's `sends` until `times` swaps were applied; return their number. Runs in another process."""
     store, done = harness.open(), 0
     while done < times:
         (record,) = store.get([job_id])
@@ -158,7 +162,7 @@ def add(harness: StoreHarness, job_id: str, times: int) -> int:
 
 
 def claim_elsewhere(harness: StoreHarness, name: int) -> list[str]:
-    """In another process."""
+    """Claim all due records, and return their ids. Runs in another process."""
     store = harness.open()
     ids = claim_all(store, name)
     store.close()
@@ -166,7 +170,10 @@ def claim_elsewhere(harness: StoreHarness, name: int) -> list[str]:
 
 
 def fork(harness: StoreHarness) -> Sequence[str]:
-    """In another process: write before a fork, and on both sides after it; the ids that are there in the end."""
+    """Insert a job, fork, and insert two jobs in the parent and two in the child. Return the ids in the store.
+
+    Runs in another process.
+    """
     store = harness.open()
     put(store, "before")
     child_wrote, parent_closed = os.pipe(), os.pipe()
@@ -192,11 +199,16 @@ def fork(harness: StoreHarness) -> Sequence[str]:
     return ids
 
 
-class Damage(Tests):
+class DamageTests(Case):
+    """Tests that records which cannot be read are put aside, so that these records do not block others.
+
+    `StoreHarness.damage` damages the records.
+    """
+
     @pytest.mark.parametrize(
         "damage", ["state bogus", "errors [{", "errors [1]", "headers []", "options {", "life many"], ids=str.split
     )
-    def test_a_damaged_record_is_named_by_get_and_put_aside_by_claim_due(
+    def test_get_names_a_damaged_record_and_claim_due_moves_it_aside(
         self, store: JobStore, harness: StoreHarness, clock: Clock, caplog: pytest.LogCaptureFixture, damage: str
     ) -> None:
         put(store, "bad", delay=1.0, key="k")
@@ -212,7 +224,7 @@ class Damage(Tests):
         assert sum(store.stats().queues["default"].states.values()) == 1
         put(store, key="k")
 
-    def test_find_puts_damaged_records_aside_and_fills_its_page(self, store: JobStore, harness: StoreHarness) -> None:
+    def test_find_moves_damaged_records_aside_and_fills_its_page(self, store: JobStore, harness: StoreHarness) -> None:
         for name in "abcdef":
             put(store, name)
         for name in "bdf":
@@ -221,14 +233,30 @@ class Damage(Tests):
         assert [job.id for job in store.find(Query(JobState.QUEUED))] == ["e", "c", "a"]
         assert store.count(Query()) == 3
 
-    def test_a_write_to_a_damaged_record_is_refused_and_finds_nothing(
+    def test_a_write_to_a_damaged_record_is_refused_without_a_record(
         self, store: JobStore, harness: StoreHarness
     ) -> None:
         records = [put(store, name) for name in ("a", "b", "c")]
         for record in records:
-            harness.damage("suite", record.id, "headers", "no json")
-        (begun,) = store.begin([Begin("a", Change({"state": JobState.RUNNING}), "r")])
+            harness.damage("suite", record.id, "headers", "not JSON")
+        (begun,) = store.begin([Begin("a", "app.send", Change({"state": JobState.RUNNING}), "r")])
         (swapped,) = store.swap([Swap("b", records[1].rev, Change({"sends": 1}), "r")])
         (stale,) = store.swap([Swap("c", "stale", Change({"sends": 1}), "r")])
-        assert [(answer.outcome, answer.record) for answer in (begun, swapped, stale)] == [(Outcome.REFUSED, None)] * 3
+        assert [(answer.outcome, answer.record) for answer in (begun, swapped, stale)] == [
+            (WriteOutcome.REFUSED, None)
+        ] * 3
         assert store.count(Query()) == 0
+
+    @pytest.mark.parametrize("text", ["{", "[1]", "null", "?{}"])
+    def test_a_damaged_document_is_moved_aside_and_blocks_no_other(
+        self, store: JobStore, harness: StoreHarness, caplog: pytest.LogCaptureFixture, text: str
+    ) -> None:
+        bad, good, new = (Document("pause", name, {"n": 1}, rev()) for name in ("bad", "good", "bad"))
+        assert store.put_document(bad, None)
+        assert store.put_document(good, None)
+        harness.damage_document("suite", "pause", "bad", text)
+        assert store.documents("pause") == [good]
+        (record,) = [record for record in caplog.records if "aside" in record.getMessage()]
+        assert record.levelname == "WARNING"
+        assert store.put_document(new, None)
+        assert store.documents("pause") == [new, good]

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from queueport import lifecycle
-from queueport.record import RECORD_VERSION, Change
+from queueport.engine.lifecycle import Lifecycle
+from queueport.spi.record import RECORD_VERSION, Change
+from queueport.spi.store import Begin, Insert, JobStore, LeaseRenewal, Swap, WriteOutcome
 from queueport.status import JobState, Progress
-from queueport.store import Beat, Begin, Insert, JobStore, Outcome, Swap
 from queueport.testing.stores.harness import (
     CARRIED,
     RULES,
     TOKEN,
+    Case,
     Clock,
-    Tests,
     applied,
     bare,
     dead,
@@ -28,7 +28,7 @@ from queueport.testing.stores.harness import (
     swap,
 )
 
-__all__ = ["Keys", "Writes"]
+__all__ = ["KeyTests", "WriteTests"]
 
 WHOLE = {
     "payload": b"\0\xff" * 1000,
@@ -64,12 +64,15 @@ WHOLE = {
     "progress": Progress(0.5, None, "ü\udc80"),
     "reason": "cancelled",
 }
-"""A value other than the default for every field that has one."""
+"""For every field of a record that has a default, except `rev` and `v`: another value, to test that the store keeps
+the field."""
 
 
-class Writes(Tests):
-    def test_an_inserted_record_is_answered_and_read_back_as_it_is_now(self, store: JobStore, clock: Clock) -> None:
-        change = lifecycle.new(CARRIED, delay=None, expires=60.0)
+class WriteTests(Case):
+    """Tests of insert, get, swap, begin and heartbeat."""
+
+    def test_insert_returns_the_record_that_get_then_reads(self, store: JobStore, clock: Clock) -> None:
+        change = Lifecycle(CARRIED).new(delay=None, expires=60.0)
         written = applied(store.insert([Insert(bare("a"), change, "r1")]))
         assert written.rev == "r1"
         assert written.state is JobState.QUEUED
@@ -79,15 +82,17 @@ class Writes(Tests):
         assert store.get(["a"]) == [written]
 
     @pytest.mark.parametrize("state", list(JobState))
-    def test_every_field_comes_back_equal(self, store: JobStore, state: JobState) -> None:
+    def test_every_field_is_read_back_unchanged(self, store: JobStore, state: JobState) -> None:
         plain, whole = bare("a").values(), bare("a", **WHOLE)
         same = {name for name, value in whole.values().items() if value == plain[name]}
-        assert same == {"id", "task", "queue", "state", "rev", "v"}, "WHOLE is to have every field that has a default"
+        assert same == {"id", "task", "queue", "state", "rev", "v"}, (
+            "WHOLE must set every field that has a default to another value"
+        )
         written = applied(store.insert([Insert(whole, Change({"state": state}), "r")]))
         assert written == replace(whole, state=state, rev="r")
         assert store.get(["a"]) == [written]
 
-    def test_a_large_payload_comes_back(self, store: JobStore) -> None:
+    def test_a_large_payload_is_read_back_unchanged(self, store: JobStore) -> None:
         limit = store.limits.payload
         payload = bytes(range(256)) * ((2**20 if limit is None else min(limit, 2**20)) // 256)
         put(store, "a", payload=payload)
@@ -95,162 +100,232 @@ class Writes(Tests):
         assert found is not None
         assert found.payload == payload
 
-    def test_get_answers_in_the_order_asked_and_none_for_what_is_absent(self, store: JobStore) -> None:
+    def test_get_keeps_the_order_of_the_ids_and_returns_none_for_unknown_ids(self, store: JobStore) -> None:
         a, b = put(store, "a"), put(store, "b")
         assert store.get(["b", "x", "a", "b"]) == [b, None, a, b]
         assert store.get([]) == []
 
-    def test_an_id_that_exists_is_refused_with_the_record_so_that_a_lost_answer_is_known_by_its_rev(
-        self, store: JobStore
-    ) -> None:
+    def test_insert_of_an_existing_id_is_refused_with_its_record(self, store: JobStore) -> None:
         first = put(store, "a", task="one")
         (again,) = store.insert([Insert(bare("a", task="two"), Change({}), "r2")])
-        assert (again.outcome, again.record) == (Outcome.REFUSED, first)
+        assert (again.outcome, again.record) == (WriteOutcome.REFUSED, first)
         assert store.get(["a"]) == [first]
 
-    def test_a_batch_is_answered_in_order_and_each_item_sees_those_before_it(self, store: JobStore) -> None:
-        new = lifecycle.new(RULES, delay=None, expires=None)
+    def test_each_insert_of_a_batch_sees_the_earlier_ones(self, store: JobStore) -> None:
+        new = Lifecycle(RULES).new(delay=None, expires=None)
         answers = store.insert([Insert(bare(name, task=name), new, f"r{i}") for i, name in enumerate("abac")])
         assert [answer.outcome.name for answer in answers] == ["APPLIED", "APPLIED", "REFUSED", "APPLIED"]
         assert [answer.record and answer.record.rev for answer in answers] == ["r0", "r1", "r0", "r3"]
 
-    def test_a_swap_is_applied_once_and_its_repetition_finds_its_own_rev(self, store: JobStore, clock: Clock) -> None:
+    def test_a_repeated_swap_is_refused_with_the_record_that_has_its_rev(self, store: JobStore, clock: Clock) -> None:
         record = put(store, "a")
         clock.advance(5)
         change = Swap("a", record.rev, Change({"priority": 3}, {"wake_at": 2.0, "queued_at": 0.0}), "mine")
         written = applied(store.swap([change]))
         assert written == replace(record, rev="mine", priority=3, wake_at=clock.now + 2.0, queued_at=clock.now)
         (again,) = store.swap([change])
-        assert (again.outcome, again.record) == (Outcome.REFUSED, written)
+        assert (again.outcome, again.record) == (WriteOutcome.REFUSED, written)
         assert store.get(["a"]) == [written]
 
-    def test_a_swap_on_another_rev_or_on_no_record_changes_nothing(self, store: JobStore) -> None:
+    def test_a_swap_of_a_record_that_the_caller_knows_has_the_same_answers(self, store: JobStore, clock: Clock) -> None:
+        record = put(store, "a")
+        clock.advance(5)
+        change = Change({"priority": 3}, {"wake_at": 2.0})
+        written = applied(store.swap([Swap("a", record.rev, change, "mine", record)]))
+        assert written == replace(record, rev="mine", priority=3, wake_at=clock.now + 2.0)
+        assert store.get(["a"]) == [written]
+        (stale,) = store.swap([Swap("a", record.rev, change, "r", record)])
+        assert (stale.outcome, stale.record) == (WriteOutcome.REFUSED, written)
+        (deleted,) = store.swap([Swap("a", "mine", Change(delete=True), "r", written)])
+        assert (deleted.outcome, deleted.record) == (WriteOutcome.APPLIED, None)
+
+    def test_a_swap_with_another_rev_or_without_a_record_is_refused(self, store: JobStore) -> None:
         record = put(store, "a")
         stale, absent = store.swap(
             [Swap("a", "another", Change({"sends": 9}), "r"), Swap("x", "another", Change({"sends": 9}), "r")]
         )
-        assert (stale.outcome, stale.record) == (Outcome.REFUSED, record)
-        assert (absent.outcome, absent.record) == (Outcome.REFUSED, None)
+        assert (stale.outcome, stale.record) == (WriteOutcome.REFUSED, record)
+        assert (absent.outcome, absent.record) == (WriteOutcome.REFUSED, None)
         assert store.get(["a", "x"]) == [record, None]
 
-    def test_swaps_of_one_batch_follow_each_other(self, store: JobStore) -> None:
+    def test_each_swap_of_a_batch_sees_the_earlier_ones(self, store: JobStore) -> None:
         record = put(store, "a")
         swaps = [Swap("a", record.rev, Change({"sends": 1}), "r1"), Swap("a", "r1", Change({"sends": 2}), "r2")]
         assert [answer.applied for answer in store.swap(swaps)] == [True, True]
         assert store.get(["a"]) == [replace(record, rev="r2", sends=2)]
 
-    def test_a_deleted_record_is_gone_and_its_id_free(self, store: JobStore) -> None:
+    def test_a_repeated_swap_in_a_batch_is_refused_and_the_others_are_applied(self, store: JobStore) -> None:
+        records = [put(store, name) for name in "abc"]
+        change = Change({"state": JobState.SUCCEEDED}, processed=1)
+        swaps = [Swap(record.id, record.rev, change, f"r{record.id}", record) for record in records]
+        store.swap(swaps[:1])
+        answers = store.swap(swaps)
+        assert [answer.outcome.name for answer in answers] == ["REFUSED", "APPLIED", "APPLIED"]
+        assert [answer.record and answer.record.rev for answer in answers] == ["ra", "rb", "rc"]
+        assert store.stats().processed == 3
+
+    def test_a_batch_that_deletes_and_changes_answers_each_swap(self, store: JobStore) -> None:
+        a, b = [put(store, name) for name in "ab"]
+        deleted, changed = store.swap(
+            [Swap("a", a.rev, Change(delete=True), "r", a), Swap("b", b.rev, Change({"sends": 1}), "r", b)]
+        )
+        assert (deleted.outcome, deleted.record) == (WriteOutcome.APPLIED, None)
+        assert (changed.outcome, changed.record) == (WriteOutcome.APPLIED, replace(b, rev="r", sends=1))
+        assert store.get(["a", "b"]) == [None, changed.record]
+
+    def test_a_deleted_record_frees_its_id_and_key(self, store: JobStore) -> None:
         record = put(store, "a", key="k")
-        stale, gone = store.swap(
+        stale, deleted = store.swap(
             [Swap("a", "no", Change(delete=True), "r"), Swap("a", record.rev, Change(delete=True), "r")]
         )
-        assert (stale.outcome, stale.record) == (Outcome.REFUSED, record)
-        assert (gone.outcome, gone.record) == (Outcome.APPLIED, None)
+        assert (stale.outcome, stale.record) == (WriteOutcome.REFUSED, record)
+        assert (deleted.outcome, deleted.record) == (WriteOutcome.APPLIED, None)
         assert store.get(["a"]) == [None]
         assert put(store, "a", key="k").attempts == 0
 
     @pytest.mark.parametrize("sent", [True, False])
-    def test_begin_starts_what_is_queued_whether_sent_or_not(
-        self, store: JobStore, clock: Clock, *, sent: bool
-    ) -> None:
+    def test_begin_accepts_queued_jobs_whether_sent_or_not(self, store: JobStore, clock: Clock, *, sent: bool) -> None:
         record = swap(store, put(store, "a"), sent=sent)
         clock.advance(1)
         begun = run(store, record)
         assert (begun.state, begun.token, begun.attempts) == (JobState.RUNNING, TOKEN, 1)
         assert (begun.started_at, begun.wake_at) == (clock.now, clock.now + RULES.lease)
-        (again,) = store.begin([Begin("a", Change({"state": JobState.RUNNING}), "r")])
-        assert (again.outcome, again.record) == (Outcome.REFUSED, begun)
+        (again,) = store.begin([Begin("a", "app.send", Change({"state": JobState.RUNNING}), "r")])
+        assert (again.outcome, again.record) == (WriteOutcome.REFUSED, begun)
         assert run(store, swap(store, begun, state=JobState.QUEUED)).attempts == 2
 
-    def test_begin_refuses_what_is_not_queued(self, store: JobStore) -> None:
+    def test_begin_refuses_jobs_that_are_not_queued(self, store: JobStore) -> None:
         others = [put(store, delay=9.0), run(store, put(store)), retrying(store), succeeded(store), dead(store)]
         others.append(swap(store, put(store), state=JobState.CANCELLED))
-        answers = store.begin([Begin(record.id, Change({"attempts": 99}), rev()) for record in others])
+        answers = store.begin([Begin(record.id, record.task, Change({"attempts": 99}), rev()) for record in others])
         assert [(answer.outcome, answer.record) for answer in answers] == [
-            (Outcome.REFUSED, record) for record in others
+            (WriteOutcome.REFUSED, record) for record in others
         ]
-        (absent,) = store.begin([Begin("absent", Change({}), rev())])
-        assert (absent.outcome, absent.record) == (Outcome.REFUSED, None)
+        (absent,) = store.begin([Begin("absent", "app.send", Change({}), rev())])
+        assert (absent.outcome, absent.record) == (WriteOutcome.REFUSED, None)
 
     def test_begin_refuses_a_job_from_the_moment_it_expires(self, store: JobStore, clock: Clock) -> None:
         a, b = put(store, expires=10.0), put(store, expires=10.0)
         clock.advance(9.75)
         run(store, a)
         clock.advance(0.25)
-        (late,) = store.begin([Begin(b.id, Change({}), rev())])
-        assert (late.outcome, late.record) == (Outcome.REFUSED, b)
+        (late,) = store.begin([Begin(b.id, b.task, Change({}), rev())])
+        assert (late.outcome, late.record) == (WriteOutcome.REFUSED, b)
 
-    def test_begin_leaves_the_record_of_a_newer_queueport_alone(self, store: JobStore) -> None:
+    def test_begin_refuses_a_job_of_another_task(self, store: JobStore) -> None:
+        record = put(store, task="app.send")
+        (answer,) = store.begin([Begin(record.id, "app.sendmail", Change({}), rev())])
+        assert (answer.outcome, answer.record) == (WriteOutcome.REFUSED, record)
+
+    def test_begin_refuses_a_record_of_a_newer_version(self, store: JobStore) -> None:
         newer = put(store, v=RECORD_VERSION + 1)
-        (answer,) = store.begin([Begin(newer.id, Change({}), rev())])
-        assert (answer.outcome, answer.record) == (Outcome.REFUSED, newer)
+        (answer,) = store.begin([Begin(newer.id, newer.task, Change({}), rev())])
+        assert (answer.outcome, answer.record) == (WriteOutcome.REFUSED, newer)
 
-    def test_a_heartbeat_prolongs_the_lease_of_its_own_attempt_lapsed_or_not(
+    def test_a_heartbeat_extends_the_lease_of_its_attempt_even_after_it_lapsed(
         self, store: JobStore, clock: Clock
     ) -> None:
         record = run(store, put(store))
         clock.advance(RULES.lease + 100)
-        beat = Beat(record.id, TOKEN, 30.0, "r2", {"progress": Progress(1, 2, "half")})
-        assert applied(store.heartbeat([beat])) == replace(
+        renewal = LeaseRenewal(record.id, TOKEN, 30.0, "r2", {"progress": Progress(1, 2, "half")})
+        assert applied(store.heartbeat([renewal])) == replace(
             record, rev="r2", wake_at=clock.now + 30.0, progress=Progress(1, 2, "half")
         )
 
-    def test_a_heartbeat_of_another_attempt_or_of_no_running_job_is_refused(self, store: JobStore) -> None:
+    def test_a_heartbeat_is_refused_for_another_attempt_or_a_job_that_does_not_run(self, store: JobStore) -> None:
         running, queued, ended = run(store, put(store)), put(store, token=TOKEN), succeeded(store)
-        beats = [
-            Beat(running.id, "stale", 9.0, "r"),
-            Beat(queued.id, TOKEN, 9.0, "r"),
-            Beat(ended.id, TOKEN, 9.0, "r"),
+        renewals = [
+            LeaseRenewal(running.id, "stale", 9.0, "r"),
+            LeaseRenewal(queued.id, TOKEN, 9.0, "r"),
+            LeaseRenewal(ended.id, TOKEN, 9.0, "r"),
         ]
-        answers = store.heartbeat([*beats, Beat("absent", TOKEN, 9.0, "r")])
+        answers = store.heartbeat([*renewals, LeaseRenewal("absent", TOKEN, 9.0, "r")])
         assert [answer.record for answer in answers] == [running, queued, ended, None]
-        assert {answer.outcome for answer in answers} == {Outcome.REFUSED}
+        assert {answer.outcome for answer in answers} == {WriteOutcome.REFUSED}
         assert store.get([running.id, queued.id, ended.id]) == [running, queued, ended]
 
 
-class Keys(Tests):
-    def test_a_key_is_held_by_the_living_job_of_that_task(self, store: JobStore) -> None:
+class KeyTests(Case):
+    """Tests of keys: which job holds a key, and when the job releases the key."""
+
+    def test_a_second_job_with_the_same_task_and_key_is_refused(self, store: JobStore) -> None:
         holder = put(store, key="k")
-        (answer,) = store.insert([Insert(bare("b", key="k"), lifecycle.new(RULES, delay=None, expires=None), "r")])
-        assert (answer.outcome, answer.record) == (Outcome.KEY_HELD, holder)
+        (answer,) = store.insert([Insert(bare("b", key="k"), Lifecycle(RULES).new(delay=None, expires=None), "r")])
+        assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, holder)
         assert store.get(["b"]) == [None]
         put(store, "c", key="k", task="another")
         put(store, "d", key="another")
 
-    def test_the_holder_keeps_its_key_through_every_living_state(self, store: JobStore) -> None:
+    def test_a_job_holds_its_key_in_every_state_that_is_not_final(self, store: JobStore) -> None:
         record = put(store, key="k", delay=5.0)
         for state in (JobState.QUEUED, JobState.RUNNING, JobState.RETRYING, JobState.SCHEDULED):
             record = swap(store, record, state=state)
             (answer,) = store.insert([Insert(bare(key="k"), Change({}), rev())])
-            assert (answer.outcome, answer.record) == (Outcome.KEY_HELD, record)
+            assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, record)
 
     @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.DEAD, JobState.CANCELLED])
-    def test_a_final_state_releases_the_key_and_its_next_holder_keeps_it(
+    def test_a_final_state_releases_the_key_and_later_writes_leave_it_to_the_next_holder(
         self, store: JobStore, state: JobState
     ) -> None:
         first = swap(store, put(store, key="k"), state=state)
         second = put(store, key="k")
         assert swap(store, first, reason="later").state is state
         (answer,) = store.insert([Insert(bare(key="k"), Change({}), rev())])
-        assert (answer.outcome, answer.record) == (Outcome.KEY_HELD, second)
+        assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, second)
 
-    def test_a_job_that_comes_back_to_life_meets_the_held_key(self, store: JobStore) -> None:
+    def test_a_dead_job_cannot_be_retried_while_another_job_holds_its_key(self, store: JobStore) -> None:
         record = dead(store, key="k")
         holder = put(store, key="k")
-        change = lifecycle.retry(RULES, record)
+        change = Lifecycle(RULES).retry(record)
         assert isinstance(change, Change)
         (answer,) = store.swap([Swap(record.id, record.rev, change, "r")])
-        assert (answer.outcome, answer.record) == (Outcome.KEY_HELD, holder)
+        assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, holder)
         assert store.get([record.id]) == [record]
         succeeded(store, holder)
         assert applied(store.swap([Swap(record.id, record.rev, change, "r")])).life == 2
 
-    def test_a_job_that_is_dead_from_the_start_holds_no_key(self, store: JobStore) -> None:
-        applied(store.insert([Insert(bare(key="k"), lifecycle.new_dead(RULES, error()), rev())]))
+    def test_a_job_that_is_inserted_dead_holds_no_key(self, store: JobStore) -> None:
+        applied(store.insert([Insert(bare(key="k"), Lifecycle(RULES).new_dead(error()), rev())]))
         put(store, key="k")
 
-    def test_of_one_batch_the_first_gets_the_key(self, store: JobStore) -> None:
-        new = lifecycle.new(RULES, delay=None, expires=None)
+    def test_the_first_job_of_a_batch_gets_the_key(self, store: JobStore) -> None:
+        new = Lifecycle(RULES).new(delay=None, expires=None)
         answers = store.insert([Insert(bare(name, key="k"), new, name) for name in "abc"])
         assert [answer.outcome.name for answer in answers] == ["APPLIED", "KEY_HELD", "KEY_HELD"]
         assert {answer.record.id for answer in answers if answer.record} == {"a"}
+
+    def test_the_holder_of_a_key_keeps_it_although_the_batch_inserts_its_id_again(self, store: JobStore) -> None:
+        new = Lifecycle(RULES).new(delay=None, expires=None)
+        holder = put(store, "a", key="k")
+        b, a = store.insert([Insert(bare("b", key="k"), new, "r1"), Insert(bare("a", key="k"), new, "r2")])
+        assert (b.outcome, b.record) == (WriteOutcome.KEY_HELD, holder)
+        assert (a.outcome, a.record) == (WriteOutcome.REFUSED, holder)
+        assert store.get(["a", "b"]) == [holder, None]
+
+    @pytest.mark.parametrize("held", [True, False], ids=["held before the batch", "taken by the batch"])
+    def test_each_insert_of_a_batch_sees_the_keys_that_earlier_ones_have_taken(
+        self, store: JobStore, *, held: bool
+    ) -> None:
+        new = Lifecycle(RULES).new(delay=None, expires=None)
+        first = [] if held else [Insert(bare("a", key="k"), new, "r0")]
+        if held:
+            put(store, "a", key="k")
+        wanted = [("b", "k"), ("b", "l"), ("c", "l")]
+        inserts = [*first, *(Insert(bare(name, key=key), new, f"{name}-{key}") for name, key in wanted)]
+        answers = store.insert(inserts)[len(first) :]
+        found = [(answer.outcome.name, answer.record and answer.record.id) for answer in answers]
+        assert found == [("KEY_HELD", "a"), ("APPLIED", "b"), ("KEY_HELD", "b")]
+        assert [record and record.key for record in store.get(["a", "b", "c"])] == ["k", "l", None]
+
+    def test_a_swap_is_answered_with_the_holder_as_the_earlier_swaps_of_the_batch_have_left_it(
+        self, store: JobStore
+    ) -> None:
+        record = dead(store, key="k")
+        holder = put(store, key="k")
+        change = Lifecycle(RULES).retry(record)
+        assert isinstance(change, Change)
+        retry = Swap(record.id, record.rev, change, "r")
+        before, sent, after = store.swap([retry, Swap(holder.id, holder.rev, Change({"sends": 1}), "mine"), retry])
+        assert (before.outcome, before.record) == (WriteOutcome.KEY_HELD, holder)
+        assert (sent.outcome, sent.record) == (WriteOutcome.APPLIED, replace(holder, sends=1, rev="mine"))
+        assert (after.outcome, after.record) == (WriteOutcome.KEY_HELD, sent.record)

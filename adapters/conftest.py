@@ -1,0 +1,55 @@
+"""Which of the adapters' tests are heavy, and how the tests are ordered and divided among processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+HEAVY = ("::TestSqsWithDynamo::", "_X6_a_worker_killed_")
+"""Parts of the names of tests that use much processor time: two emulators with their clients, or ten workers at once.
+
+`.ci/run` leaves them out (`-m "not heavy"`), because they take half of the time and rarely fail.
+"""
+
+
+class OneHeavyTest(LoadScopeScheduling):  # type: ignore[misc]
+    """Runs all heavy tests in one process, so that no two run at the same time.
+
+    It replaces pytest-xdist's marker `xdist_group`, which has no effect in pytest 9.2 with pytest-xdist 3.8.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "heavy" if _is_heavy(nodeid) else nodeid
+
+
+def _is_heavy(nodeid: str) -> bool:
+    return any(part in nodeid for part in HEAVY)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneHeavyTest:
+    """Divide the tests among the processes."""
+    return OneHeavyTest(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the heavy tests, before pytest selects by `-m`. Mix the contract tests of all adapters.
+
+    The tests of SQS use much processor time, and those of other adapters mostly wait.
+    """
+    for item in items:
+        if _is_heavy(item.nodeid):
+            item.add_marker(pytest.mark.heavy)
+    contract = [item for item in items if item.path.name == "test_contract.py"]
+    numbers = Counter(item.path for item in contract)
+    before: Counter[Path] = Counter()
+    places: dict[pytest.Item, float] = {}
+    for item in contract:
+        places[item] = before[item.path] / numbers[item.path]
+        before[item.path] += 1
+    items[:] = [*sorted(contract, key=places.__getitem__), *(item for item in items if item not in places)]

@@ -1,0 +1,1 @@
+"""The DynamoDB store: records, indexes and counts in one table."""

@@ -1,1 +1,0 @@
-"""The backends built in: those whose store is the queue."""

@@ -1,0 +1,107 @@
+"""The options that commands share, and `with_queue`, which opens the queue for a command. For the commands."""
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from typing import Annotated, Any, Concatenate
+
+import typer
+
+from queueport.connect import URL_VARIABLE, get_queue, named
+from queueport.errors import ConfigurationError
+from queueport.queue import JobQueue
+from queueport.spi.settings import duration
+from queueport.spi.url import BackendURL
+from queueport.workers.modules import TASKS_ENV
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+QueueFilter = Annotated[str | None, typer.Option("--queue", help="Only jobs of this queue.")]
+QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="The name of the queue.", show_default=False)]
+TaskFilter = Annotated[str | None, typer.Option("--task", help="Only jobs of the task with this name.")]
+ErrorFilter = Annotated[
+    str | None,
+    typer.Option("--error", help="Only jobs whose latest error is of this class or a subclass, like OSError."),
+]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of jobs to list.")]
+After = Annotated[
+    str | None,
+    typer.Option("--after", metavar="ID", help="Only jobs older than this job (the next page)."),
+]
+Modules = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODULE]...", help=f"Modules that declare tasks.  \\[default: ${TASKS_ENV}]"),
+]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ARG]...", help="Positional arguments: JSON values, or plain text."),
+]
+KeywordArguments = Annotated[
+    list[str] | None, typer.Option("--kw", metavar="NAME=VALUE", help="A keyword argument; repeatable.")
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
+
+
+def parse_seconds(text: str) -> float:
+    """Convert the value of an option, such as `90s` or `1.5h`, to seconds. Raises typer.BadParameter."""
+    try:
+        found = float(duration(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}") from None
+    if not found >= 0:
+        raise typer.BadParameter(f"{text!r} is not a number of seconds, 0 or more")
+    return found
+
+
+def with_queue(command: Callable[Concatenate[JobQueue, ...], None], *, takes_url: bool = False) -> Callable[..., None]:
+    """Add the options `--url`, `--store` and `--namespace` to a command, which then gets the queue as first argument.
+
+    The queue is closed after the command. With `takes_url`, the command also accepts the URL as its first positional
+    argument, before the modules. If the command takes modules, a first argument without `://` names a module instead.
+    """
+
+    def run(
+        url_argument: Annotated[
+            str | None, typer.Argument(metavar="[URL]", help="The queue's URL, instead of --url.", show_default=False)
+        ] = None,
+        url: Annotated[
+            str | None,
+            typer.Option(envvar=URL_VARIABLE, show_default=False, help="The queue's URL, like sqlite:///jobs.db."),
+        ] = None,
+        store: Annotated[
+            str | None,
+            typer.Option(
+                show_default=False,
+                help="The job store's URL, if the backend keeps no records itself.  \\[default: $QUEUEPORT_STORE]",
+            ),
+        ] = None,
+        namespace: Annotated[
+            str | None,
+            typer.Option(
+                show_default=False,
+                help="The namespace, which separates apps on one server.  "
+                "\\[default: $QUEUEPORT_NAMESPACE, or queueport]",
+            ),
+        ] = None,
+        **options: Any,
+    ) -> None:
+        if url_argument is not None and "://" not in url_argument and "module_names" in options:
+            options["module_names"] = [url_argument, *(options["module_names"] or ())]
+            url_argument = None
+        chosen = url_argument or url
+        if chosen is None or not chosen.strip():
+            raise ConfigurationError(f"no queue URL is given: use --url sqlite:///jobs.db, or set {URL_VARIABLE}")
+        with named(URL_VARIABLE if chosen == os.environ.get(URL_VARIABLE) else None):
+            BackendURL.parse(chosen)
+        with get_queue(chosen, store=store, namespace=namespace) as queue:
+            command(queue, **options)
+
+    # typer reads a command's options from its signature: give `run` the options of `command` and the shared ones
+    url_argument, *shared = (p for p in inspect.signature(run).parameters.values() if p.name != "options")
+    own = list(inspect.signature(command).parameters.values())[1:]
+    functools.update_wrapper(run, command)
+    first = [url_argument] if takes_url else []
+    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*first, *own, *shared)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

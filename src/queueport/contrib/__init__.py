@@ -1,0 +1,1 @@
+"""Integrations with web frameworks. Each module imports its framework, so import only the module that you need."""

@@ -1,0 +1,74 @@
+"""Checks the arguments of calls that find jobs: filters, limits, pages, queue names, ids. For the core.
+
+All checks are made before any I/O, so wrong arguments raise the same error on every store.
+"""
+
+from __future__ import annotations
+
+from queueport.errors import ConfigurationError, JobNotFound
+from queueport.job import JOB_ID, QUEUE_NAME
+from queueport.spi.store import Query
+from queueport.status import JobState
+from queueport.tasks import Task
+
+__all__ = ["PAGE", "checked", "filters", "missing", "queue_name"]
+
+PAGE = 500
+"""The maximum number of records to read and change in one step when a query matches many."""
+
+
+def filters(
+    *,
+    state: object = None,
+    queue: object = None,
+    task: object = None,
+    error: object = None,
+    finished_before: float | None = None,
+    limit: object = PAGE,
+    after: object = None,
+) -> Query:
+    """Make a query. Raises ConfigurationError for a wrong argument, and JobNotFound if `after` is not a valid id."""
+    states = [each.value for each in JobState]
+    if state is not None and state not in states:
+        raise ConfigurationError(f"there is no state {state!r:.80}: use one of {', '.join(states)}")
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ConfigurationError(f"limit={limit!r:.80} is not a number of jobs: pass an integer of 1 or more")
+    return Query(
+        None if state is None else JobState(state),
+        None if queue is None else queue_name(queue),
+        _name("task", task.name if isinstance(task, Task) else task),
+        _name("error", error),
+        finished_before,
+        None if after is None else checked(after),
+        limit,
+    )
+
+
+def _name(what: str, value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ConfigurationError(f"{what}={value!r:.80} is not a name: pass a name, or None for jobs with any {what}")
+
+
+def queue_name(name: object) -> str:
+    """Return the name if it is a valid queue name. Raises ConfigurationError otherwise."""
+    if isinstance(name, str) and QUEUE_NAME.fullmatch(name):
+        return name
+    raise ConfigurationError(
+        f"{name!r:.80} is not a queue name: use 1 to 64 letters, digits, '_', '-' and '.', and do not begin with '.'"
+    )
+
+
+def checked(job_id: object) -> str:
+    """Return the id if it is a valid job id. Raises JobNotFound otherwise. Does no I/O."""
+    if isinstance(job_id, str) and JOB_ID.fullmatch(job_id):
+        return job_id
+    raise missing(job_id)
+
+
+def missing(job_id: object) -> JobNotFound:
+    """The error for an id without a record."""
+    return JobNotFound(
+        f"there is no job {job_id!r:.80} in this namespace: it never existed, or its record was removed, for "
+        "example when its retention was over"
+    )

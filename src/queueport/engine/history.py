@@ -1,0 +1,65 @@
+"""Reads the history of a store for `JobQueue.history` and `JobQueue.stats`. For the core."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from queueport.engine.arguments import filters
+from queueport.errors import ConfigurationError
+from queueport.spi.history import HOUR, KEEP_HOURS, KEEP_MINUTES, MINUTE, HistoryQuery, start_of
+from queueport.spi.store import JobStore
+from queueport.stats import HistoryPoint
+
+__all__ = ["Recent", "points", "recent", "spans"]
+
+Recent = Mapping[str | None, HistoryPoint]
+"""One span of time: the point of each queue by its name, and that of all queues together under None."""
+
+
+def spans(since: object, step: object) -> tuple[int, int]:
+    """Check the arguments of `JobQueue.history`, and return both in whole seconds. Raises ConfigurationError."""
+    back, length = _number(since), _number(step)
+    if not 0 < back <= KEEP_HOURS:
+        raise ConfigurationError(f"since={since!r:.80} is not within the history: pass up to 30 days, in seconds")
+    unit, name = (MINUTE, "minutes") if back <= KEEP_MINUTES else (HOUR, "hours, as since is more than 24 hours")
+    if not 0 < length <= KEEP_HOURS or length % unit:
+        raise ConfigurationError(f"step={step!r:.80} cannot be used: pass a multiple of {unit} seconds ({name})")
+    return math.ceil(back), int(length)
+
+
+def _number(value: object) -> float:
+    """The value in seconds; -1 if it is neither a number nor a timedelta."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    return seconds if isinstance(seconds, int | float) and not isinstance(seconds, bool) else -1.0
+
+
+def points(store: JobStore, queue: str | None, task: object, since: int, step: int) -> list[HistoryPoint]:
+    """The points of the last `since` seconds, oldest first. `spans` has checked `since` and `step`."""
+    wanted = filters(queue=queue, task=task)
+    now = store.now()
+    start, end = start_of(step, now - since), start_of(MINUTE, now) + MINUTE
+    sums: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for found in store.history(HistoryQuery(start, end, step, wanted.queue, wanted.task)):
+        sums[found.at].update(found.counts)
+    return [_point(at, min(now, at + step), sums[at]) for at in range(start, end, step)]
+
+
+def recent(store: JobStore, now: float, seconds: int) -> Recent:
+    """What has happened in the `seconds` before the present minute, and in the present minute. `now` is the store's
+    time.
+    """
+    end = start_of(MINUTE, now) + MINUTE
+    start = end - MINUTE - seconds
+    total: Counter[str] = Counter()
+    queues: dict[str | None, HistoryPoint] = {}
+    for found in store.history(HistoryQuery(start, end, end - start)):
+        total.update(found.counts)
+        queues[found.queue] = _point(start, now, found.counts)
+    return defaultdict(lambda: _point(start, now, {}), {**queues, None: _point(start, now, total)})
+
+
+def _point(start: int, end: float, counts: Mapping[str, int]) -> HistoryPoint:
+    return HistoryPoint.of(datetime.fromtimestamp(start, UTC), max(0.0, end - start), counts)

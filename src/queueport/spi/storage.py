@@ -1,0 +1,238 @@
+"""Functions that stores share: the verbs that write, the fields to keep, statistics. For authors of stores.
+
+The functions of the verbs are for stores that cannot evaluate the condition of a verb on their server. The memory store
+uses them too. The suite in `queueport.testing.stores` compares every other store with the memory store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import compress
+from operator import ne
+from typing import Any
+
+from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record
+from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Query, QueueCounts, Swap
+from queueport.stats import WorkerStats
+from queueport.status import JobError, JobState
+
+__all__ = [
+    "Tally",
+    "Transition",
+    "Verb",
+    "begin",
+    "begun",
+    "document",
+    "document_text",
+    "given_fields",
+    "given_names_and_values",
+    "insert",
+    "is_default",
+    "matches",
+    "names_error",
+    "newest_error",
+    "readable",
+    "reading",
+    "renew",
+    "renewal",
+    "startable",
+    "swap",
+    "unreadable_holder",
+    "worker_stats",
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transition:
+    """The result of a verb whose condition holds: the new record (None: the record is deleted), and the change made."""
+
+    new: Record | None
+    change: Change
+
+
+Verb = Callable[[float, Record | None], Transition | None]
+"""Takes the store's time and the record that was found (None: there is none). Returns the transition that the store
+must write, or None if the verb's condition does not hold."""
+
+
+def insert(item: Insert, now: float, found: Record | None) -> Transition | None:
+    """Insert the record if its id is new.
+
+    `partial(insert, item)` is a `Verb`. So are those of `swap`, `begin` and `renew`. None of these functions writes:
+    the store must write the new record. For `insert` and `swap`, the store must first check that no other job holds the
+    key of the new record.
+    """
+    return None if found is not None else Transition(item.change.applied(item.record, item.rev, now), item.change)
+
+
+def swap(item: Swap, now: float, found: Record | None) -> Transition | None:
+    """Change or delete the record, if it has the expected rev."""
+    if found is None or found.rev != item.expected:
+        return None
+    return Transition(None if item.change.delete else item.change.applied(found, item.rev, now), item.change)
+
+
+def begin(item: Begin, now: float, found: Record | None) -> Transition | None:
+    """Begin the job, if it is queued, has not expired, has this task, and no newer release wrote its record."""
+    if found is None or found.task != item.task or not startable(found, now):
+        return None
+    return Transition(begun(found, item.change, item.rev, now), item.change)
+
+
+def renew(item: LeaseRenewal, now: float, found: Record | None) -> Transition | None:
+    """Extend the lease and set the values, if the job is running with this token."""
+    if found is None or found.state is not JobState.RUNNING or found.token != item.token:
+        return None
+    change = renewal(item)
+    return Transition(change.applied(found, item.rev, now), change)
+
+
+def renewal(item: LeaseRenewal) -> Change:
+    """The change that this heartbeat makes to the record: the new values, and `wake_at` at the end of the new lease."""
+    return Change(item.values, {"wake_at": item.lease})
+
+
+def startable(record: Record, now: float) -> bool:
+    """True if the job may begin: it is queued, has not expired, and no newer release wrote its record.
+
+    `take` and `begin` require this. They also require that the job has the right task; this function does not check the
+    task.
+    """
+    return record.state is JobState.QUEUED and not record.expired(now) and readable(record)
+
+
+def begun(record: Record, change: Change, rev: str, now: float) -> Record:
+    """The record after begin: with the change applied and 1 added to `attempts`."""
+    return change.applied(record, rev, now, starts=True)
+
+
+def readable(record: Record) -> bool:
+    """False if a newer release wrote the record. The verbs that hand out work must then ignore the record."""
+    return record.v <= RECORD_VERSION
+
+
+def unreadable_holder(job_id: str) -> Record:
+    """The record for a KEY_HELD result if the record of the job that holds the key cannot be read.
+
+    For example, a newer release wrote the holder's record. Only the id is that of the holder. The state is RUNNING, so
+    that the caller does not change the holder.
+    """
+    return Record(job_id, "", "", b"", JobState.RUNNING)
+
+
+def matches(query: Query, record: Record) -> bool:
+    """True if the record meets the conditions of the query. Ignores the query's `after` and `limit`."""
+    error = newest_error(record.errors)
+    finished = record.finished_at
+    return (
+        (query.state is None or record.state is query.state)
+        and (query.queue is None or record.queue == query.queue)
+        and (query.task is None or record.task == query.task)
+        and (query.error is None or (error is not None and names_error(error, query.error)))
+        and (query.finished_before is None or (finished is not None and finished < query.finished_before))
+    )
+
+
+class Tally:
+    """Adds up the job counts of a store by queue. `queues` are queues to report even if they have no jobs."""
+
+    def __init__(self, queues: Iterable[str] = ()) -> None:
+        self.states: dict[str, dict[JobState, int]] = {queue: dict.fromkeys(JobState, 0) for queue in queues}
+        self._queued: defaultdict[str, Counter[int]] = defaultdict(Counter)
+
+    def add(self, queue: str, priority: int, state: str, n: int) -> None:
+        """Add `n` jobs. If a record is damaged, so that no state has this name, only list the queue."""
+        counts = self.states.setdefault(queue, dict.fromkeys(JobState, 0))
+        if state in _STATES:
+            counts[_STATES[state]] += n
+        if state == JobState.QUEUED.value:
+            self._queued[queue][priority] += n
+
+    def counts(self, oldest: Mapping[str, float]) -> dict[str, QueueCounts]:
+        """The counts of each queue. `oldest` maps a queue to the time at which its oldest queued job was queued.
+
+        A negative count is reported as zero, because some stores cannot read all their counts at the same moment.
+        """
+        found = {}
+        for queue, states in self.states.items():
+            queued = {priority: n for priority, n in self._queued[queue].items() if n > 0}
+            found[queue] = QueueCounts({state: max(0, n) for state, n in states.items()}, queued, oldest.get(queue))
+        return found
+
+
+_STATES = {state.value: state for state in JobState}
+
+
+def newest_error(errors: Sequence[JobError]) -> str | None:
+    """The dotted names of the newest error's class and its ancestors, separated by spaces; None without errors."""
+    return " ".join((errors[-1].type, *errors[-1].bases)) if errors else None
+
+
+def names_error(classes: str, wanted: str) -> bool:
+    """True if `classes`, as returned by `newest_error`, contains the name `wanted`, with or without its module."""
+    return f" {wanted} " in f" {classes} " or f".{wanted} " in f"{classes} "
+
+
+def given_fields(record: Record) -> dict[str, Any]:
+    """The fields that a store must keep, with their values: `v`, and each field that differs from its default."""
+    return dict(zip(*given_names_and_values(record), strict=True))
+
+
+def given_names_and_values(record: Record) -> tuple[tuple[str, ...], list[Any]]:
+    """The names and the values of `given_fields`. Records that have the same names share one tuple of names."""
+    values = VALUES(record)
+    differ = tuple(map(ne, values, _DEFAULTS.values()))
+    return _names(differ), list(compress(values, differ))
+
+
+@lru_cache
+def _names(chosen: tuple[bool, ...]) -> tuple[str, ...]:
+    return tuple(compress(_DEFAULTS, chosen))
+
+
+def is_default(name: str, value: Any) -> bool:
+    """True if a store need not keep this field, because a record that is read without the field has this value."""
+    return bool(value == _DEFAULTS.get(name, _NO_DEFAULT))
+
+
+_DEFAULTS: dict[str, Any] = {
+    field.name: {} if field.default_factory is dict else field.default for field in dataclasses.fields(Record)
+}
+_NO_DEFAULT = object()
+_DEFAULTS["v"] = None  # always keep `v`, because later releases have another default
+
+
+def worker_stats(name: str, queues: Iterable[str], tasks: Iterable[str], seen: float) -> WorkerStats:
+    """The statistics of a worker. `seen` is the time of its last announcement, in seconds since the epoch."""
+    return WorkerStats(name, tuple(queues), tuple(tasks), datetime.fromtimestamp(seen, UTC))
+
+
+def document_text(value: Mapping[str, Any]) -> str:
+    """The value of a document as JSON, in ASCII."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def document(kind: str, name: str, rev: Any, text: Any) -> Document:
+    """The document with this rev and the value that `document_text` has encoded. Raises CorruptRecord."""
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise CorruptRecord(f"the value of the document {name!r} is not valid JSON: {error}") from None
+    if not isinstance(value, dict) or not isinstance(rev, str):
+        raise CorruptRecord(f"the document {name!r} is not a JSON object with a rev")
+    return Document(kind, name, value, rev)
+
+
+@contextmanager
+def reading(job_id: str) -> Iterator[None]:
+    """A context manager that adds the job's id to the text of a CorruptRecord raised inside it."""
+    try:
+        yield
+    except CorruptRecord as error:
+        raise CorruptRecord(f"job {job_id!r} is damaged: {error}") from None

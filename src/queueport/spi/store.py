@@ -1,0 +1,410 @@
+"""The interface of job stores. For authors of stores. Each verb is atomic; `docs/protocol.md` specifies the verbs.
+
+A store decides nothing. It applies a `Change` if the condition of the verb holds; otherwise it returns the record that
+it found. In the same atomic step it must update the indexes, the holder of the key, the counts by queue and state, the
+counters `processed` and `failed`, and the history (`queueport.spi.history`). The suite in `queueport.testing.stores`
+compares a store with the memory store.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, ClassVar, Self
+
+from queueport.capability import Limits
+from queueport.errors import BackendUnavailable
+from queueport.spi.history import HistoryCounts, HistoryQuery
+from queueport.spi.record import Change, Record
+from queueport.spi.url import BackendURL
+from queueport.stats import WorkerStats
+from queueport.status import JobState
+
+__all__ = [
+    "LOST_KEPT",
+    "Begin",
+    "ClaimingStore",
+    "Command",
+    "Document",
+    "Insert",
+    "JobStore",
+    "LeaseRenewal",
+    "Query",
+    "QueueCounts",
+    "StoreStats",
+    "Swap",
+    "WriteOutcome",
+    "WriteResult",
+]
+
+LOST_KEPT = 3600.0
+"""Seconds for which a store must keep a lost worker, so that a dispatcher that starts later still finds it."""
+
+
+Command = Sequence[bytes]
+"""A command for the server that the store and the backend share: its name and its arguments."""
+
+
+class WriteOutcome(Enum):
+    """The outcome of one write."""
+
+    APPLIED = auto()
+    REFUSED = auto()
+    """The condition did not hold. For an insert: the id exists."""
+    KEY_HELD = auto()
+    """Another job of the same task holds the key, so the change was not applied. That job has not ended."""
+    NOT_SENT = auto()
+    """The server refused `Insert.commands`, which publish the message, so the record was not inserted."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """The answer to one write.
+
+    `record` depends on the outcome. APPLIED: the record after the change (None: deleted). REFUSED: the record as found
+    (None: no such job, or its record cannot be read). KEY_HELD: the record of the job that holds the key, or the result
+    of `queueport.spi.storage.unreadable_holder`. NOT_SENT: None.
+    """
+
+    outcome: WriteOutcome
+    record: Record | None
+    error: BackendUnavailable | None = None
+    """Why the outcome is NOT_SENT; None for other outcomes. Its cause is the client library's exception."""
+
+    @property
+    def applied(self) -> bool:
+        """True if this call applied the change. False if an earlier call with the same rev has applied it."""
+        return self.outcome is WriteOutcome.APPLIED
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Insert `record`, which has the producer's fields, with `change` applied to it and with the rev `rev`."""
+
+    record: Record
+    change: Change
+    rev: str
+    commands: tuple[Command, ...] = ()
+    """Commands that the store must run in the same atomic step, only if the record is inserted. Given only if
+    `JobStore.shares_server` has returned True for the server of the backend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Apply `change` to the record `id` if its rev is `expected`, and set its rev to `rev`."""
+
+    id: str
+    expected: str
+    change: Change
+    rev: str
+    record: Record | None = field(default=None, compare=False, repr=False)
+    """The record with the rev `expected`, if the caller has read it. To make its answer, a store may apply the change
+    to this record, instead of reading the changed record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Begin the job `id`: apply `change`, add 1 to `attempts`, and set the rev to `rev`.
+
+    The condition: the job is queued, has not expired, its task is `task`, and its `v` is not newer than this release's.
+    """
+
+    id: str
+    task: str
+    change: Change
+    rev: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewal:
+    """Extend the lease of the job `id` to now + `lease` seconds, and set the fields in `values` and the rev to `rev`.
+
+    The condition: the job runs with the token `token`.
+    """
+
+    id: str
+    token: str
+    lease: float
+    rev: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The conditions of `find`, `count` and `overflow`. A record must meet every condition that is not None.
+
+    `error` is the class name of the latest error or of one of its ancestors, with or without its module, as
+    `queueport.spi.storage.names_error` compares it. `finished_before` is in seconds since the epoch, by the store's
+    clock; with it, a job that has not ended does not match. `after` is the id of the last record of the previous page;
+    if that record is deleted, `find` finds nothing.
+    """
+
+    state: JobState | None = None
+    queue: str | None = None
+    task: str | None = None
+    error: str | None = None
+    finished_before: float | None = None
+    after: str | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A small named value beside the records, such as the pause of a queue.
+
+    `kind` consists of small letters, and `name` is any text without NUL. `value` is a JSON object of at most 64 KiB.
+    `rev` is a random text without blanks, which the writer chooses anew for each write.
+    """
+
+    kind: str
+    name: str
+    value: Mapping[str, Any]
+    rev: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """The counts of one queue. `queued_by_priority` contains only priorities with queued jobs."""
+
+    states: Mapping[JobState, int]
+    queued_by_priority: Mapping[int, int]
+    oldest_queued_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """The counts of all queues, the counters `processed` and `failed`, and the store's time at which they were read."""
+
+    now: float
+    queues: Mapping[str, QueueCounts]
+    processed: int
+    failed: int
+
+
+class JobStore(ABC):
+    """Keeps the records. Methods may block. Each must be thread-safe and must work in a child process after a fork.
+
+    If the store does not answer, a method must raise `BackendUnavailable`, with the client library's exception as its
+    cause. It must do so within `call_timeout` seconds, to which `wait` and `wait_for_work` may add their `timeout`. The
+    caller then does not know whether the call was applied, and finds out by the revs and tokens that it chose. A method
+    must raise nothing else, unless its docstring says so. A store must connect on first use, not before, and must
+    reconnect by itself. In a batch, each item is atomic. Results must be in the order of the items.
+
+    If a verb finds a record that cannot be read, it must put the record aside and log this, so that the record does not
+    block others. Exceptions: a record that was changed since it was read, or that a newer release wrote, stays in
+    place, and `get` and `wait` leave every record in place. The verbs that hand out work (begin, claim_due, unreceived,
+    take, unknown) must ignore a record with a newer `v`.
+    """
+
+    limits: ClassVar[Limits] = Limits()
+    settings: ClassVar[type[Any] | None] = None
+    """The pydantic model of the store's URL options, for `queueport backends` and the documentation."""
+    shared: ClassVar[bool] = True
+    """True if other processes see the same records."""
+    poll: float = 0.25
+    """Seconds between two searches of a dispatcher for due records. If there are many workers, their dispatchers search
+    less often. A store for which a search is expensive sets a higher number."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, url: BackendURL, *, namespace: str, call_timeout: float) -> Self:
+        """Make a store from its URL. Must not do I/O. Raises ConfigurationError for a wrong URL or option."""
+
+    @abstractmethod
+    def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
+        """Insert each record whose id does not exist and whose key no other job holds, in the order given.
+
+        `BackendUnavailable.rejected` should contain the ids of the records that this call certainly did not insert and
+        will not insert later. The store must not repeat a call that may have been applied: the record may have been
+        changed since, and then its rev no longer shows which call inserted it. Only `queueport.engine.enqueue` may
+        repeat such a call.
+        """
+
+    @abstractmethod
+    def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
+        """The records with these ids, in order; None for an id without a record.
+
+        Raises CorruptRecord if one of the records cannot be read.
+        """
+
+    @abstractmethod
+    def find(self, query: Query) -> Sequence[Record]:
+        """At most `query.limit` matching records, the latest inserted first.
+
+        If the query has a state, must not scan jobs in other states.
+        """
+
+    @abstractmethod
+    def count(self, query: Query) -> int:
+        """The number of matching records. Ignores `query.after` and `query.limit`."""
+
+    @abstractmethod
+    def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
+        """Apply each change if the record's rev is `expected`.
+
+        If the change makes the job alive again and another job holds its key, the outcome must be KEY_HELD.
+        """
+
+    @abstractmethod
+    def begin(self, begins: Sequence[Begin]) -> Sequence[WriteResult]:
+        """Apply each `Begin` whose condition holds. A job may begin even if it is not yet marked as sent."""
+
+    @abstractmethod
+    def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
+        """Claim at most `limit` records whose wake_at has passed. Returns them, the most overdue first.
+
+        To claim a record, set its wake_at to now + `claim` and its rev to `rev`. Until that wake_at has passed, no
+        other call of `claim_due` may return the record, unless another verb sets an earlier wake_at. With
+        `leases=False`, running jobs are left out.
+        """
+
+    @abstractmethod
+    def unreceived(self, queue: str, priority: int, sent_before: float, limit: int) -> Sequence[Record]:
+        """At most `limit` queued records of this queue and priority that were sent before `sent_before`, oldest first.
+
+        The store may leave out records that have a wake_at: this verb is for backends that carry messages, with which
+        a sent record has no wake_at.
+        """
+
+    @abstractmethod
+    def overflow(self, query: Query, keep: int, limit: int) -> Sequence[Record]:
+        """At most `limit` of the records that match the query, the earliest inserted first.
+
+        Never includes the `keep` matching records that were inserted last.
+
+        The query has a final state, and may have a queue and a task, but no other condition.
+        """
+
+    @abstractmethod
+    def heartbeat(self, beats: Sequence[LeaseRenewal]) -> Sequence[WriteResult]:
+        """Apply each `LeaseRenewal` whose job still runs with its token, even if the lease has already lapsed."""
+
+    @abstractmethod
+    def stats(self) -> StoreStats:
+        """The counts and counters, which the store must maintain on each write. Lists every queue ever used."""
+
+    @abstractmethod
+    def history(self, query: HistoryQuery) -> Sequence[HistoryCounts]:
+        """The numbers of the history that match the query, added up by step and queue, and sorted by both.
+
+        Leaves out steps and queues without numbers.
+        """
+
+    @abstractmethod
+    def fold_history(self) -> None:
+        """Fold minutes older than KEEP_MINUTES into their hours, and delete hours older than KEEP_HOURS.
+
+        Handles at most FOLDED minutes and FOLDED hours, the oldest first. Dispatchers call this about once a minute.
+        Each number must be either in its minute or in its hour at every time, also if several processes call this at
+        once.
+        """
+
+    @abstractmethod
+    def announce(self, worker: WorkerStats, ttl: float) -> None:
+        """Record that a worker is live for the next `ttl` seconds. Its heartbeat_at must be the store's present time.
+
+        If `ttl` is 0, remove the worker.
+        """
+
+    @abstractmethod
+    def workers(self, *, lost: bool = False) -> Sequence[WorkerStats]:
+        """The live workers, sorted by name.
+
+        With `lost`, instead the workers whose last `ttl` is over and that were not removed: they have crashed or cannot
+        reach the store. The store must keep these for at least `LOST_KEPT` seconds, and must delete them some time
+        after that.
+        """
+
+    @abstractmethod
+    def documents(self, kind: str) -> Sequence[Document]:
+        """The documents of this kind, sorted by name. Must contain every write that was answered before the call.
+
+        A document that cannot be read must be put aside, and logged, so that a new document can have its name.
+        """
+
+    @abstractmethod
+    def put_document(self, document: Document, expected: str | None, insert: Insert | None = None) -> bool:
+        """Write the document if the one with its kind and name has the rev `expected`; None: if there is none.
+
+        With `insert`, which has no `commands`, insert this record in the same atomic step. If its id exists, or another
+        job holds its key, write only the document.
+
+        Returns False if nothing was written, because the rev is another one. Returns True without a further write if it
+        is the rev of `document`: an earlier call has written it. A caller without an answer can thus repeat its call.
+        """
+
+    @abstractmethod
+    def delete_document(self, kind: str, name: str, expected: str) -> bool:
+        """Delete the document if its rev is `expected`. Returns False if it was not deleted.
+
+        After a lost answer, a repeated call returns False, because there is no such document any more.
+        """
+
+    @abstractmethod
+    def wait(self, ids: Collection[str], timeout: float) -> Sequence[Record]:
+        """Wait until one of these jobs is final, at most `timeout` seconds.
+
+        Returns the records of those jobs that are final. May return before that, without any record.
+        """
+
+    @abstractmethod
+    def now(self) -> float:
+        """The store's clock, in seconds since the epoch."""
+
+    def approximate_now(self) -> float:
+        """An estimate of `now`, which must not be ahead of the store's clock. No I/O if the clock was read before."""
+        return self.now()
+
+    def shares_server(self, url: BackendURL) -> bool:
+        """True if `url` names the same server as the URL of this store.
+
+        If True, an `Insert` may have `commands`. The caller makes sure that `url` has a scheme that this store accepts.
+        """
+        return False
+
+    def check_size(self, record: Record) -> None:  # noqa: B027  # most stores have no such limit
+        """Raise PayloadTooLarge if a new record is too large for the store, although its payload is within `limits`.
+
+        Called for every job of a batch before the first one is inserted. Must not do I/O.
+        """
+
+    def setup(self) -> None:  # noqa: B027  # many stores need nothing
+        """Create the tables, indexes and other objects that must exist before use. Must be idempotent."""
+
+    def check(self) -> Sequence[str]:
+        """Test whether `insert` would work. Returns warnings about the store's configuration, one sentence each.
+
+        Must leave nothing behind. Raises BackendUnavailable if an insert would fail, and ConfigurationError if the
+        store's configuration can lose records.
+        """
+        self.now()
+        return ()
+
+    def close(self) -> None:  # noqa: B027  # some stores have nothing to close
+        """Close all connections. Must be idempotent and must not raise."""
+
+
+class ClaimingStore(JobStore):
+    """A store that can also hand out the next job, so that it is a backend by itself."""
+
+    @abstractmethod
+    def take(self, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str) -> Sequence[Record]:
+        """Begin at most `limit` of the next queued jobs of these queues, as `begin` does. Returns the changed records.
+
+        `changes` maps a task's name to its change; jobs of other tasks must be ignored. The jobs of all these queues
+        are ordered by priority, highest first, then by queued_at. Must ignore expired jobs; the dispatcher cancels
+        them.
+        """
+
+    @abstractmethod
+    def unknown(self, queues: Sequence[str], tasks: Collection[str], limit: int) -> Sequence[Record]:
+        """At most `limit` queued jobs of these queues that have a task not in `tasks` and no `unknown_since`."""
+
+    @abstractmethod
+    def wait_for_work(self, queues: Sequence[str], timeout: float) -> None:
+        """Return when a job may have been queued since this thread's last call, or after `timeout` seconds.
+
+        The first call of a thread may return at once.
+        """

@@ -1,0 +1,1 @@
+"""The memory store: records in this process."""

@@ -1,0 +1,129 @@
+"""The records of one memory store, and their indexes. For the memory store."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from queueport.spi.locks import ForkAware
+from queueport.spi.record import Change, Record
+from queueport.spi.store import Document
+from queueport.stats import WorkerStats
+from queueport.status import JobState
+from queueport.stores.memory.history import History
+
+__all__ = ["Records"]
+
+Entry = tuple[Any, ...]
+"""A sort key in an index. Its last item is the record's insertion number, so no two entries of an index are equal."""
+
+
+class Records(ForkAware):
+    """Keeps each record under its insertion number. Each index is a sorted list of entries.
+
+    Callers must hold the lock of the condition `changed`, and notify this condition after calls of `write`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed: threading.Condition = threading.Condition(threading.Lock())
+        self.jobs: dict[int, Record] = {}
+        self.numbers: dict[str, int] = {}
+        """The insertion number of each job, by id."""
+        self.last: int = 0
+        self.holders: dict[tuple[str, str], str] = {}
+        """The id of the job that holds each key, by task and key."""
+        self.states: dict[JobState, list[Entry]] = {state: [] for state in JobState}
+        self.due: list[Entry] = []
+        """The jobs with a wake_at, in the order of wake_at."""
+        self.queued: defaultdict[tuple[str, str], list[Entry]] = defaultdict(list)
+        """The queued jobs by queue and task, in the order in which workers take them."""
+        self.oldest: defaultdict[str, list[Entry]] = defaultdict(list)
+        """The queued jobs that have a queued_at, by queue, in the order of queued_at."""
+        self.sent: defaultdict[tuple[str, int], list[Entry]] = defaultdict(list)
+        """The queued jobs whose message was sent, by queue and priority, in the order of sent_at."""
+        self.counts: Counter[tuple[str, int, JobState]] = Counter()
+        self.arrivals: Counter[str] = Counter()
+        """The number of writes of queued jobs, by queue. An idle worker waits until this number changes."""
+        self.ended: int = 0
+        """The number of writes of jobs in a final state. A caller of `wait` waits until this number changes."""
+        self.processed: int = 0
+        self.failed: int = 0
+        self.documents: dict[tuple[str, str], Document] = {}
+        """The documents by kind and name."""
+        self.history: History = History()
+        self.workers: dict[str, tuple[WorkerStats, float]] = {}
+        """The workers by name, each with the time until which the worker counts as live."""
+
+    def get(self, job_id: str) -> Record | None:
+        number = self.numbers.get(job_id)
+        return None if number is None else self.jobs[number]
+
+    def listed(self, entries: Iterable[Entry]) -> Iterator[Record]:
+        return (self.jobs[entry[-1]] for entry in entries)
+
+    def holder(self, record: Record) -> Record | None:
+        """The record of another job that holds this record's key. None if there is none, or if this record is final."""
+        if record.key is None or record.state.final:
+            return None
+        job_id = self.holders.get((record.task, record.key), record.id)
+        return None if job_id == record.id else self.get(job_id)
+
+    def write(self, old: Record | None, new: Record | None, change: Change | None = None) -> None:
+        """Replace `old` by `new`, and update the indexes. If `old` is None, `new` is added; if `new` is None, `old` is
+        deleted. Adds the numbers in `change` to the counters `processed` and `failed`.
+        """
+        if old is None:
+            number = self.last = self.last + 1
+        else:
+            number = self.numbers[old.id]
+            self._remove_entries(old, number)
+        if new is not None:
+            self._add(new, number)
+        elif old is not None:
+            del self.jobs[number], self.numbers[old.id]
+        if change is not None:
+            self.processed += change.processed
+            self.failed += change.failed
+
+    def _add(self, record: Record, number: int) -> None:
+        self.jobs[number] = record
+        self.numbers[record.id] = number
+        for entries, entry in self._entries(record, number):
+            insort(entries, entry)
+        self.counts[record.queue, record.priority, record.state] += 1
+        self.arrivals[record.queue] += record.state is JobState.QUEUED
+        final = record.state.final
+        self.ended += final
+        if record.key is not None and not final:
+            self.holders[record.task, record.key] = record.id
+
+    def _remove_entries(self, record: Record, number: int) -> None:
+        for entries, entry in self._entries(record, number):
+            del entries[bisect_left(entries, entry)]
+        self.counts[record.queue, record.priority, record.state] -= 1
+        if record.key is not None and self.holders.get((record.task, record.key)) == record.id:
+            del self.holders[record.task, record.key]
+
+    def _entries(self, record: Record, number: int) -> list[tuple[list[Entry], Entry]]:
+        """Pairs of an index that contains the record, and the record's entry in this index."""
+        found: list[tuple[list[Entry], Entry]] = [(self.states[record.state], (number,))]
+        if record.wake_at is not None:
+            found.append((self.due, (record.wake_at, number)))
+        if record.state is JobState.QUEUED:
+            place = -record.priority, record.queued_at or 0.0, number
+            found.append((self.queued[record.queue, record.task], place))
+            if record.queued_at is not None:
+                found.append((self.oldest[record.queue], (record.queued_at, number)))
+            if record.sent and record.sent_at is not None:
+                found.append((self.sent[record.queue, record.priority], (record.sent_at, number)))
+        return found
+
+    def before_fork(self) -> None:
+        self.changed.acquire()
+
+    def after_fork(self, *, child: bool) -> None:
+        self.changed.release()

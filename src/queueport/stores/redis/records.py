@@ -1,0 +1,227 @@
+"""Encodes the arguments of the Redis store's scripts, and decodes their answers. For the Redis store.
+
+A field with its default value is not stored, except `v`. None is therefore never stored: it is the default of each
+field that can be None.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from queueport.spi import storage
+from queueport.spi.history import HOUR, KEEP_MINUTES, MINUTE, HistoryCounts, HistoryQuery, gathered
+from queueport.spi.record import Change, Flat, Record, flat_value
+from queueport.spi.storage import Tally, given_fields, is_default, newest_error, reading, worker_stats
+from queueport.spi.store import Document, Insert, Query, StoreStats
+from queueport.stats import WorkerStats
+
+__all__ = [
+    "batches",
+    "change_arguments",
+    "document",
+    "encoded",
+    "fields",
+    "history",
+    "history_arguments",
+    "insert_arguments",
+    "pairs",
+    "query_arguments",
+    "record",
+    "stats",
+    "text_of",
+    "workers",
+]
+
+BATCH = 200
+"""The maximum number of items in one batch. A script runs once for each batch, so that a run blocks other clients only
+for a few milliseconds."""
+BINARY = ("payload", "result")
+"""The fields that a record has as bytes, in the order in which an answer contains them after the JSON."""
+BATCH_SIZE = 2**20
+"""A batch ends after the item with which it exceeds this number of bytes. By default, a server buffers at most 1 GiB of
+a client's commands (`client-query-buffer-limit`).
+"""
+SPAN = 120
+"""The maximum number of minutes, or of hours, of the history that one run of a script reads."""
+
+
+def insert_arguments(insert: Insert) -> list[bytes]:
+    """The arguments of one insert: the id, the change, and the commands that the script must run in the same step."""
+    values = {**given_fields(insert.record), **insert.change.set, "rev": insert.rev}
+    del values["id"]
+    commands = [argument for command in insert.commands for argument in (b"%d" % len(command), *command)]
+    change = _change_arguments(values, insert.change, clears=False)
+    return [insert.record.id.encode(), *change, b"%d" % len(insert.commands), *commands]
+
+
+def change_arguments(change: Change, rev: str) -> list[bytes]:
+    """The arguments of a change of an existing record, in the order in which prelude.lua reads them."""
+    if change.delete:
+        return [b"delete", b"%d" % change.processed, b"%d" % change.failed]
+    return _change_arguments({**change.set, "rev": rev}, change, clears=True)
+
+
+def _change_arguments(values: dict[str, Any], change: Change, *, clears: bool) -> list[bytes]:
+    names, arguments, cleared = [], [], []
+    stamp = change.stamp
+    if "errors" in values:
+        values["error"] = newest_error(values["errors"])
+    for name, value in values.items():
+        if name in stamp:
+            continue
+        if value is None or is_default(name, value):
+            cleared.append(name)
+        else:
+            names.append(name)
+            arguments.append(value.encode() if type(value) is str else encoded(flat_value(name, value)))
+    layout = _layout(tuple(names), tuple(stamp), tuple(cleared) if clears else ())
+    stamps = [encoded(seconds) for seconds in stamp.values()]
+    return [layout, b"%d" % change.processed, b"%d" % change.failed, *arguments, *stamps]
+
+
+@lru_cache
+def _layout(*names: tuple[str, ...]) -> bytes:
+    return "|".join(" ".join(some) for some in names).encode()
+
+
+def query_arguments(query: Query) -> list[bytes]:
+    """The state, queue, task, error and finished_before of a query. The argument of a condition not given is empty."""
+    before = None if query.finished_before is None else float(query.finished_before)
+    return [
+        encoded(value) for value in (query.state and query.state.value, query.queue, query.task, query.error, before)
+    ]
+
+
+def encoded(value: Flat) -> bytes:
+    """Convert a flat value to bytes, from which `Record.from_flat` reads the same value.
+
+    None becomes empty bytes, which in a query stand for a condition that is not given. A field with None is not stored.
+    """
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, float):
+        return repr(value).encode()
+    if isinstance(value, str):  # for a member of an Enum, such as a status of RQ, `str` returns its name
+        return value.encode()
+    return b"" if value is None else str(value).encode()
+
+
+def batches(items: Sequence[list[bytes]]) -> Iterator[list[bytes]]:
+    """Join the arguments of items into batches. Each batch begins with the number of its items."""
+    start = size = 0
+    for number, item in enumerate(items):
+        if number > start and (number - start == BATCH or size > BATCH_SIZE):
+            yield _joined(items[start:number])
+            start, size = number, 0
+        size += sum(map(len, item))
+    if items:
+        yield _joined(items[start:])
+
+
+def _joined(items: Sequence[list[bytes]]) -> list[bytes]:
+    return [b"%d" % len(items), *(argument for item in items for argument in item)]
+
+
+def fields(packed: bytes) -> dict[str, Any]:
+    """Decode a record that `packed` in prelude.lua has encoded. Returns the fields, with `id`, by name.
+
+    A value may contain any bytes, and the script copies them unchanged. So the JSON is read as Latin-1, in which each
+    byte is one character. A value that is not ASCII, and each value that a record has as bytes, is returned as bytes.
+    """
+    head, _, values = packed.partition(b"\0")
+    found: dict[str, Any] = json.loads(head.decode("latin-1"), strict=False)
+    at = 0
+    for name in BINARY:
+        if name in found:
+            size = found[name]
+            found[name] = values[at : at + size]
+            at += size
+    for name, value in found.items():
+        if name not in BINARY and not value.isascii():
+            found[name] = value.encode("latin-1")
+    return found
+
+
+def record(packed: bytes) -> Record:
+    """Decode a record in the answer of a script. Raises CorruptRecord, which names the job, if this is not possible."""
+    values = fields(packed)
+    with reading(text_of(values["id"])):
+        return Record.from_flat(values)
+
+
+def text_of(value: str | bytes) -> str:
+    """The text of a value that `fields` returned. Bytes that are not valid UTF-8 are replaced."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
+def pairs(answer: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Split an answer of the form [name, value, name, value, ...] into pairs."""
+    return zip(answer[::2], answer[1::2], strict=True)
+
+
+def _named(answer: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+    return ((name.decode(), value) for name, value in pairs(answer))
+
+
+def document(kind: str, name: bytes, text: bytes) -> Document:
+    """Decode a document in the answer of documents.lua. Raises CorruptRecord."""
+    rev, _, value = text.partition(b" ")
+    return storage.document(kind, text_of(name), text_of(rev), value)
+
+
+def stats(answer: Sequence[Any]) -> StoreStats:
+    """Decode the answer of stats.lua."""
+    now, processed, failed, queues, counts, heads = answer
+    tally = Tally(queue.decode() for queue in queues)
+    for index, n in _named(counts):
+        kind, _, rest = index.partition(":")
+        if kind == "queued":
+            queue, _, priority = rest.rpartition(":")
+            tally.add(queue, int(priority), kind, int(n))
+        elif kind == "listed":
+            state, queue, _ = rest.split(":", 2)
+            if state != "queued" and queue in tally.states:
+                tally.add(queue, 0, state, int(n))
+    oldest: dict[str, float] = {}
+    for index, at in _named(heads):
+        queue = index.split(":")[1]
+        oldest[queue] = min(float(at), oldest.get(queue, math.inf))
+    known = {queue: at for queue, at in oldest.items() if at != math.inf}
+    return StoreStats(float(now), tally.counts(known), int(processed), int(failed))
+
+
+def history_arguments(query: HistoryQuery, now: float) -> list[list[bytes]]:
+    """The arguments of history.lua for consecutive spans of time. Each span is so short that its script does not block
+    the server for long: it has at most SPAN minutes or hours, as soon as older minutes are folded.
+    """
+    rest = [b"%d" % query.since, b"%d" % query.step, encoded(query.queue), encoded(query.task)]
+    spans, start = [], query.since
+    while start < query.until:
+        folded = start + SPAN * HOUR <= now - KEEP_MINUTES - HOUR
+        end = min(query.until, start + SPAN * (HOUR if folded else MINUTE))
+        spans.append([b"%d" % start, b"%d" % end, *rest])
+        start = end
+    return spans
+
+
+def history(answers: Sequence[Sequence[Any]]) -> list[HistoryCounts]:
+    """Decode the answers of history.lua."""
+    return gathered(
+        (int(at), queue.decode(), [(name.decode(), int(n))])
+        for answer in answers
+        for at, queue, name, n in zip(*(iter(answer),) * 4, strict=True)
+    )
+
+
+def workers(answer: Sequence[bytes]) -> list[WorkerStats]:
+    """Decode the answer of workers.lua; returns the workers sorted by name."""
+    found = []
+    for name, value in sorted(_named(answer)):
+        seen, _, details = value.partition(b" ")
+        queues, tasks = json.loads(details)
+        found.append(worker_stats(name, queues, tasks, float(seen)))
+    return found

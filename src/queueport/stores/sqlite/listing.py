@@ -1,0 +1,208 @@
+"""The searches of the SQLite store, which use counts and indexes in order not to read or sort all jobs. For the store.
+
+The table of counts has a row for each combination of state, queue, task and priority that exists or has existed.
+Indexes contain the jobs of each combination in the order that a search needs. Most searches read the jobs of each
+combination that matches, and merge them. `due`, `ready`, `unnoticed` and `unreceived` leave out rows that a newer
+release of queueport wrote.
+"""
+
+# ruff: noqa: S608  # statements are built only from text in this file; every value is passed as a parameter
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any
+
+from queueport.spi.storage import Tally, names_error
+from queueport.spi.store import Query, StoreStats
+from queueport.stores.sqlite.schema import Tables
+
+__all__ = ["count", "due", "ended", "find", "overflow", "queued", "ready", "stats", "unnoticed", "unreceived"]
+
+IDS = 500
+"""The maximum number of ids in one statement. By default, SQLite accepts at least 999 parameters."""
+
+LAST = 2**63 - 1
+"""The highest possible seq."""
+
+Bucket = tuple[str, str, int]
+"""A queue, a task and a priority that have queued jobs."""
+
+
+def find(tables: Tables, query: Query) -> list[Any]:
+    """At most `query.limit` rows that match the query, the latest inserted first.
+
+    With `query.after`, only rows that were inserted before the row of that job; none if that job has no row.
+    """
+    before = LAST
+    if query.after is not None:
+        before = next((seq for (seq,) in tables.rows("SELECT seq FROM @jobs WHERE id = ?", (query.after,))), 0)
+    if (query.state, query.queue, query.task, query.error, query.finished_before) == (None,) * 5:
+        statement = "SELECT @COLUMNS FROM @jobs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+        return tables.rows(statement, (before, query.limit))
+    condition, parameters = _condition(query)
+    statement = f"SELECT seq FROM @jobs WHERE {condition} AND seq < ? ORDER BY seq DESC"
+    found = heapq.merge(*_each_kind(tables, query, statement, (*parameters, before)), reverse=True)
+    return _rows(tables, islice(found, query.limit))
+
+
+def count(tables: Tables, query: Query) -> int:
+    """The number of matching rows. The table of counts is enough, unless the query has `error` or `finished_before`."""
+    if query.error is None and query.finished_before is None:
+        return sum(n for *_, n in _kinds(tables, query))
+    condition, parameters = _condition(query)
+    counts = _each_kind(tables, query, f"SELECT count(*) FROM @jobs WHERE {condition}", parameters)
+    return sum(n for cursor in counts for (n,) in cursor)
+
+
+def overflow(tables: Tables, query: Query, keep: int, limit: int) -> list[Any]:
+    """At most `limit` of the rows that match the query, oldest first. Never includes the newest `keep` matches."""
+    condition, parameters = _condition(query)
+    statement = f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq"
+    beyond = max(0, min(limit, count(tables, query) - keep))
+    return _rows(tables, islice(heapq.merge(*_each_kind(tables, query, statement, parameters)), beyond))
+
+
+def _rows(tables: Tables, numbers: Iterable[tuple[int]]) -> list[Any]:
+    """The rows whose seq is in `numbers`, in the order of `numbers`."""
+    return [row for number in numbers for row in tables.rows("SELECT @COLUMNS FROM @jobs WHERE seq = ?", number)]
+
+
+def _each_kind(tables: Tables, query: Query, statement: str, parameters: Sequence[Any]) -> list[sqlite3.Cursor]:
+    """Run the statement for each combination of state, queue, task and error that may match. Returns the cursors.
+
+    A cursor finds each row only when the row is read. If the query has no error, combinations contain no error.
+    """
+    kinds: Iterable[Sequence[str]] = [kind for *kind, _ in _kinds(tables, query)]
+    if query.error is not None:
+        kinds = [(*kind, *names) for kind in kinds for names in _errors(tables, kind, query.error)]
+    return [tables.cursor_of(statement, (*kind, *parameters)) for kind in kinds]
+
+
+def _errors(tables: Tables, kind: Sequence[str], wanted: str) -> Iterator[tuple[str, str]]:
+    """Find each value of `error_name` in the rows of this state, queue and task that may match the wanted error.
+
+    For each value, yields the parameters of the two conditions on errors that the result of `_condition` contains.
+    """
+    statement = "SELECT min(error_name) FROM @jobs WHERE state = ? AND queue = ? AND task = ? AND error_name > ?"
+    name = ""
+    while (name := tables.rows(statement, (*kind, name))[0][0]) is not None:
+        if names_error(str(name), wanted):
+            yield name, name
+        elif name == wanted.rpartition(".")[2]:  # in rows of older releases, `error_name` is a name without module
+            yield name, wanted
+
+
+def _kinds(tables: Tables, query: Query) -> list[tuple[str, str, str, int]]:
+    """Each combination of state, queue and task that may match, with its number of rows."""
+    given = {"state": query.state and query.state.value, "queue": query.queue, "task": query.task}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    condition = " AND ".join(["n > 0", *(f"{name} = ?" for name in wanted)])
+    statement = f"SELECT state, queue, task, sum(n) FROM @counts WHERE {condition} GROUP BY state, queue, task"
+    return tables.rows(statement, tuple(wanted.values()))
+
+
+def _condition(query: Query) -> tuple[str, list[Any]]:
+    """The SQL condition for rows of one state, queue and task, and of one error if the query has one.
+
+    Also returns the last parameters of the condition: `finished_before`, or none if the query has no such time. Before
+    these, the caller must pass the state, the queue, the task and, if the query has an error, the two parameters that
+    `_errors` yields.
+    """
+    conditions = ["state = ? AND queue = ? AND task = ?"]
+    parameters: list[Any] = []
+    if query.error is not None:
+        conditions += ["error_name = ?", "? IN (error_name, error)"]
+    if query.finished_before is not None:
+        conditions += ["finished_at < ?"]
+        parameters += [query.finished_before]
+    return " AND ".join(conditions), parameters
+
+
+def ended(tables: Tables, ids: Sequence[str]) -> list[Any]:
+    """The rows of the given jobs that are in a final state."""
+    found: list[Any] = []
+    for start in range(0, len(ids), IDS):
+        some = ids[start : start + IDS]
+        marks = ", ".join("?" * len(some))
+        found += tables.rows(f"SELECT @COLUMNS FROM @jobs WHERE id IN ({marks}) AND NOT (@ALIVE)", some)
+    return found
+
+
+def due(tables: Tables, now: float, limit: int, *, leases: bool) -> list[int]:
+    """The seq of at most `limit` due jobs, most overdue first. Running jobs are included only if `leases` is True."""
+    others = "" if leases else "AND state <> 'running'"
+    statement = f"SELECT seq FROM @jobs WHERE wake_at <= ? AND @READABLE {others} ORDER BY wake_at, seq LIMIT ?"
+    return [seq for (seq,) in tables.rows(statement, (now, limit))]
+
+
+def queued(tables: Tables, queues: Iterable[str], tasks: Collection[str] | None = None) -> list[Bucket]:
+    """Each combination of these queues, these tasks (None: all) and a priority that has queued jobs."""
+    statement = "SELECT queue, task, priority FROM @counts WHERE state = 'queued' AND queue = ? AND n > 0"
+    buckets = [bucket for queue in set(queues) for bucket in tables.rows(statement, (queue,))]
+    return buckets if tasks is None else [bucket for bucket in buckets if bucket[1] in tasks]
+
+
+def ready(tables: Tables, buckets: Collection[Bucket], now: float, limit: int) -> list[tuple[int, str]]:
+    """The seq and the task of at most `limit` jobs of these buckets to begin next. Leaves out expired jobs.
+
+    The order is: highest priority first, then longest queued first.
+    """
+    statement = """
+        SELECT coalesce(CAST(queued_at AS REAL), 0.0), seq, task FROM @jobs
+        WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
+        AND (expires_at IS NULL OR expires_at > ?) AND @READABLE ORDER BY queued_at, seq LIMIT ?"""
+    found: list[tuple[int, str]] = []
+    for _, level in _by_priority(buckets):
+        rows = [row for bucket in level for row in tables.rows(statement, (*bucket, now, limit - len(found)))]
+        found += [(seq, task) for _, seq, task in sorted(rows)[: limit - len(found)]]
+        if len(found) == limit:
+            break
+    return found
+
+
+def unnoticed(tables: Tables, queues: Iterable[str], tasks: Collection[str], limit: int) -> list[Any]:
+    """At most `limit` rows of queued jobs of these queues that have a task not in `tasks` and no `unknown_since`."""
+    buckets = [bucket for bucket in queued(tables, queues) if bucket[1] not in tasks]
+    statement = """
+        SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
+        AND unknown_since IS NULL AND @READABLE ORDER BY queued_at, seq LIMIT ?"""
+    rows = (
+        row
+        for _, level in _by_priority(buckets)
+        for bucket in level
+        for row in tables.rows(statement, (*bucket, limit))
+    )
+    return list(islice(rows, limit))
+
+
+def _by_priority(buckets: Collection[Bucket]) -> Iterator[tuple[int, Iterator[Bucket]]]:
+    return groupby(sorted(buckets, key=itemgetter(2), reverse=True), key=itemgetter(2))
+
+
+def unreceived(tables: Tables, queue: str, priority: int, sent_before: float, limit: int) -> list[Any]:
+    """At most `limit` rows of queued jobs whose message was sent before `sent_before`, in the order of sent_at."""
+    statement = """
+        SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND sent = 1 AND queue = ? AND priority = ?
+        AND sent_at < ? AND @READABLE ORDER BY sent_at, seq LIMIT ?"""
+    return tables.rows(statement, (queue, priority, sent_before, limit))
+
+
+def stats(tables: Tables, now: float) -> StoreStats:
+    """The counts, the counters, and the queued_at of the oldest queued job of each queue."""
+    tally = Tally()
+    for row in tables.rows("SELECT queue, priority, state, sum(n) FROM @counts GROUP BY queue, priority, state"):
+        tally.add(*row)
+    oldest = {queue: head for queue in tally.states if (head := _head(tables, queue)) is not None}
+    kept = dict(tables.rows("SELECT name, value FROM @meta"))
+    return StoreStats(now, tally.counts(oldest), kept["processed"], kept["failed"])
+
+
+def _head(tables: Tables, queue: str) -> float | None:
+    statement = "SELECT min(queued_at) FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?"
+    heads = (tables.rows(statement, bucket)[0][0] for bucket in queued(tables, [queue]))
+    return min((head for head in heads if isinstance(head, float)), default=None)

@@ -1,0 +1,188 @@
+"""The pages that only show: overview, jobs, one job, audit log. For the app.
+
+The methods of `Pages` block, so Starlette calls them in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from urllib.parse import urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from queueport.engine.arguments import filters
+from queueport.errors import BackendUnavailable, ConfigurationError, JobNotFound, QueueportError
+from queueport.spi.url import hidden
+from queueport.status import JobState, JobStatus
+from queueport.web.dashboard.audit import AuditLog
+from queueport.web.dashboard.masking import Masking
+from queueport.web.dashboard.rendering import Rendering
+from queueport.web.dashboard.sources import Source, snapshots
+from queueport.web.dashboard.text import shortened
+
+__all__ = ["Filter", "Pages"]
+
+PER_PAGE = 50
+"""The number of jobs on a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs a page shows or an action changes. An empty text: no condition."""
+
+    state: str = ""
+    queue: str = ""
+    task: str = ""
+    error: str = ""
+
+    @classmethod
+    def of(cls, request: Request) -> Filter:
+        """The filter in the address. A filter by error without a state means dead jobs, which have an index."""
+        given = {name: request.query_params.get(name, "").strip() for name in ("state", "queue", "task", "error")}
+        if given["error"] and not given["state"]:
+            given["state"] = JobState.DEAD.value
+        return cls(**given)
+
+    def query(self, **changed: str) -> str:
+        """The filter as the query of an address, with some conditions changed."""
+        pairs = {name: value for name, value in {**asdict(self), **changed}.items() if value}
+        return f"?{urlencode(pairs)}" if pairs else ""
+
+    def conditions(self) -> dict[str, str]:
+        """The conditions that are not empty."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+class Pages:
+    """The handlers of the pages."""
+
+    def __init__(self, sources: Mapping[str, Source], rendering: Rendering, masking: Masking, audit: AuditLog) -> None:
+        self._sources = sources
+        self._rendering = rendering
+        self._masking = masking
+        self._audit = audit
+
+    def source(self, request: Request) -> Source:
+        """The backend that the address names."""
+        name = request.path_params["source"]
+        if name not in self._sources:
+            raise HTTPException(404, f"There is no backend {name!r} on this dashboard.")
+        return self._sources[name]
+
+    def overview(self, request: Request) -> Response:
+        """All backends: queues, workers and charts."""
+        return self._rendering.page(request, "overview.html", read=snapshots(self._sources.values()))
+
+    def jobs(self, request: Request) -> Response:
+        """The jobs that match the filter in the address, newest first."""
+        source, chosen = self.source(request), Filter.of(request)
+        after = request.query_params.get("after") or None
+        given = {name: value or None for name, value in asdict(chosen).items()}
+        query = filters(**given, limit=PER_PAGE + 1, after=after)
+        found = source.queue.operations.find(query)
+        snapshot = source.snapshot()
+        counts = None if snapshot.stats is None else snapshot.stats.totals
+        if snapshot.stats is not None and chosen.queue:
+            counts = snapshot.stats.queues[chosen.queue]
+        jobs = found[:PER_PAGE]
+        return self._rendering.page(
+            request,
+            "jobs.html",
+            source=source,
+            filter=chosen,
+            jobs=[(job, self.note(job)) for job in jobs],
+            after=after,
+            older=chosen.query(after=jobs[-1].id) if len(found) > PER_PAGE else None,
+            counts=counts,
+            snapshot=snapshot,
+        )
+
+    def job(self, request: Request) -> Response:
+        """One job with all that its record contains, without secrets."""
+        source = self.source(request)
+        job = source.queue.status(request.path_params["job_id"])
+        done = self._audit.get(request.query_params.get("done", ""))
+        headers = {name: self._masking.value(text, name) for name, text in job.headers.items()}
+        errors = [(error, hidden(error.message), shortened(hidden(error.traceback))) for error in reversed(job.errors)]
+        return self._rendering.page(
+            request,
+            "job.html",
+            source=source,
+            job=job,
+            done=done,
+            args=self._masking.args(job),
+            kwargs=self._masking.value(job.kwargs),
+            result=self._masking.value(job.result),
+            headers=headers,
+            errors=errors,
+            timeline=timeline(job),
+        )
+
+    def find(self, request: Request) -> Response:
+        """Go to the job with the id in the address, on whichever backend it is."""
+        job_id = request.query_params.get("id", "").strip()
+        problems = []
+        for source in self._sources.values():
+            try:
+                source.queue.status(job_id)
+            except JobNotFound:
+                continue
+            except QueueportError as error:
+                problems.append(f"{source.name}: {error}")
+                continue
+            return RedirectResponse(self._rendering.url(request, "job", source=source.name, job_id=job_id), 303)
+        text = " ".join([f"No job has the id {job_id!r}, or its record was deleted after its retention.", *problems])
+        return self.message(request, 404, text)
+
+    def audit(self, request: Request) -> Response:
+        """The latest actions."""
+        done = self._audit.get(request.query_params.get("done", ""))
+        return self._rendering.page(request, "audit.html", entries=self._audit.entries(), done=done)
+
+    def message(self, request: Request, status: int, text: str) -> HTMLResponse:
+        """A page with one sentence, for errors."""
+        return self._rendering.page(request, "message.html", status, code=status, text=hidden(text))
+
+    def failed(self, request: Request, error: Exception) -> Response:
+        """The page for an error that a handler raised."""
+        if isinstance(error, HTTPException):
+            text = "There is no page with this address." if error.detail == "Not Found" else error.detail
+            response = self.message(request, error.status_code, text)
+            response.headers.update(error.headers or {})  # such as Allow
+            return response
+        kinds: list[tuple[type[Exception], int]] = [
+            (JobNotFound, 404),
+            (BackendUnavailable, 503),
+            (ConfigurationError, 400),
+        ]
+        status = next((status for kind, status in kinds if isinstance(error, kind)), 500)
+        return self.message(request, status, str(error))
+
+    def note(self, job: JobStatus) -> str:
+        """Why the job was cancelled, or its latest error, or its progress, in one line."""
+        if job.reason is not None:
+            return hidden(job.reason)
+        if job.error is not None:
+            return shortened(hidden(f"{job.error.type}: {job.error.message}".partition("\n")[0]), 160)
+        if job.progress is not None and not job.finished:
+            return shortened(hidden(job.progress.message or ""), 160)
+        return ""
+
+
+def timeline(job: JobStatus) -> list[tuple[str, datetime, str]]:
+    """What happened to the job and what will happen, by time. Each event has a name, a time and a state, its colour."""
+    failed = [(f"Attempt {error.attempt}: {error.type}", error.at, "dead") for error in job.errors]
+    events: list[tuple[str, datetime | None, str]] = [
+        ("Enqueued", job.enqueued_at, "scheduled"),
+        ("Earliest start", job.run_at, "scheduled"),
+        (f"Attempt {job.attempts} started", job.started_at, "running"),
+        *failed,
+        (job.state.value.capitalize(), job.finished_at, job.state.value),
+        ("Next attempt", job.next_attempt_at, "retrying"),
+    ]
+    known = [(name, at, state) for name, at, state in events if at is not None]
+    return sorted(known, key=lambda event: event[1])
