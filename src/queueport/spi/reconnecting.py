@@ -41,7 +41,8 @@ class Reconnecting(Generic[C]):
         self._errors = errors
         self._longest_pause = min(LONGEST_PAUSE, patience / 2)
         self._pause = FIRST_PAUSE
-        self._attempt: asyncio.Task[C] | None = None
+        self._attempt: asyncio.Task[None] | None = None
+        self._stopped = False
         self._began_at = 0.0
         self._not_before = 0.0
         self.opened: C | None = None
@@ -55,14 +56,16 @@ class Reconnecting(Generic[C]):
 
         If an attempt to connect fails that began before this call of `get`, another attempt is made. If an attempt
         fails that began after this call, or if it fails with an error that is not in `errors`, its error is raised.
+        After `stop`, raises ConnectionAbortedError.
         """
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         while self.opened is None or not self._is_open(self.opened):
+            if self._stopped:
+                raise ConnectionAbortedError("the connection is being closed")
             if self._attempt is None:
                 self._began_at = float("inf")
                 self._attempt = loop.create_task(self._connect())
-                self._attempt.add_done_callback(self._attempted)
             try:
                 await asyncio.shield(self._attempt)
             except self._errors:
@@ -88,30 +91,30 @@ class Reconnecting(Generic[C]):
         return await call()
 
     async def stop(self) -> C | None:
-        """Cancel the present attempt to connect, if any.
+        """Cancel the present attempt to connect, if any, and begin no other.
 
         Returns the latest connection, which the caller must close; None if there is none.
         """
+        self._stopped = True
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait([self._attempt])
         opened, self.opened = self.opened, None
         return opened
 
-    async def _connect(self) -> C:
+    async def _connect(self) -> None:
+        """One attempt. Records how it ended before its task is done: `get` would not wait for a task that is done."""
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._not_before - loop.time())
-        self._began_at = loop.time()
-        return await self._opener()
-
-    def _attempted(self, attempt: asyncio.Task[C]) -> None:
-        self._attempt = None
-        if attempt.cancelled():
-            return
-        error = attempt.exception()
-        self.failure = error if isinstance(error, Exception) else None
-        if error is None:
-            self.opened = attempt.result()
+        try:
+            await asyncio.sleep(self._not_before - loop.time())
+            self._began_at = loop.time()
+            self.opened = await self._opener()
+            self.failure = None
             self._pause = FIRST_PAUSE
-        self._not_before = asyncio.get_running_loop().time() + self._pause * random.uniform(0.5, 1.0)
-        self._pause = min(self._pause * 2, self._longest_pause)
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            self._attempt = None
+            self._not_before = loop.time() + self._pause * random.uniform(0.5, 1.0)
+            self._pause = min(self._pause * 2, self._longest_pause)
