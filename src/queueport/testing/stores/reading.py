@@ -8,14 +8,19 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
+from queueport.engine.lifecycle import Lifecycle
 from queueport.spi.record import Change, Record
-from queueport.spi.store import JobStore, Query, Swap
+from queueport.spi.store import Begin, Insert, JobStore, Query, Swap
 from queueport.status import JobState
 from queueport.testing.stores.harness import (
     LONG,
+    RULES,
     START,
+    TOKEN,
     Case,
     Clock,
+    applied,
+    bare,
     dead,
     error,
     put,
@@ -136,7 +141,7 @@ class WaitTests(Case):
         assert time.monotonic() - started < LONG
 
     def test_wait_returns_when_a_job_ends(self, store: JobStore) -> None:
-        records = [run(store, put(store)) for _ in range(600)]
+        records = [record for _ in range(30) for record in _running(store, 20)]
         seen: list[str] = []
 
         def wait() -> None:
@@ -150,3 +155,12 @@ class WaitTests(Case):
         waiting.join(LONG)
         assert seen == [records[-1].id]
         assert time.monotonic() - started < LONG / 2
+
+
+def _running(store: JobStore, count: int) -> list[Record]:
+    """Insert and begin this number of jobs. Returns their records."""
+    lifecycle = Lifecycle(RULES)
+    new = store.insert([Insert(bare(), lifecycle.new(delay=None, expires=None), rev()) for _ in range(count)])
+    change = lifecycle.begin(token=TOKEN, worker="worker", defaults={})
+    begun = store.begin([Begin(record.id, record.task, change, rev()) for record in (applied([each]) for each in new)])
+    return [applied([each]) for each in begun]
