@@ -88,7 +88,7 @@ def _tables(current: Stats) -> "Group":
     workers = output.table(("worker", "queues", ">tasks", ">last heartbeat"), live)
     counters = f"{current.processed} jobs ended, {current.failed} attempts failed, {len(live)} workers live"
     past = _past(current)
-    recent = output.table(PAST, past, gap=1)
+    recent = output.table(PAST, past, gap=1, keys=2)
     parts = [
         *((recent, "") if past else ()),
         *((pauses, "") if paused else ()),
