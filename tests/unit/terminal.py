@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 CODES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])")
@@ -20,14 +20,23 @@ CODES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9])")
 
 
 class Terminal:
-    """A process `queueport ARGUMENTS` in a terminal. `text` is what it has printed, without control sequences."""
+    """A process `queueport ARGUMENTS` in a terminal, or another program of Python.
 
-    def __init__(self, *arguments: str, width: int, environment: Mapping[str, str] | None = None) -> None:
+    `text` is what it has printed, without control sequences.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        width: int = 80,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "queueport"),
+    ) -> None:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
         kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "queueport", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Concatenate
 
 import typer
@@ -58,6 +58,40 @@ def parse_seconds(text: str) -> float:
     if not found >= 0:
         raise typer.BadParameter(f"{text!r} is not a number of seconds, 0 or more")
     return found
+
+
+WATCH_SECONDS = 2.0
+"""The seconds between two refreshes if `--watch` has no number. The minimum is SHORTEST_WATCH."""
+SHORTEST_WATCH = 0.1
+
+Watch = Annotated[
+    float | None,
+    typer.Option(
+        "--watch",
+        parser=lambda text: max(SHORTEST_WATCH, parse_seconds(text)),
+        metavar="[SECONDS]",
+        help=f"Refresh every SECONDS, or every {WATCH_SECONDS:g} s, until Ctrl-C.",
+        show_default=False,
+    ),
+]
+
+
+def completed(arguments: Sequence[str]) -> list[str]:
+    """The arguments of the command line, with WATCH_SECONDS after a `--watch` without a number."""
+    made: list[str] = []
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return [*made, *arguments[place:]]
+        alone = argument == "--watch" and not _are_seconds(arguments[place + 1 : place + 2])
+        made.append(f"{argument}={WATCH_SECONDS:g}" if alone else argument)
+    return made
+
+
+def _are_seconds(words: Sequence[str]) -> bool:
+    try:
+        return bool(words) and parse_seconds(words[0]) >= 0
+    except typer.BadParameter:
+        return False
 
 
 def with_queue(command: Callable[Concatenate[JobQueue, ...], None], *, takes_url: bool = False) -> Callable[..., None]:
