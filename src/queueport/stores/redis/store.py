@@ -57,7 +57,7 @@ insert that it reads in this part or later.
 """
 PAGE = 500
 """The maximum number of records that one run of a search reads."""
-SCANNED = 5_000
+SCANNED = 1_000
 """The number of keys that one step of a search for ids looks at. A step takes the server about a millisecond."""
 OUTCOMES = {0: WriteOutcome.REFUSED, 1: WriteOutcome.APPLIED, 2: WriteOutcome.KEY_HELD}
 
