@@ -157,28 +157,28 @@ class Listing:
         searched among the jobs that were inserted around that time, and only if there is none, among all jobs.
         """
         end = time.monotonic() + timeout
-        start = self._names.job(prefix)
-        named = {"filter": "begins_with(pk, :start)", "values": {":start": value(start)}}
-
-        def found(search: Search) -> set[str]:
-            def in_partition(partition: str) -> list[str]:
-                keys: list[str] = []
-                for page in self._table.query(**search.query(partition)):
-                    keys += [item["pk"]["S"] for item in page["Items"]]
-                    if time.monotonic() > end:
-                        raise search_too_long(prefix, self._table.what)
-                return keys
-
-            keys = chain.from_iterable(self._table.each(in_partition, self._states(None)))
-            return {key.split("#", 2)[2] for key in keys}
-
-        if TIME.fullmatch(prefix[:DIGITS]) and len(prefix) >= SURE:
+        wanted = Search(LISTED, values={":start": value(self._names.job(prefix))}, filter="begins_with(pk, :start)")
+        if len(prefix) >= SURE and TIME.fullmatch(prefix[:DIGITS]):
             first, last = (int(prefix[:DIGITS].ljust(DIGITS, digit), 16) / 1000 for digit in "0f")
             places = {":from": value(_place(first - MARGIN)), ":to": value(_place(last + MARGIN))}
-            near = found(Search(LISTED, "BETWEEN :from AND :to", {**places, **named["values"]}, filter=named["filter"]))
-            if near:
-                return near
-        return found(Search(LISTED, **named))
+            near = replace(wanted, bounds="BETWEEN :from AND :to", values={**wanted.values, **places})
+            if found := self._ids(near, prefix, end):
+                return found
+        return self._ids(wanted, prefix, end)
+
+    def _ids(self, search: Search, prefix: str, end: float) -> set[str]:
+        """The ids of the jobs that this search finds. `end` is on the monotonic clock."""
+
+        def in_partition(partition: str) -> list[str]:
+            keys: list[str] = []
+            for page in self._table.query(**search.query(partition)):
+                keys += [item["pk"]["S"] for item in page["Items"]]
+                if time.monotonic() > end:
+                    raise search_too_long(prefix, self._table.what)
+            return keys
+
+        found = chain.from_iterable(self._table.each(in_partition, self._states(None)))
+        return {key.split("#", 2)[2] for key in found}
 
     def heads(self, queues: Collection[str]) -> dict[str, float]:
         """The oldest queued_at of each of these queues that has queued jobs, according to the index."""
