@@ -17,6 +17,7 @@ from itertools import compress
 from operator import ne
 from typing import Any
 
+from queueport.errors import BackendUnavailable
 from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record
 from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Query, QueueCounts, Swap
 from queueport.stats import WorkerStats
@@ -41,6 +42,7 @@ __all__ = [
     "reading",
     "renew",
     "renewal",
+    "search_too_long",
     "startable",
     "swap",
     "unreadable_holder",
@@ -115,6 +117,14 @@ def begun(record: Record, change: Change, rev: str, now: float) -> Record:
 def readable(record: Record) -> bool:
     """False if a newer release wrote the record. The verbs that hand out work must then ignore the record."""
     return record.v <= RECORD_VERSION
+
+
+def search_too_long(prefix: str, shown: str) -> BackendUnavailable:
+    """The error for a search for ids that takes too long in the store `shown`."""
+    return BackendUnavailable(
+        f"the search for ids that begin with {prefix!r:.80} takes too long, because {shown} has too many keys: "
+        "give the whole id"
+    )
 
 
 def unreadable_holder(job_id: str) -> Record:

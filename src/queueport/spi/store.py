@@ -237,6 +237,14 @@ class JobStore(ABC):
         """
 
     @abstractmethod
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        """At most `limit` ids that begin with `prefix`, sorted. For people who type the beginning of an id.
+
+        A store without an index by id may search all its ids. If this takes longer than `call_timeout` seconds, it must
+        raise `queueport.spi.storage.search_too_long`.
+        """
+
+    @abstractmethod
     def count(self, query: Query) -> int:
         """The number of matching records. Ignores `query.after` and `query.limit`."""
 

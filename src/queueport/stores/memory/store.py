@@ -118,6 +118,10 @@ class MemoryStore(ClaimingStore):
             before = math.inf if query.after is None else self.records.numbers.get(query.after, 0)
             return list(islice(self._matching(query, before), query.limit))
 
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        with self._changed:
+            return sorted(job_id for job_id in self.records.numbers if job_id.startswith(prefix))[:limit]
+
     def count(self, query: Query) -> int:
         with self._changed:
             return sum(1 for _ in self._matching(query, math.inf))

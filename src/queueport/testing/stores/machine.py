@@ -168,6 +168,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.both("find", query)
         assert self.store.count(query) == self.model.count(query)
 
+    @rule(job_id=ids, length=st.integers(0, 2), limit=st.integers(1, 3))
+    def find_ids(self, job_id: str, length: int, limit: int) -> None:
+        self.both("ids", job_id[:length], limit)
+
     @rule(wanted=st.sets(ids))
     def wait(self, wanted: set[str]) -> None:
         found = {record.id: record for record in self.store.wait(wanted, 0.0)}

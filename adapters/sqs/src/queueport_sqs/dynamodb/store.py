@@ -199,6 +199,9 @@ class DynamoStore(JobStore, ForkAware):
     def find(self, query: Query) -> Sequence[Record]:
         return self._listing().find(query)
 
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        return sorted(self._listing().ids(prefix, self.table.call_timeout))[:limit]
+
     def count(self, query: Query) -> int:
         if query.task is not None or query.error is not None or query.finished_before is not None:
             return self._listing().count(query)
