@@ -254,8 +254,10 @@ def test_while_the_store_is_away_every_answer_says_so(site: Site, queue: JobQueu
     for file in tmp_path.glob("jobs.db*"):
         file.rename(tmp_path / f"away-{file.name}")
     away = {"error": "the job store or the backend does not answer; the server's log has the cause"}
-    for path in ("/health/jobs", f"/jobs/{handle.id}/status", f"/jobs/{handle.id}/events", "/metrics"):
+    for path in ("/health/jobs", f"/jobs/{handle.id}/status", f"/jobs/{handle.id}/events"):
         assert site.get(path, 503) == away
+    metrics = site.client.get("/metrics")
+    assert (metrics.status_code, "queueport_up 0.0" in metrics.text) == (200, True)
     assert site.get("/readyz", 503) == {"ready": False, "problems": [away["error"]]}
     assert site.get("/livez") == {"alive": True}
 

@@ -79,7 +79,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         "Return the metrics for Prometheus, in its text format or as OpenMetrics.",
         None,
         "text/plain",
-        UNAVAILABLE | {501: "The Prometheus client is not installed."},
+        {501: "The Prometheus client is not installed."},
     ),
 }
 """All endpoints, by name."""
@@ -199,6 +199,7 @@ class Endpoints:
     def metrics(self, accept: str = "") -> Answer:
         """The metrics, as OpenMetrics if the header `Accept` names it, else in the text format of Prometheus.
 
+        If the store or the backend does not answer, the code is 200, and the only metric is `queueport_up 0`.
         501 if the package prometheus-client is not installed.
         """
         try:
