@@ -122,26 +122,25 @@ class Totals:
 
     def read(self, store: JobStore, now: float) -> Sums:
         """Read the totals. `now` is the store's time."""
-        start = start_of(DAY, now - RESET) + RESET
-        settled = self._settled
+        start, settled = start_of(DAY, now - RESET) + RESET, self._settled
         if settled.start != start:
             settled = Settled(start, start)
-        end = max(settled.end, start_of(MINUTE, now - SETTLED))
-        found = store.history(HistoryQuery(settled.end, start_of(MINUTE, now) + MINUTE, MINUTE))
-        sums = _added(settled.sums, ((each.queue, each.counts) for each in found if each.at < end))
-        self._settled = Settled(start, end, sums)
-        return _added(sums, ((each.queue, each.counts) for each in found if each.at >= end))
+        end = start_of(MINUTE, now - SETTLED)
+        if end >= settled.end + SETTLED:  # so only each tenth minute costs a second call
+            settled = self._settled = Settled(start, end, _with(settled.sums, store, settled.end, end))
+        return _with(settled.sums, store, settled.end, start_of(MINUTE, now) + MINUTE)
 
 
 _totals: WeakKeyDictionary[JobQueue, Totals] = WeakKeyDictionary()
 """The totals of each queue. They outlive a collector, because the endpoint makes a new one for each scrape."""
 
 
-def _added(sums: Sums, more: Iterator[tuple[str, Mapping[str, int]]]) -> Sums:
-    """A copy of the sums with more numbers added."""
+def _with(sums: Sums, store: JobStore, since: int, until: int) -> Sums:
+    """The sums, and what has happened from `since` to `until`."""
     added = defaultdict(Counter[str], {queue: Counter(counts) for queue, counts in sums.items()})
-    for queue, counts in more:
-        added[queue].update(counts)
+    if until > since:  # otherwise the store's clock was set back
+        for found in store.history(HistoryQuery(since, until, until - since)):
+            added[found.queue].update(found.counts)
     return added
 
 
