@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -127,7 +126,7 @@ def test_without_the_task_arguments_are_plain_json(queue: JobQueue) -> None:
     assert (new.status().args, new.status().kwargs) == ([{"any": [None, 1.5]}], {"text": "a"})
     assert queue.replay(old.id).status().args == [1]
     for wrong in (datetime.now(UTC), float("nan"), {1: 2}, object()):
-        with pytest.raises(InvalidJob, match="task 'elsewhere.work'|argument args"):
+        with pytest.raises(InvalidJob, match=r"task 'elsewhere\.work': argument args"):
             queue.replay(old.id, args=[wrong])
 
 
@@ -142,9 +141,9 @@ def test_a_job_whose_arguments_are_damaged_is_replayed_with_others(queue: JobQue
     old = queue.enqueue(send, "ann")
     record = queue.operations.read(old.id)
     queue.operations.store.swap([Swap(old.id, record.rev, Change({"payload": b"{"}), "new")])
-    for given in ({}, {"args": ["bob"]}):
+    for args in (None, ["bob"]):
         with pytest.raises(InvalidJob, match="the payload is not valid JSON"):
-            queue.replay(old.id, **given)
+            queue.replay(old.id, args)
     assert queue.replay(old.id, args=["bob"], kwargs={}).status().args == ["bob"]
 
 
@@ -152,9 +151,9 @@ def test_a_key_is_kept_and_one_that_is_held_refuses_the_replay(
     queue: JobQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = queue.enqueue(send.using(key="order-1"), "ann")
-    for given in ({}, {"args": ["bob"]}):
+    for args in (None, ["bob"]):
         with pytest.raises(DuplicateJob, match=rf"while job {old.id} holds its key 'order-1': wait until") as raised:
-            queue.replay(old.id, **given)
+            queue.replay(old.id, args)
         assert (len(raised.value.rejected), raised.value.accepted) == (1, ())
     assert queue.stats().totals.total == 1
     work(queue)

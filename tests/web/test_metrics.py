@@ -6,8 +6,8 @@ import builtins
 import json
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -24,7 +24,7 @@ from queueport import Abort, JobQueue, get_queue, task
 from queueport.errors import BackendUnavailable
 from queueport.spi.history import HistoryCounts, HistoryQuery
 from queueport.spi.store import StoreStats
-from queueport.stats import WorkerStats
+from queueport.stats import BUCKETS, WorkerStats
 from queueport.testing import FakeQueue
 from queueport.web import Endpoints, metrics
 from queueport.web.metrics import JobsCollector
@@ -101,9 +101,7 @@ def test_a_scrape_is_read_by_the_parsers_of_the_client(queue: JobQueue, framewor
         assert found[f"queueport_attempt_{kind}_seconds_bucket", "le=10.0", "queue=mails"] == 2
         assert 0 < found[f"queueport_attempt_{kind}_seconds_sum", "queue=mails"] < 10
         assert found[f"queueport_attempt_{kind}_seconds_count", "queue=other"] == 0
-    assert {
-        name: value for name, value in found.items() if name[1:2] == ("queue=mails",) and name not in times
-    } == {
+    assert {name: value for name, value in found.items() if name[1:2] == ("queue=mails",) and name not in times} == {
         **expected,
         ("queueport_queue_depth", "queue=mails"): 1,
         ("queueport_queue_workers", "queue=mails"): 1,
@@ -233,7 +231,7 @@ def test_prometheus_sees_each_event_once_over_days_whichever_process_it_scrapes(
     chance = Random(5)
     store = job_queue.operations.store
     before: dict[tuple[str, ...], float] = counters(job_queue)
-    seen: Counter[tuple[str, ...]] = Counter()
+    seen: defaultdict[tuple[str, ...], float] = defaultdict(float)
     resets: Counter[datetime] = Counter()
     made = dead = 0
     for _ in range(3 * 24 * 60 // 29):  # a scrape every 29 minutes, for three days
@@ -278,7 +276,7 @@ def test_a_scrape_after_the_first_reads_only_the_last_minutes(
     store = job_queue.operations.store
     read = store.history
 
-    def recorded(query: HistoryQuery) -> list[HistoryCounts]:
+    def recorded(query: HistoryQuery) -> Sequence[HistoryCounts]:
         asked.append(query)
         return read(query)
 
@@ -307,7 +305,7 @@ def test_the_histograms_count_times_up_to_their_bounds(job_queue: FakeQueue) -> 
         if seconds > 80_000:
             grown = buckets(job_queue)  # there was a reset
         assert {key: number for key, number in grown.items() if number} == {
-            key: 1 for key in [*metrics.BUCKETS[::2], math.inf] if key >= bound
+            key: 1 for key in [*BUCKETS[::2], math.inf] if key >= bound
         }
     text = Endpoints(queue=job_queue).metrics(OPENMETRICS).body.decode()
     assert any(family.type == "histogram" for family in modern(text))

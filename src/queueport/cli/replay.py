@@ -19,7 +19,7 @@ def replay(
     job_id: JobId,
     arguments: Annotated[
         str | None,
-        typer.Option("--args", metavar="JSON", help='Other positional arguments: a JSON array, like \'[1, "a"]\'.'),
+        typer.Option("--args", metavar="JSON", help="Other positional arguments: a JSON array, like '[1, \"a\"]'."),
     ] = None,
     keyword_arguments: Annotated[
         str | None,

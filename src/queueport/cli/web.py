@@ -12,7 +12,7 @@ import typer
 
 from queueport.cli import output
 from queueport.connect import URL_VARIABLE, get_queue
-from queueport.errors import BackendUnavailable, ConfigurationError
+from queueport.errors import BackendUnavailable, ConfigurationError, NeedsExtra
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -94,14 +94,13 @@ def web(
 def _dashboard() -> "tuple[Callable[..., ASGIApp], Callable[[str], bool]]":
     """`dashboard_app` and `is_loopback`. Raises ConfigurationError if a package of the extra `web` is missing."""
     try:
-        import uvicorn  # noqa: F401  # needed later
+        with NeedsExtra("web", "the dashboard"):
+            import uvicorn  # noqa: F401  # needed later
 
-        from queueport.web.dashboard import dashboard_app
-        from queueport.web.dashboard.access import is_loopback
+            from queueport.web.dashboard import dashboard_app
+            from queueport.web.dashboard.access import is_loopback
     except ImportError as error:
-        raise ConfigurationError(
-            f"the dashboard needs a package that is missing ({error}): run `pip install 'queueport[web]'`"
-        ) from error
+        raise ConfigurationError(str(error)) from error
     return dashboard_app, is_loopback
 
 

@@ -9,22 +9,23 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
-
-from queueport.errors import QueueportError, encodable
+from queueport.errors import NeedsExtra, QueueportError, encodable
 from queueport.queue import JobQueue
 from queueport.spi.failures import FailureLog
 from queueport.spi.history import HOUR, MINUTE, HistoryQuery, start_of
 from queueport.spi.store import JobStore
 from queueport.stats import BUCKETS, Stats
 from queueport.status import JobState
+
+with NeedsExtra("metrics", __name__):
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector
+    from prometheus_client.utils import floatToGoString
 
 __all__ = ["JobsCollector", "exposition"]
 
@@ -53,7 +54,7 @@ HISTOGRAMS = {
 }
 EVERY = 2
 """Every second bound of BUCKETS is a bound of the histograms, which halves the number of time series."""
-MIDDLES = (BUCKETS[0] / 2, *((low * high) ** 0.5 for low, high in zip(BUCKETS, BUCKETS[1:], strict=False)), BUCKETS[-1])
+MIDDLES = (BUCKETS[0] / 2, *((low * high) ** 0.5 for low, high in pairwise(BUCKETS)), BUCKETS[-1])
 """For each bucket of the history, the time that all times in it count as in the sum of a histogram."""
 
 Sums = Mapping[str, Mapping[str, int]]
@@ -144,6 +145,12 @@ def _with(sums: Sums, store: JobStore, since: int, until: int) -> Sums:
     return added
 
 
+def _bound(seconds: float) -> str:
+    """The upper bound of a bucket, as OpenMetrics writes it."""
+    text: str = floatToGoString(seconds)  # type: ignore[no-untyped-call]
+    return text
+
+
 def _up(value: int) -> Metric:
     return GaugeMetricFamily("queueport_up", "1 if the job store and the backend answer, else 0.", value)
 
@@ -176,9 +183,7 @@ def _gauges(stats: Stats) -> list[Metric]:
 
 def _counters(stats: Stats, sums: Sums) -> Iterator[Metric]:
     """The counters and histograms. Each known queue has all of them, so that Prometheus sees their first increase."""
-    yield CounterMetricFamily(
-        "queueport_jobs_processed", "How often jobs have reached a final state.", stats.processed
-    )
+    yield CounterMetricFamily("queueport_jobs_processed", "How often jobs have reached a final state.", stats.processed)
     queues = [(encodable(name), sums.get(name, {})) for name in sorted({*stats.queues, *sums})]
     for event, (name, text) in COUNTERS.items():
         counter = CounterMetricFamily(name, text, labels=["queue"])
@@ -190,7 +195,7 @@ def _counters(stats: Stats, sums: Sums) -> Iterator[Metric]:
         for label, counts in queues:
             numbers = [counts.get(f"{kind}{bucket}", 0) for bucket in range(len(MIDDLES))]
             reached = list(accumulate(numbers))
-            bounds = [(floatToGoString(bound), n) for bound, n in zip(BUCKETS[::EVERY], reached[::EVERY], strict=False)]
+            bounds = [(_bound(bound), n) for bound, n in zip(BUCKETS[::EVERY], reached[::EVERY], strict=False)]
             total = sum(n * middle for n, middle in zip(numbers, MIDDLES, strict=True))
             histogram.add_metric([label], [*bounds, ("+Inf", reached[-1])], total)
         yield histogram
