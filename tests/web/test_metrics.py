@@ -257,7 +257,7 @@ def test_prometheus_sees_each_event_once_over_days_whichever_process_it_scrapes(
         before = now
         noon.advance(29 * 60)
     for queue in ("mails", "bulk"):
-        assert before["queueport_attempt_run_seconds_count", f"queue={queue}"] > 10
+        assert before["queueport_attempt_run_seconds_count", f"queue={queue}"] > 0
     queues = ("queue=mails", "queue=bulk")
     assert sum(seen["queueport_jobs_enqueued_total", queue] for queue in queues) == made
     assert sum(seen["queueport_jobs_dead_total", queue] for queue in queues) == dead
