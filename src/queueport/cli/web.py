@@ -13,6 +13,7 @@ import typer
 from queueport.cli import output
 from queueport.connect import URL_VARIABLE, get_queue
 from queueport.errors import BackendUnavailable, ConfigurationError, NeedsExtra
+from queueport.workers import modules
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -51,7 +52,7 @@ def web(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any free one.")] = PORT,
     allow_actions: Annotated[
-        bool, typer.Option("--allow-actions", help="Allow to retry, cancel, discard, purge and pause; else read-only.")
+        bool, typer.Option("--allow-actions", help="Allow to retry, replay, cancel, purge, pause …; else read-only.")
     ] = False,
     password_file: Annotated[
         Path | None,
@@ -70,6 +71,14 @@ def web(
             help="Hide the values whose names match.  \\[default: passwords, tokens, keys and the like]",
         ),
     ] = None,
+    module_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--module",
+            show_default=False,
+            help="A module that declares tasks, to check edited arguments and to hide secret ones; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the dashboard: queues, workers and jobs in a browser.
 
@@ -82,6 +91,8 @@ def web(
             f"--host {host} lets other machines see the jobs: set a password with --password-file or "
             f"{PASSWORD_VARIABLE}, or leave out --host"
         )
+    if module_names:
+        modules.load(module_names)
     chosen = urls or [os.environ.get(URL_VARIABLE, "")]
     if not all(url.strip() for url in chosen):
         raise ConfigurationError(f"no queue URL is given: use --url sqlite:///jobs.db, or set {URL_VARIABLE}")

@@ -6,10 +6,12 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["ago", "duration", "json_text", "moment", "visible"]
+__all__ = ["EDITABLE", "ago", "duration", "editable", "json_text", "moment", "visible"]
 
 LONG = 20_000
 """The maximum number of characters of a value or a text on a page."""
+EDITABLE = 200_000
+"""The maximum number of characters of arguments in a form."""
 
 
 def visible(text: str, kept: str = "") -> str:
@@ -31,6 +33,16 @@ def json_text(value: Any) -> str:
     """The value as JSON: indented, or shortened on one line if it is very long."""
     indented = json.dumps(value, indent=2, ensure_ascii=False)
     return indented if len(indented) <= LONG else shortened(json.dumps(value, ensure_ascii=False))
+
+
+def editable(value: Any) -> str | None:
+    """The value as indented JSON to edit, in which escape sequences stand for unprintable characters. None if it is
+    longer than EDITABLE.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if len(text) > EDITABLE:
+        return None
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def duration(seconds: float | None) -> str:
