@@ -17,6 +17,7 @@ from queueport.queue import JobQueue
 from queueport.web.dashboard.access import Access, Authenticate, FormTokens
 from queueport.web.dashboard.actions import Actions
 from queueport.web.dashboard.audit import AuditLog
+from queueport.web.dashboard.history import History
 from queueport.web.dashboard.masking import MASKED_NAMES, Masking
 from queueport.web.dashboard.pages import Pages
 from queueport.web.dashboard.rendering import FOLDER, Rendering
@@ -76,6 +77,7 @@ def dashboard_app(
             Route("/find", pages.find, name="find"),
             Route("/{source}/jobs", pages.jobs, name="jobs"),
             Route("/{source}/jobs/{job_id}", pages.job, name="job"),
+            Route("/{source}/history", History(pages, rendering).page, name="history"),
             Route("/{source}/actions/replay", replay.form, methods=["GET"], name="replay"),
             Route("/{source}/actions/replay", replay.act, methods=["POST"]),
             Route("/{source}/actions/{action}", actions.confirm, methods=["GET"], name="confirm"),
