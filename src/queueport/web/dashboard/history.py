@@ -37,7 +37,6 @@ SPANS: Mapping[str, Span] = {
 }
 SHORTEST = 30.0
 """A step that has begun less than this number of seconds ago is not drawn, because its rates would jump."""
-INKS = ("ink-1", "ink-2", "ink-3")
 NONE = "\u2013"
 """Stands for a value that does not exist."""
 
@@ -91,24 +90,24 @@ def _middle(points: Sequence[HistoryPoint]) -> datetime:
 def plots(points: Sequence[HistoryPoint], drawn: Sequence[HistoryPoint], span: str) -> list[Plot]:
     """The charts. The totals in their legends are those of `points`, which can have one more than `drawn`."""
 
-    def counts(title: str, *names: str) -> Plot:
+    def counts(title: str, **inks: str) -> Plot:
         lines = []
-        for ink, name in zip(INKS, names, strict=False):
+        for name, ink in inks.items():
             rates = [(p.at.timestamp(), getattr(p, name) / p.seconds * 60 if p.seconds else 0.0) for p in drawn]
             lines.append(Line(name, ink, rates, f"{sum(getattr(p, name) for p in points):,}"))
         return _plot(f"{title} per minute", lines, span, _number)
 
     def times(title: str, of: Callable[[HistoryPoint], Percentiles]) -> Plot:
         lines = []
-        for ink, name in zip(INKS, ("p50", "p95", "p99"), strict=True):
+        for name, ink in (("p50", "ink-1"), ("p95", "ink-2"), ("p99", "ink-3")):
             values = [(p.at.timestamp(), getattr(of(p), name)) for p in drawn]
             latest = next((value for _, value in reversed(values) if value is not None), None)
             lines.append(Line(name, ink, values, duration(latest) or NONE))
         return _plot(title, lines, span, duration)
 
     return [
-        counts("Throughput", "enqueued", "succeeded"),
-        counts("Failures", "failed", "dead"),
+        counts("Throughput", enqueued="ink-1", succeeded="ink-2"),
+        counts("Failures", failed="ink-4", dead="ink-5"),
         times("Wait for a worker", lambda point: point.wait),
         times("Run time", lambda point: point.run),
     ]

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["EDITABLE", "ago", "duration", "editable", "json_text", "moment", "visible"]
+__all__ = ["EDITABLE", "ago", "due", "duration", "editable", "json_text", "moment", "visible"]
 
 LONG = 20_000
 """The maximum number of characters of a value or a text on a page."""
@@ -63,6 +63,11 @@ def ago(at: datetime) -> str:
     if abs(seconds) < 1:
         return "now"
     return f"in {duration(-seconds)}" if seconds < 0 else f"{duration(seconds)} ago"
+
+
+def due(at: datetime) -> str:
+    """The time until `at`, such as "in 5 s"; "now" if it has passed."""
+    return "now" if at <= datetime.now(UTC) else ago(at)
 
 
 def moment(at: datetime) -> str:
