@@ -159,7 +159,8 @@ def test_a_hidden_value_cannot_be_moved(queue: JobQueue, site: Site, field: str,
 
 
 def test_values_that_are_equal_in_python_are_different_edits() -> None:
-    for edited in (True, 1.0, "1", None, [], {}):
+    values: list[Any] = [True, 1.0, "1", None, [], {}]
+    for edited in values:
         assert repr(unmasked([edited], [1], [1], "args")) == repr([edited])
 
 
