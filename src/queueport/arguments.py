@@ -96,7 +96,8 @@ class Signature:
     def encode_plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Encode arguments as a payload, like `encode`, but keep plain JSON values as they are. For edited jobs.
 
-        A text for a parameter of the type `bytes` is base64, as in the payload of a job. Raises the errors of `encode`.
+        Such values are checked as a worker will decode them, by the rules for JSON: a strict model then takes a time as
+        text. Raises the errors of `encode`.
         """
         by_position, by_name = self._bound(len(args), *kwargs)
         positional = [codec.encode_plain(value, key) for (codec, key), value in zip(by_position, args, strict=True)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from queueport import AsyncJobQueue, Job, JobQueue, JobState, Retry, current_job, get_queue, hooks, task
 from queueport.errors import DuplicateJob, InvalidJob, InvalidState, JobNotFound
@@ -23,6 +24,19 @@ def send(address: str, at: datetime | None = None, *, body: bytes = b"") -> str:
     if address == "bad":
         raise ValueError("no such address")
     return f"{address} {at} {body!r}"
+
+
+class Order(BaseModel):
+    """A model that takes times as text in JSON only."""
+
+    model_config = ConfigDict(strict=True)
+    at: datetime
+    count: int = 1
+
+
+@task(name="replay.book")
+def book(order: Order) -> None:
+    pass
 
 
 @task(name="replay.itself")
@@ -97,6 +111,17 @@ def test_given_arguments_replace_those_of_the_job(queue: JobQueue) -> None:
     assert typed.result(5) == f"eve {at + timedelta(days=1)} {bytes([0])!r}"
     assert none.result(5) == f"ann {at} b''"
     assert (old.status().args, old.status().kwargs) == (status.args, status.kwargs)
+
+
+def test_plain_values_are_checked_as_json_and_kept_as_they_are(queue: JobQueue) -> None:
+    old = queue.enqueue(book, Order(at=datetime(2026, 11, 30, tzinfo=UTC)))
+    (order,) = old.status().args
+    assert order == {"at": "2026-11-30T00:00:00Z", "count": 1}
+    assert queue.replay(old.id, args=[{"at": order["at"]}]).status().args == [{"at": order["at"]}]
+    typed = Order(at=datetime(2027, 1, 1, tzinfo=UTC), count=2)
+    assert queue.replay(old.id, args=[typed]).status().args == [{"at": "2027-01-01T00:00:00Z", "count": 2}]
+    with pytest.raises(InvalidJob, match="argument 'order': count: Input should be a valid integer"):
+        queue.replay(old.id, args=[{**order, "count": "3"}])
 
 
 @pytest.mark.parametrize(
