@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, overload
@@ -165,6 +165,17 @@ class AsyncJobQueue:
     async def retry(self, job_id: str) -> AsyncJobHandle[Any]:
         """See `JobQueue.retry`."""
         return self._async_handle(await asyncio.to_thread(self.sync.retry, job_id))
+
+    async def replay(
+        self,
+        job_id: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        new_id: str | None = None,
+    ) -> AsyncJobHandle[Any]:
+        """See `JobQueue.replay`."""
+        return self._async_handle(await asyncio.to_thread(self.sync.replay, job_id, args, kwargs, new_id=new_id))
 
     async def cancel(self, job_id: str, interrupt: bool = True) -> CancelOutcome:
         """See `JobQueue.cancel`."""

@@ -93,6 +93,17 @@ class Signature:
         named = [_NAME.encode(name) + b":" + codec.encode(kwargs[name], name) for codec, name in by_name]
         return b'{"args":[%b],"kwargs":{%b}}' % (b",".join(positional), b",".join(named))
 
+    def encode_plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """Encode arguments as a payload, like `encode`, but keep plain JSON values as they are. For edited jobs.
+
+        Such values are checked as a worker will decode them, by the rules for JSON: a strict model then takes a time as
+        text. Raises the errors of `encode`.
+        """
+        by_position, by_name = self._bound(len(args), *kwargs)
+        positional = [codec.encode_plain(value, key) for (codec, key), value in zip(by_position, args, strict=True)]
+        named = [_NAME.encode(name) + b":" + codec.encode_plain(kwargs[name], name) for codec, name in by_name]
+        return b'{"args":[%b],"kwargs":{%b}}' % (b",".join(positional), b",".join(named))
+
     def decode(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Decode a payload to the annotated types.
 
@@ -232,6 +243,15 @@ class _Codec:
             raise self._invalid(key, _reason(error)) from error
         raise self._invalid(key, difference)
 
+    def encode_plain(self, value: Any, key: int | str = "") -> bytes:
+        """Encode a plain JSON value as it is, if `decode` accepts it, and any other value as `encode` does."""
+        try:
+            data = _PLAIN.encode(value)
+        except InvalidJob:
+            return self.encode(value, key)
+        self.decode(from_json(data), key)
+        return data
+
     def decode(self, raw: Any, key: int | str = "") -> Any:
         if self._is_plain(raw):
             return raw  # a plain value: validation would return it unchanged
@@ -351,4 +371,5 @@ def _parts(sent: Any, back: Any) -> Iterable[tuple[Sequence[object], Any, Any]] 
 _BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 _ANY: TypeAdapter[Any] = TypeAdapter(Any, config=_BASE64)
 _NAME = _Codec("the name of an argument", _ANY)
+_PLAIN = _Codec("the value", _ANY, SCALARS)
 _ANY_ARGUMENTS = inspect.signature(lambda *args, **kwargs: (args, kwargs))

@@ -4,7 +4,7 @@ QueueportError
 ├── ConfigurationError      a URL, an option or a task declaration is wrong; the message says what to write
 ├── InvalidJob              (ValueError) the job is not valid, so it is not enqueued; or its result is not valid
 │   ├── PayloadTooLarge         the job or its result exceeds a size limit
-│   └── DuplicateJob            its id exists, or it cannot be retried because another job holds its key
+│   └── DuplicateJob            its id exists, or another job holds its key
 ├── Unsupported             (NotImplementedError) the backend lacks this feature
 ├── JobNotFound             (LookupError) no job has this id
 ├── ScheduleNotFound        (LookupError) no schedule has this name
@@ -84,7 +84,8 @@ class PayloadTooLarge(InvalidJob):
 
 
 class DuplicateJob(InvalidJob):
-    """The job's id exists already or is twice in a batch; or the job cannot be retried while another job holds its key.
+    """The job's id exists already or is twice in a batch; or the job cannot be retried or replayed while another job
+    holds its key.
 
     After `enqueue` and `enqueue_many`, `accepted` contains the ids of the jobs that will run, and `rejected` the ids of
     the jobs that this call has not enqueued. Both are in the order given. In place of a job whose key another job
@@ -202,6 +203,31 @@ class QueueClosed(QueueportError):
 
 
 # -- the text of errors --------------------------------------------------------------------------
+
+
+class NeedsExtra:
+    """A context manager for imports of packages that only an extra of queueport installs, such as `queueport[web]`.
+
+        with NeedsExtra("web", __name__):
+            from starlette.routing import Route
+
+    If a package is missing, its ModuleNotFoundError is replaced by one that says what to install.
+    """
+
+    def __init__(self, extra: str, what: str) -> None:
+        """`what` is the module, or the feature, that needs the packages."""
+        self._extra = extra
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if not isinstance(error, ModuleNotFoundError) or error.name is None or error.name.startswith("queueport"):
+            return
+        package = error.name.partition(".")[0]
+        sentence = f"{self._what} needs the package {package}: run `pip install 'queueport[{self._extra}]'`"
+        raise ModuleNotFoundError(sentence, name=error.name, path=error.path) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

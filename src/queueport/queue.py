@@ -10,7 +10,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,11 +25,13 @@ from queueport.engine.enqueue import Enqueue, make_job
 from queueport.engine.health import check_health
 from queueport.engine.history import points, recent, spans
 from queueport.engine.operations import Operations
+from queueport.engine.replay import replayed
 from queueport.engine.rules import Refusal, Rules
 from queueport.engine.runtime import Runtime
 from queueport.engine.watcher import Watcher
 from queueport.errors import (
     ConfigurationError,
+    DuplicateJob,
     InvalidState,
     JobCancelled,
     JobFailed,
@@ -272,6 +274,38 @@ class JobQueue:
                 f"job {job_id} is {settled.record.state}: retry() takes dead, cancelled, scheduled or retrying jobs"
             )
         return JobHandle(job_id, self)
+
+    def replay(
+        self,
+        job_id: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        new_id: str | None = None,
+    ) -> JobHandle[Any]:
+        """Enqueue a new job like an existing one, in any state, and return the handle of the new job.
+
+            status = queue.status(job_id)
+            queue.replay(job_id, kwargs={**status.kwargs, "address": "ann@example.org"})
+
+        The new job has the task, the queue and the options of the existing job, which does not change. It has no delay,
+        and if the existing job expires, the new one does so as long after its own enqueueing. `status().replay_of` of
+        the new job is the id of the existing one. `args` and `kwargs` replace the positional and the named arguments;
+        None keeps them. They are plain JSON values, as `status` shows them, or values of the annotated types. If this
+        process has registered the task, its annotations check all arguments. `new_id` is the id of the new job.
+
+        Raises JobNotFound, InvalidJob if the arguments do not fit, DuplicateJob if a job that has not ended holds the
+        key, which can be the existing job itself, and the other errors of `enqueue`.
+        """
+        job = replayed(self.operations.read(job_id), args, kwargs, new_id)
+        handle = self._accept([job])[0]
+        if handle.id != job.id:
+            raise DuplicateJob(
+                f"job {job_id} cannot be replayed while job {handle.id} holds its key {job.options.key!r}: wait until "
+                "that job has ended, or cancel it",
+                rejected=[job.id],
+            )
+        return handle
 
     def cancel(self, job_id: str, interrupt: bool = True) -> CancelOutcome:
         """Cancel a waiting job, or request that a running job stops. The returned `CancelOutcome` tells what happened.

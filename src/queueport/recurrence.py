@@ -137,6 +137,13 @@ class Recurrence:
             if at < moment if reverse else at > moment:
                 yield at
 
+    @property
+    def description(self) -> str:
+        """When the ticks are, as text: "every 300 s", or the cron expression and its time zone, if that is not UTC."""
+        if self.interval is not None:
+            return f"every {self.interval:g} s"
+        return f"{self.cron}" + ("" if self.timezone == "UTC" else f" ({self.timezone})")
+
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values; times in ISO 8601."""
         return dataclasses.asdict(self, dict_factory=plain)

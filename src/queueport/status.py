@@ -144,6 +144,9 @@ class JobStatus:
     """Why the job is cancelled: "cancelled", "expired", "purged", "discarded" or "not_sent" (it is not known whether
     the backend has taken the message, and the producer raised an error). "paused" if the job is queued and rests in the
     store because its queue is paused. Otherwise None."""
+    replay_of: str | None = None
+    """The id of the job that `JobQueue.replay` made this job from; None if the job is not a replay. The record of that
+    job may have been deleted since."""
 
     @property
     def finished(self) -> bool:

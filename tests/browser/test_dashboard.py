@@ -99,6 +99,49 @@ def test_a_dead_job_is_retried_with_the_keyboard_after_a_confirmation(served: Se
     expect(page.get_by_role("cell", name=f"retry job {job_id}")).to_be_visible()
 
 
+def test_a_dead_job_is_edited_and_replayed(served: Served, tab: Open) -> None:
+    job_id = dead_payment(served)
+    shop.bank_answers.set()
+    page = tab(served, f"/main/jobs/{job_id}", strict=False)  # the browser logs the refused form as an error
+    page.get_by_role("link", name="Edit and replay").click()
+    args = page.get_by_label("The positional arguments, a JSON array")
+    expect(args).to_have_value(re.compile("o-1007"))
+    assert "4242 4242" in args.input_value()
+    assert '"123"' not in args.input_value()  # a hidden value
+    edited = args.input_value().replace("o-1007", "o-1008")
+    args.fill(edited.replace("[", "", 1))
+    page.get_by_role("button", name="Replay").click()
+    expect(page.get_by_role("alert")).to_contain_text("is not valid JSON")
+    expect(args).to_have_attribute("aria-invalid", "true")
+    args.fill(edited)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent.trim()") == "Replay"
+    page.keyboard.press("Enter")
+    expect(page.get_by_text(re.compile(r"Job \w+ was enqueued\."))).to_be_visible()
+    expect(page.locator(".head .state")).to_have_text("succeeded")
+    new_id = page.url.rpartition("/")[2].partition("?")[0]
+    assert served.queue.status(new_id).args == ["o-1008", {"number": "4242 4242", "cvc_token": "123"}]
+    page.get_by_role("link", name=job_id).click()  # the job that it was made from
+    expect(page.locator(".head .state")).to_have_text("dead")
+    page.get_by_role("link", name="Audit log").click()
+    expect(page.get_by_role("cell", name=f"replay job {job_id} with other arguments")).to_be_visible()
+
+
+def test_the_history_is_shown_for_a_queue_and_a_longer_time(served: Served, tab: Open) -> None:
+    served.queue.enqueue(shop.send_welcome, 1).result(20)
+    page = tab(served)
+    page.get_by_role("link", name="History of main").click()
+    page.get_by_role("combobox", name="Queue").fill("emails")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.get_by_role("img", name=re.compile(r"Throughput per minute over 1 hour: enqueued 1, "))).to_be_visible()
+    page.get_by_role("link", name="30 days").click()
+    expect(page.get_by_role("img", name=re.compile(r"over 30 days: enqueued 1, succeeded 1;"))).to_be_visible()
+    expect(page.get_by_role("combobox", name="Queue")).to_have_value("emails")
+    served.queue.enqueue(shop.send_welcome, 2)
+    expect(page.get_by_role("img", name=re.compile("enqueued 2"))).to_be_visible(timeout=25_000)  # without a reload
+
+
 def focus(page: Page, name: str) -> None:
     """Press Tab until the link or button with this name has the focus, and check that the focus is visible."""
     for _ in range(60):
@@ -130,7 +173,12 @@ def test_hostile_content_does_nothing(served: Served, tab: Open) -> None:
     name = "<img/src=x/onerror=window.hacked=1>"
     ids.append(served.queue.enqueue(name, *HOSTILE).id)
     pages = ["/", "/main/jobs", *(f"/main/jobs/{job_id}" for job_id in ids)]
-    pages += [f"/main/actions/cancel?id={ids[-1]}", "/main/jobs?task=%3Cscript%3Ewindow.hacked=1%3C/script%3E"]
+    pages += [f"/main/actions/replay?id={job_id}" for job_id in ids]
+    pages += [
+        f"/main/actions/cancel?id={ids[-1]}",
+        "/main/history?task=%3Cscript%3Ewindow.hacked=1%3C/script%3E",
+        "/main/jobs?task=%3Cscript%3Ewindow.hacked=1%3C/script%3E",
+    ]
     page = tab(served)
     for size in WIDTHS:
         width, height = WIDTHS[size]
@@ -159,8 +207,13 @@ def test_the_pages_are_accessible_and_fit(served: Served, tab: Open, scheme: str
     running = served.queue.enqueue(shop.write_report, "2026-11").id
     served.queue.enqueue(shop.send_welcome.using(delay=600), 1)
     served.queue.pause("emails", "the mail server is down")
+    served.queue.schedules.add(
+        "monthly-report", shop.write_report.job("2026-11"), cron="0 3 1 * *", timezone="Europe/Berlin"
+    )
+    replay = served.queue.replay(job_id).id
     eventually(lambda: served.queue.status(running).progress, 20)
     paths = ["/", "/main/jobs", "/main/jobs?state=dead", f"/main/jobs/{job_id}", f"/main/jobs/{running}"]
+    paths += ["/main/history", f"/main/actions/replay?id={job_id}", f"/main/jobs/{replay}"]
     paths += [f"/main/actions/discard?id={job_id}", "/main/actions/resume?queue=emails", "/audit"]
     page = tab(served, size=size, color_scheme=scheme)
     for path in paths:

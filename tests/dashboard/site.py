@@ -66,6 +66,9 @@ class Page(HTMLParser):
         """The address of each link, by its text."""
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.open: list[str] = []
+        self.texts: dict[str, str] = {}
+        """The text of each text area, by its name."""
+        self._area: str | None = None
         self._link: str | None = None
         self._label: list[str] = []
         self.feed(html)
@@ -78,11 +81,17 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "a":
             self._link, self._label = given.get("href"), []
+        if tag == "textarea":
+            self._area = given["name"]
+            self.texts[self._area] = ""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, f"</{tag}> closes another element"
         if tag not in self.INLINE:
             self.words.append(" ")
+        if tag == "textarea" and self._area is not None:
+            self.texts[self._area] = self.texts[self._area].removeprefix("\n")  # as browsers do
+            self._area = None
         if tag == "a" and self._link is not None:
             self.links["".join(self._label).strip()] = self._link
             self._link = None
@@ -90,6 +99,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.words.append(data)
         self._label.append(data)
+        if self._area is not None:
+            self.texts[self._area] += data
 
     @property
     def text(self) -> str:

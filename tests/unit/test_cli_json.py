@@ -98,6 +98,7 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "status": [("done",), ("dead-1",), ("later",), ("queued",), ("done", "--follow")],
     "jobs": [(), ("--queue", "nothing")],
     "retry": [("dead-1",)],
+    "replay": [("done",), ("dead-1", "--args", "[]")],
     "cancel": [("queued",)],
     "purge": [("sums",)],
     "dead list": [(), ("--error", "KeyError")],

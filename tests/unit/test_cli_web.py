@@ -87,6 +87,20 @@ def read(address: str, **headers: str) -> str:
         return text
 
 
+def test_modules_declare_the_tasks_whose_arguments_the_form_checks(tmp_path: Path) -> None:
+    assert "there is no module 'nosuch'" in refused("--url", "sqlite:///jobs.db", "--module", "nosuch")
+    (tmp_path / "webshop.py").write_text(
+        "from queueport import task\n\n@task(name='web.pack')\ndef pack(n: int) -> None: ...\n"
+    )
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    with get_queue(url) as queue:
+        job_id = queue.enqueue("web.pack", 1).id
+    options = ("--url", url, "--port", "0", "--allow-actions", "--module", "webshop")
+    with serving(*options, PYTHONPATH=str(tmp_path)) as (address, _):
+        page = read(f"{address}sqlite/actions/replay?id={job_id}")
+    assert "The annotations of the task check the arguments." in page
+
+
 def test_the_command_serves_several_backends_and_stops_at_a_signal(tmp_path: Path) -> None:
     urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
     for url in urls:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -174,6 +175,20 @@ def test_a_stream_has_comments_and_ends_when_its_client_goes_away(site: Site, qu
 
 
 @pytest.mark.parametrize("queue", ["memory"], indirect=True)
+def test_a_stream_ends_after_its_longest_duration_and_can_be_opened_again(framework: str, queue: JobQueue) -> None:
+    handle = queue.enqueue(render, "front")
+    with serve(framework, Endpoints(queue=queue, keep_alive=3600.0, max_duration=0.4)) as site:
+        begun = time.monotonic()
+        for _ in range(2):
+            with site.events(handle.id) as events:
+                first, *more = events
+                assert (first["event"], first["data"]["state"]) == ("status", "queued")
+                assert more == [{"comment": "no change"}]
+        assert 0.8 <= time.monotonic() - begun < 10
+        eventually(lambda: site.waiting() == 0)
+
+
+@pytest.mark.parametrize("queue", ["memory"], indirect=True)
 def test_a_head_request_ends_at_once_also_for_events(framework: str, queue: JobQueue) -> None:
     handle = queue.enqueue(render, "front")
     with serve(framework, Endpoints(queue=queue, keep_alive=3600.0)) as site:
@@ -254,8 +269,10 @@ def test_while_the_store_is_away_every_answer_says_so(site: Site, queue: JobQueu
     for file in tmp_path.glob("jobs.db*"):
         file.rename(tmp_path / f"away-{file.name}")
     away = {"error": "the job store or the backend does not answer; the server's log has the cause"}
-    for path in ("/health/jobs", f"/jobs/{handle.id}/status", f"/jobs/{handle.id}/events", "/metrics"):
+    for path in ("/health/jobs", f"/jobs/{handle.id}/status", f"/jobs/{handle.id}/events"):
         assert site.get(path, 503) == away
+    metrics = site.client.get("/metrics")
+    assert (metrics.status_code, "queueport_up 0.0" in metrics.text) == (200, True)
     assert site.get("/readyz", 503) == {"ready": False, "problems": [away["error"]]}
     assert site.get("/livez") == {"alive": True}
 
@@ -317,6 +334,8 @@ def test_a_wrong_default_queue_is_an_error_without_a_traceback(
         ({"show": "result"}, "show='result' must be a set of names"),
         ({"include": {"metric"}}, "did you mean 'metrics'"),
         ({"keep_alive": 0}, "keep_alive=0 is not a number of seconds greater than 0"),
+        ({"max_duration": 0}, "max_duration=0 is not a number of seconds greater than 0"),
+        ({"max_duration": None}, "max_duration=None is not a number of seconds greater than 0"),
     ],
 )
 def test_a_wrong_option_is_refused(options: dict[str, Any], sentence: str) -> None:

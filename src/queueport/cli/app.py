@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import queueport
-from queueport.cli import backends, contract, enqueue, jobs, live_workers, schedules, system, web, workers
+from queueport.cli import backends, contract, enqueue, jobs, live_workers, replay, schedules, system, web, workers
 from queueport.cli.exit_codes import CommandLine
 from queueport.cli.options import with_queue
 
@@ -45,6 +45,7 @@ app.command(rich_help_panel=WORK)(with_queue(enqueue.enqueue))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.status))
 app.command("jobs", rich_help_panel=JOBS)(with_queue(jobs.list_jobs))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.retry))
+app.command(rich_help_panel=JOBS)(with_queue(replay.replay))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.cancel))
 app.command(rich_help_panel=JOBS)(with_queue(jobs.purge))
 

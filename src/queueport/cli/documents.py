@@ -36,6 +36,15 @@ class Enqueued(TypedDict):
     """False if another job holds the key, so that no job was added; `id` is then the id of that other job."""
 
 
+class Replayed(TypedDict):
+    """The job that a command has made from another job."""
+
+    id: str
+    """The new job's id."""
+    replay_of: str
+    """The whole id of the other job."""
+
+
 class JobId(TypedDict):
     """The job that a command has changed."""
 
@@ -178,6 +187,7 @@ class Document:
 
 DOCUMENTS: tuple[Document, ...] = (
     Document("enqueued", Enqueued, ("enqueue", "schedules run")),
+    Document("replayed", Replayed, ("replay",)),
     Document("job", JobStatus, ("status", "dead show")),
     Document("jobs", list[JobStatus], ("jobs", "dead list")),
     Document("job-id", JobId, ("retry", "dead retry", "dead discard")),

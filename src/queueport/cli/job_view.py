@@ -77,6 +77,7 @@ def _fields(job: JobStatus) -> Iterator[tuple[str, Any]]:
     yield "queue", job.queue
     yield "state", job.state.value
     yield "reason", job.reason
+    yield "replay of", job.replay_of
     yield "arguments", job.args
     yield "keywords", job.kwargs
     yield "result", job.result

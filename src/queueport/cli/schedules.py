@@ -14,7 +14,7 @@ from queueport.cli.watching import show
 from queueport.engine.schedules import read_entries, template
 from queueport.errors import QueueportError
 from queueport.queue import JobQueue
-from queueport.recurrence import Recurrence, Schedule
+from queueport.recurrence import Schedule
 from queueport.workers.modules import TASKS_ENV
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def list_schedules(queue: JobQueue, *, watch: Watch = None, as_json: Json = Fals
 
 def _table(found: Iterable[Schedule]) -> "Table":
     rows = [
-        (s.name, _when(s.recurrence), _time(s.next_at, s.paused), _time(s.last_at), s.last_state or "") for s in found
+        (s.name, s.recurrence.description, _time(s.next_at, s.paused), _time(s.last_at), s.last_state or "")
+        for s in found
     ]
     return output.table(("name", "when", "next", "last", "state"), rows)
 
@@ -108,7 +109,7 @@ def import_schedules(
                 queue.schedules.put(foreign.name, foreign.job, foreign.recurrence)
         except QueueportError as error:
             outcome = f"cannot be imported: {error}"
-        rows.append((foreign.name, foreign.job.task, _when(foreign.recurrence), outcome))
+        rows.append((foreign.name, foreign.job.task, foreign.recurrence.description, outcome))
     if as_json:
         output.print_json([dict(zip(("name", "task", "when", "outcome"), row, strict=True)) for row in rows])
     else:
@@ -156,7 +157,7 @@ def _details(schedule: Schedule) -> Iterable[tuple[str, str]]:
     yield "name", schedule.name
     yield "task", schedule.task
     yield "queue", schedule.queue
-    yield "when", _when(recurrence)
+    yield "when", recurrence.description
     yield "start", _time(recurrence.start)
     yield "end", _time(recurrence.end)
     yield "catch up", recurrence.catch_up
@@ -166,12 +167,6 @@ def _details(schedule: Schedule) -> Iterable[tuple[str, str]]:
     yield "last", _time(schedule.last_at)
     yield "last job", " ".join(filter(None, (schedule.last_job_id, schedule.last_state)))
     yield "arguments", f"{schedule.args} {schedule.kwargs}" if schedule.args or schedule.kwargs else ""
-
-
-def _when(recurrence: Recurrence) -> str:
-    if recurrence.interval is not None:
-        return f"every {recurrence.interval:g} s"
-    return f"{recurrence.cron}" + ("" if recurrence.timezone == "UTC" else f" ({recurrence.timezone})")
 
 
 def _time(moment: datetime | None, paused: bool = False) -> str:

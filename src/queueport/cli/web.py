@@ -12,7 +12,8 @@ import typer
 
 from queueport.cli import output
 from queueport.connect import URL_VARIABLE, get_queue
-from queueport.errors import BackendUnavailable, ConfigurationError
+from queueport.errors import BackendUnavailable, ConfigurationError, NeedsExtra
+from queueport.workers import modules
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -51,7 +52,7 @@ def web(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 for any free one.")] = PORT,
     allow_actions: Annotated[
-        bool, typer.Option("--allow-actions", help="Allow to retry, cancel, discard, purge and pause; else read-only.")
+        bool, typer.Option("--allow-actions", help="Allow to retry, replay, cancel, purge, pause …; else read-only.")
     ] = False,
     password_file: Annotated[
         Path | None,
@@ -70,6 +71,14 @@ def web(
             help="Hide the values whose names match.  \\[default: passwords, tokens, keys and the like]",
         ),
     ] = None,
+    module_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--module",
+            show_default=False,
+            help="A module that declares tasks, to check edited arguments and to hide secret ones; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the dashboard: queues, workers and jobs in a browser.
 
@@ -82,6 +91,8 @@ def web(
             f"--host {host} lets other machines see the jobs: set a password with --password-file or "
             f"{PASSWORD_VARIABLE}, or leave out --host"
         )
+    if module_names:
+        modules.load(module_names)
     chosen = urls or [os.environ.get(URL_VARIABLE, "")]
     if not all(url.strip() for url in chosen):
         raise ConfigurationError(f"no queue URL is given: use --url sqlite:///jobs.db, or set {URL_VARIABLE}")
@@ -94,14 +105,13 @@ def web(
 def _dashboard() -> "tuple[Callable[..., ASGIApp], Callable[[str], bool]]":
     """`dashboard_app` and `is_loopback`. Raises ConfigurationError if a package of the extra `web` is missing."""
     try:
-        import uvicorn  # noqa: F401  # needed later
+        with NeedsExtra("web", "the dashboard"):
+            import uvicorn  # noqa: F401  # needed later
 
-        from queueport.web.dashboard import dashboard_app
-        from queueport.web.dashboard.access import is_loopback
+            from queueport.web.dashboard import dashboard_app
+            from queueport.web.dashboard.access import is_loopback
     except ImportError as error:
-        raise ConfigurationError(
-            f"the dashboard needs a package that is missing ({error}): run `pip install 'queueport[web]'`"
-        ) from error
+        raise ConfigurationError(str(error)) from error
     return dashboard_app, is_loopback
 
 

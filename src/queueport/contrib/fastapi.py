@@ -21,13 +21,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-
 from queueport import AsyncJobQueue, get_queue
+from queueport.errors import NeedsExtra
 from queueport.web import ENDPOINTS, Endpoints
-from queueport.web.asgi import get_job_queue, handler
+
+with NeedsExtra("fastapi", __name__):
+    from fastapi import APIRouter, Depends, Request, Response
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse
+
+    from queueport.web.asgi import get_job_queue, handler
 
 __all__ = ["JobQueueDep", "get_job_queue", "job_queue_lifespan", "jobs_router"]
 

@@ -24,11 +24,14 @@ import os
 from collections.abc import Callable, Iterator
 
 import click
-from flask import Blueprint, Flask, Response, request
 
 from queueport.context import CurrentJob
+from queueport.errors import NeedsExtra
 from queueport.hooks import around_job
 from queueport.web import Endpoints, Events
+
+with NeedsExtra("flask", __name__):
+    from flask import Blueprint, Flask, Response, request
 
 __all__ = ["Queueport", "jobs_blueprint"]
 

@@ -25,17 +25,13 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from opentelemetry import context, metrics, propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
-
 from queueport import Event, Job, __version__, hooks
 from queueport.context import CurrentJob, worker_queue
 from queueport.errors import (
     BackendUnavailable,
     JobCancelled,
     JobTimeout,
+    NeedsExtra,
     PayloadTooLarge,
     message_of,
     trace_of,
@@ -46,6 +42,12 @@ from queueport.hooks import Send
 from queueport.spi.failures import FailureLog
 from queueport.spi.url import hidden
 from queueport.workers.attempt import Interrupted
+
+with NeedsExtra("otel", __name__):
+    from opentelemetry import context, metrics, propagate, trace
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 __all__ = ["TraceIds", "instrument", "uninstrument"]
 

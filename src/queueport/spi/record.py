@@ -23,6 +23,8 @@ __all__ = ["RECORD_VERSION", "Change", "CorruptRecord", "FollowUp", "Record", "R
 T = TypeVar("T")
 
 RECORD_VERSION = 1
+REPLAY_OF = "queueport-replay-of"
+"""The header of a job that `JobQueue.replay` made: the id of the job that it was made from."""
 
 Flat = str | int | float | bytes | None
 
@@ -158,6 +160,7 @@ class Record:
             key=self.key,
             headers=dict(self.headers),
             reason=self.reason,
+            replay_of=self.headers.get(REPLAY_OF),
         )
 
     def values(self) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from queueport.errors import NeedsExtra
+
 if TYPE_CHECKING:
     from queueport.testing.contract.suite import Contract
     from queueport.testing.fake_default import fake, inline
@@ -55,7 +57,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"{__name__}.{KIT[name]}"), name)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import pytest
+    with NeedsExtra("testing", f"{__name__}.{name}"):
+        import pytest
 
     folder = Path(__file__).parent
     paths = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))

@@ -11,17 +11,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-
 from queueport.aio import AsyncJobQueue
 from queueport.connect import get_queue
+from queueport.errors import NeedsExtra
 from queueport.web.endpoints import Answer, Endpoints
 from queueport.web.events import Events
 from queueport.web.openapi import document
+
+with NeedsExtra("web", __name__):
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
 
 __all__ = ["get_job_queue", "handler", "jobs_app", "jobs_routes"]
 

@@ -79,7 +79,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         "Return the metrics for Prometheus, in its text format or as OpenMetrics.",
         None,
         "text/plain",
-        UNAVAILABLE | {501: "The Prometheus client is not installed."},
+        {501: "The Prometheus client is not installed."},
     ),
 }
 """All endpoints, by name."""
@@ -127,6 +127,8 @@ class Endpoints:
     """The limits above which `ready` answers with code 503. Default: none."""
     keep_alive: float = 15.0
     """Seconds after which `job_events` sends a comment if nothing has changed."""
+    max_duration: float = 3600.0
+    """Seconds after which `job_events` ends the stream of a job that has not ended. Browsers then connect again."""
 
     def __post_init__(self) -> None:
         for option, known in (("show", SHOW), ("include", tuple(ENDPOINTS))):
@@ -136,8 +138,10 @@ class Endpoints:
                     raise ConfigurationError(
                         f"{option}={names!r:.80} must be a set of names{nearest(str(name), known)}"
                     )
-        if not self.keep_alive > 0:
-            raise ConfigurationError(f"keep_alive={self.keep_alive!r:.80} is not a number of seconds greater than 0")
+        for option in ("keep_alive", "max_duration"):
+            value: object = getattr(self, option)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ConfigurationError(f"{option}={value!r:.80} is not a number of seconds greater than 0")
 
     @property
     def included(self) -> Mapping[str, Endpoint]:
@@ -182,7 +186,7 @@ class Endpoints:
             status = queue.status(job_id)
             if status.finished and last_event_id == event_id(status):
                 return Answer(204, b"")
-            return Events(queue, status, self.show, self.keep_alive)
+            return Events(queue, status, self.show, self.keep_alive, self.max_duration)
 
         return self._about(job_id, events)
 
@@ -199,6 +203,7 @@ class Endpoints:
     def metrics(self, accept: str = "") -> Answer:
         """The metrics, as OpenMetrics if the header `Accept` names it, else in the text format of Prometheus.
 
+        If the store or the backend does not answer, the code is 200, and the only metric is `queueport_up 0`.
         501 if the package prometheus-client is not installed.
         """
         try:

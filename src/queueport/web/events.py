@@ -26,18 +26,22 @@ class Events:
     `async for` needs no thread while it waits; `for` blocks its thread. All clients share the reads, see
     `JobQueue.watch`. The first event is the present status. While nothing changes, and while the store does not answer,
     there is a comment every `keep_alive` seconds, so that proxies keep the connection, and the server notices that a
-    client is gone.
+    client is gone. The texts end after `max_duration` seconds, also if the job has not ended: a browser then connects
+    again, and a client that is gone unnoticed does not occupy the server for ever.
     """
 
     code: int = 200
     media_type: str = "text/event-stream"
 
-    def __init__(self, queue: JobQueue, first: JobStatus, show: Collection[str], keep_alive: float) -> None:
+    def __init__(
+        self, queue: JobQueue, first: JobStatus, show: Collection[str], keep_alive: float, max_duration: float
+    ) -> None:
         self._queue = queue
         self._first = first
         self._show = show
         self._keep_alive = keep_alive
-        self._poll = min(POLL, keep_alive)
+        self._poll = min(POLL, keep_alive, max_duration)
+        self._end = time.monotonic() + max_duration
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -50,7 +54,7 @@ class Events:
         while True:
             text, shown, ended = self._text(found, shown)
             yield text
-            if ended:
+            if ended or time.monotonic() >= self._end:
                 return
             found = self._next(shown)
 
@@ -60,7 +64,7 @@ class Events:
         while True:
             text, shown, ended = self._text(found, shown)
             yield text
-            if ended:
+            if ended or time.monotonic() >= self._end:
                 return
             found = await self._anext(shown)
 
@@ -77,7 +81,7 @@ class Events:
 
     def _next(self, shown: JobAnswer | None) -> JobStatus | QueueportError:
         """Wait until the job differs from what the client knows, at most `keep_alive` seconds. Returns its status."""
-        deadline = time.monotonic() + self._keep_alive
+        deadline = min(time.monotonic() + self._keep_alive, self._end)
         while True:
             try:
                 found: JobStatus | QueueportError = self._status(self._watch().result())
@@ -89,7 +93,7 @@ class Events:
                 time.sleep(self._poll)
 
     async def _anext(self, shown: JobAnswer | None) -> JobStatus | QueueportError:
-        deadline = time.monotonic() + self._keep_alive
+        deadline = min(time.monotonic() + self._keep_alive, self._end)
         while True:
             try:
                 found: JobStatus | QueueportError = self._status(await asyncio.wrap_future(self._watch()))

@@ -14,6 +14,11 @@ installed app, unless arguments, the environment (QUEUEPORT_TASKS) or the settin
 
 from typing import TYPE_CHECKING, Any
 
+from queueport.errors import NeedsExtra
+
+with NeedsExtra("django", __name__):
+    import django as _  # noqa: F401  # the modules of this package import it
+
 if TYPE_CHECKING:
     from queueport.contrib.django.backend import TasksBackend
     from queueport.contrib.django.transactions import enqueue_at_once, enqueue_on_commit
@@ -27,7 +32,8 @@ def __getattr__(name: str) -> Any:
     Django imports this package before the settings are ready, and these modules need the settings.
     """
     if name == "TasksBackend":
-        from queueport.contrib.django.backend import TasksBackend
+        with NeedsExtra("django", f"{__name__}.{name}"):  # django-tasks may be missing
+            from queueport.contrib.django.backend import TasksBackend
 
         return TasksBackend
     if name in __all__:

@@ -36,6 +36,9 @@ log of production code is a failure, too.
 rule, the search must find an example in which a promise is broken.
 """
 
-from queueport.testing.machine.steps import LifecycleMachine
+from queueport.errors import NeedsExtra
+
+with NeedsExtra("testing", __name__):
+    from queueport.testing.machine.steps import LifecycleMachine
 
 __all__ = ["LifecycleMachine"]

@@ -14,7 +14,10 @@ both if both are true, and from StoreSuite in any other case. SharedSuite also n
 `StoreHarness.damage` and `StoreHarness.damage_document`.
 """
 
-import pytest
+from queueport.errors import NeedsExtra
+
+with NeedsExtra("testing", __name__):
+    import pytest
 
 pytest.register_assert_rewrite(
     *(
@@ -33,8 +36,9 @@ pytest.register_assert_rewrite(
     )
 )
 
-from queueport.testing.stores.claiming import ClaimingSuite  # noqa: E402  # after the registration for assert rewriting
-from queueport.testing.stores.harness import Clock, StoreHarness  # noqa: E402  # after the registration for assert rewriting
-from queueport.testing.stores.suite import SharedSuite, StoreSuite  # noqa: E402  # after the registration for assert rewriting
+with NeedsExtra("testing", __name__):  # after the registration for assert rewriting
+    from queueport.testing.stores.claiming import ClaimingSuite
+    from queueport.testing.stores.harness import Clock, StoreHarness
+    from queueport.testing.stores.suite import SharedSuite, StoreSuite
 
 __all__ = ["ClaimingSuite", "Clock", "SharedSuite", "StoreHarness", "StoreSuite"]

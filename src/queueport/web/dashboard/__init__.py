@@ -7,6 +7,9 @@
 `queueport web` serves the same app. docs/dashboard.md describes the pages and the access.
 """
 
-from queueport.web.dashboard.app import dashboard_app
+from queueport.errors import NeedsExtra
+
+with NeedsExtra("web", __name__):
+    from queueport.web.dashboard.app import dashboard_app
 
 __all__ = ["dashboard_app"]

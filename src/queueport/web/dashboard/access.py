@@ -159,8 +159,9 @@ class FormTokens:
         issued = f"{time.time():.0f}"
         return f"{issued}.{self._sign(request, cookie, issued)}", cookie
 
-    def set_cookie(self, request: Request, response: Response, value: str) -> None:
-        """Set the cookie of `issue`."""
+    def finish(self, request: Request, response: Response, value: str) -> None:
+        """Give the page with the form the cookie of `issue`, and let the browser send the form's Origin."""
+        response.headers["Referrer-Policy"] = "same-origin"  # with no-referrer, the browser would hide the Origin
         path = request.scope.get("root_path") or "/"
         secure = request.url.scheme == "https"
         response.set_cookie(COOKIE, value, path=path, secure=secure, httponly=True, samesite="strict")

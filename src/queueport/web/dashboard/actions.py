@@ -1,4 +1,4 @@
-"""The actions: retry, cancel, discard, purge, pause, resume. For the app.
+"""The actions: retry, cancel, discard, purge, pause, resume. For the app. `replay` has the action with a form.
 
 GET shows what an action will change and asks for a confirmation; only POST, with the signed token of that page,
 changes anything. Each action is in the audit log before it begins.
@@ -29,7 +29,7 @@ from queueport.web.dashboard.pages import Filter, Pages
 from queueport.web.dashboard.rendering import Rendering
 from queueport.web.dashboard.sources import Source
 
-__all__ = ["ACTIONS", "Actions"]
+__all__ = ["ACTIONS", "Actions", "read_form"]
 
 FORM_LIMIT = 10_000
 """The maximum number of bytes of a form."""
@@ -217,48 +217,56 @@ class Actions:
             token=token,
             back=self._back(request, source, action, target),
         )
-        self._tokens.set_cookie(request, response, cookie)
-        response.headers["Referrer-Policy"] = (
-            "same-origin"  # with no-referrer, the browser would hide the form's Origin
-        )
+        self._tokens.finish(request, response, cookie)
         return response
 
     async def act(self, request: Request) -> Response:
         """Carry out a confirmed action, and go to a page that shows the outcome."""
         source, action, target = self._asked(request)
-        refusal = self._tokens.refusal(request, await _form(request))
+        refusal = self._tokens.refusal(request, await read_form(request))
         if refusal is not None:
             return self._pages.message(request, 403, refusal)
         return await run_in_threadpool(self._act, request, source, action, target)
 
     def _act(self, request: Request, source: Source, action: Action, target: Target) -> Response:
-        address = "unknown" if request.client is None else request.client.host
         what = _what(action, target, action.count(target))
-        entry = self._audit.begin(request.state.dashboard_user, address, source.name, what)
-        ended = Future[None]()
-        threading.Thread(target=self._run, args=[entry, action, target, ended], daemon=True).start()
-        with suppress(TimeoutError):  # the action then goes on, and the audit log will show the outcome
-            ended.result(MOST_WAIT)
+        entry = self.carry_out(request, source, what, lambda: action.run(target))
         audit = self._rendering.url(request, "audit")
         place = self._back(request, source, action, target) if action.changes == "job" else audit
         return RedirectResponse(f"{place}?done={entry.number}", 303)
 
-    def _run(self, entry: AuditEntry, action: Action, target: Target, ended: Future[None]) -> None:
+    def carry_out(self, request: Request, source: Source, what: str, run: Callable[[], str]) -> AuditEntry:
+        """Run an action, with an entry in the audit log. `run` returns a sentence about the outcome.
+
+        Waits at most MOST_WAIT seconds; the action then goes on, and the entry will get the outcome.
+        """
+        address = "unknown" if request.client is None else request.client.host
+        entry = self._audit.begin(request.state.dashboard_user, address, source.name, what)
+        ended = Future[None]()
+        threading.Thread(target=self._run, args=[entry, run, ended], daemon=True).start()
+        with suppress(TimeoutError):
+            ended.result(MOST_WAIT)
+        return entry
+
+    def _run(self, entry: AuditEntry, run: Callable[[], str], ended: Future[None]) -> None:
         try:
-            outcome = action.run(target)
+            self._audit.end(entry, run())
         except QueueportError as error:
-            outcome = f"It failed: {hidden(str(error))}"
+            self._audit.end(entry, f"It failed: {hidden(str(error))}", failed=True)
         except Exception as error:  # noqa: BLE001  # the audit log must show how an action ended
-            outcome = f"It failed: {type(error).__name__}: {hidden(str(error))}"
-        self._audit.end(entry, outcome)
+            self._audit.end(entry, f"It failed: {type(error).__name__}: {hidden(str(error))}", failed=True)
         ended.set_result(None)
 
-    def _asked(self, request: Request) -> tuple[Source, Action, Target]:
-        """The backend, the action and its target in the address. Raises HTTPException."""
+    def check_allowed(self) -> None:
+        """Raise HTTPException if this dashboard is read-only."""
         if not self._allowed:
             raise HTTPException(
                 403, "This dashboard is read-only. Start it with --allow-actions, or pass allow_actions=True."
             )
+
+    def _asked(self, request: Request) -> tuple[Source, Action, Target]:
+        """The backend, the action and its target in the address. Raises HTTPException."""
+        self.check_allowed()
         action = ACTIONS.get(request.path_params["action"])
         if action is None:
             raise HTTPException(404, f"There is no action {request.path_params['action']!r}.")
@@ -290,13 +298,13 @@ def _what(action: Action, target: Target, count: int) -> str:
     return f"{action.what} {count:,} {kind} {'job' if count == 1 else 'jobs'}{among}"
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of an HTML form. Raises HTTPException if it is too large or something else."""
+async def read_form(request: Request, limit: int = FORM_LIMIT) -> dict[str, str]:
+    """The fields of an HTML form. Raises HTTPException if it has more than `limit` bytes or is something else."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "Only HTML forms are accepted here.")
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > FORM_LIMIT:
+        if len(body) > limit:
             raise HTTPException(413, "The form is too large.")
     return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))

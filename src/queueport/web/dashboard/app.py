@@ -17,9 +17,11 @@ from queueport.queue import JobQueue
 from queueport.web.dashboard.access import Access, Authenticate, FormTokens
 from queueport.web.dashboard.actions import Actions
 from queueport.web.dashboard.audit import AuditLog
+from queueport.web.dashboard.history import History
 from queueport.web.dashboard.masking import MASKED_NAMES, Masking
 from queueport.web.dashboard.pages import Pages
 from queueport.web.dashboard.rendering import FOLDER, Rendering
+from queueport.web.dashboard.replay import Replay
 from queueport.web.dashboard.sources import named
 
 __all__ = ["dashboard_app"]
@@ -64,7 +66,9 @@ def dashboard_app(
     app = Starlette()
     rendering = Rendering(app.router, sources=list(sources.values()), allowed=allow_actions)
     pages = Pages(sources, rendering, masking, audit)
-    actions = Actions(pages, rendering, FormTokens(secret), audit, allowed=allow_actions)
+    tokens = FormTokens(secret)
+    actions = Actions(pages, rendering, tokens, audit, allowed=allow_actions)
+    replay = Replay(pages, rendering, tokens, masking, actions)
     app.router.routes.extend(
         [
             Mount("/-/static", Static(directory=FOLDER / "static"), name="static"),
@@ -73,6 +77,9 @@ def dashboard_app(
             Route("/find", pages.find, name="find"),
             Route("/{source}/jobs", pages.jobs, name="jobs"),
             Route("/{source}/jobs/{job_id}", pages.job, name="job"),
+            Route("/{source}/history", History(pages, rendering).page, name="history"),
+            Route("/{source}/actions/replay", replay.form, methods=["GET"], name="replay"),
+            Route("/{source}/actions/replay", replay.act, methods=["POST"]),
             Route("/{source}/actions/{action}", actions.confirm, methods=["GET"], name="confirm"),
             Route("/{source}/actions/{action}", actions.act, methods=["POST"], name="act"),
         ]

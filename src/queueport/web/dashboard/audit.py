@@ -35,6 +35,7 @@ class AuditEntry:
     what: str
     outcome: str | None = None
     """A sentence about the result. None while the action runs."""
+    failed: bool = False
 
 
 class AuditLog:
@@ -54,8 +55,9 @@ class AuditLog:
         self._log(entry, "begins")
         return entry
 
-    def end(self, entry: AuditEntry, outcome: str) -> None:
+    def end(self, entry: AuditEntry, outcome: str, *, failed: bool = False) -> None:
         """Record the outcome of an action."""
+        entry.failed = failed
         entry.outcome = outcome
         self._log(entry, outcome)
 

@@ -19,8 +19,8 @@ from starlette.routing import Router
 from queueport.errors import encodable
 from queueport.spi.url import hidden
 from queueport.status import JobState
-from queueport.web.dashboard.charts import sparkline
-from queueport.web.dashboard.text import ago, duration, json_text, moment, visible
+from queueport.web.dashboard.charts import chart, sparkline
+from queueport.web.dashboard.text import ago, due, duration, json_text, moment, visible
 
 __all__ = ["FOLDER", "Rendering"]
 
@@ -50,9 +50,11 @@ class Rendering:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(ago=ago, duration=duration, hidden=hidden, json=json_text, moment=moment)
+        self._templates.filters.update(
+            ago=ago, due=due, duration=duration, hidden=hidden, json=json_text, moment=moment
+        )
         self._templates.filters["urlencode"] = _quoted
-        self._templates.globals.update(shared, sparkline=sparkline, states=list(JobState))
+        self._templates.globals.update(shared, chart=chart, sparkline=sparkline, states=list(JobState))
 
     def url(self, request: Request, name: str, **parts: str) -> str:
         """The address of a page, also if the app is mounted under a path."""

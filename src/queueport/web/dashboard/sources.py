@@ -6,6 +6,7 @@ answer blocks one thread only, and no page waits for longer than MOST_WAIT secon
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 
 from queueport.errors import ConfigurationError, QueueportError
 from queueport.queue import JobQueue
+from queueport.recurrence import Schedule
 from queueport.spi.url import hidden
 from queueport.stats import Stats
 from queueport.status import JobState, JobStatus
@@ -31,6 +33,8 @@ SAMPLES = 300
 """The number of points of a chart."""
 SAMPLE_EVERY = 2.0
 """The minimum seconds between two points of a chart."""
+SCHEDULES_EVERY = 5.0
+"""The minimum seconds between two readings of the schedules."""
 RUNNING = 100
 """The maximum number of running jobs that are read to say what each worker runs."""
 
@@ -54,6 +58,8 @@ class Snapshot:
     problem: str | None = None
     running: Sequence[JobStatus] = ()
     """The latest running jobs."""
+    schedules: Sequence[Schedule] = ()
+    """All recurring jobs, by name."""
     samples: Sequence[Sample] = field(default=(), repr=False)
 
     def running_on(self, worker: str) -> list[JobStatus]:
@@ -106,6 +112,8 @@ class Source:
         self.queue = queue
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._lock = threading.Lock()
+        self._schedules: Sequence[Schedule] = ()
+        self._schedules_at = -math.inf
         self._reading: Future[Snapshot] | None = None
         self._read_at = 0.0
 
@@ -144,10 +152,12 @@ class Source:
         stats = self.queue.stats()
         running = self.queue.jobs(JobState.RUNNING, limit=RUNNING) if stats.totals.running else []
         now = time.monotonic()
+        if now - self._schedules_at >= SCHEDULES_EVERY:
+            self._schedules, self._schedules_at = self.queue.schedules.list(), now
         if not self._samples or now - self._samples[-1].at >= SAMPLE_EVERY:
             queued_in = {name: queue.queued for name, queue in stats.queues.items()}
             self._samples.append(Sample(now, stats.processed, stats.failed, stats.totals.queued, queued_in))
-        return Snapshot(stats, None, running, tuple(self._samples))
+        return Snapshot(stats, None, running, self._schedules, tuple(self._samples))
 
 
 def snapshots(sources: Collection[Source]) -> list[tuple[Source, Snapshot]]:

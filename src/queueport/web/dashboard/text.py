@@ -6,10 +6,12 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["ago", "duration", "json_text", "moment", "visible"]
+__all__ = ["EDITABLE", "ago", "due", "duration", "editable", "json_text", "moment", "visible"]
 
 LONG = 20_000
 """The maximum number of characters of a value or a text on a page."""
+EDITABLE = 200_000
+"""The maximum number of characters of arguments in a form."""
 
 
 def visible(text: str, kept: str = "") -> str:
@@ -33,6 +35,16 @@ def json_text(value: Any) -> str:
     return indented if len(indented) <= LONG else shortened(json.dumps(value, ensure_ascii=False))
 
 
+def editable(value: Any) -> str | None:
+    """The value as indented JSON to edit, in which escape sequences stand for unprintable characters. None if it is
+    longer than EDITABLE.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if len(text) > EDITABLE:
+        return None
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def duration(seconds: float | None) -> str:
     """A duration such as "350 ms", "4.2 s", "3 min" or "2 d"; empty for None."""
     if seconds is None:
@@ -51,6 +63,11 @@ def ago(at: datetime) -> str:
     if abs(seconds) < 1:
         return "now"
     return f"in {duration(-seconds)}" if seconds < 0 else f"{duration(seconds)} ago"
+
+
+def due(at: datetime) -> str:
+    """The time until `at`, such as "in 5 s"; "now" if it has passed."""
+    return "now" if at <= datetime.now(UTC) else ago(at)
 
 
 def moment(at: datetime) -> str:

@@ -1,9 +1,9 @@
-"""What the page on concepts assumes: a queue, and a task that charges an order."""
+"""What the page on concepts assumes: a queue, a task that charges an order, and a job that sends a mail."""
 
 from queueport import get_queue, task
 from queueport.errors import BackendUnavailable
 
-__all__ = ["BackendUnavailable", "charge", "order", "queue", "remember"]
+__all__ = ["BackendUnavailable", "charge", "job_id", "order", "queue", "remember"]
 
 
 @task
@@ -15,5 +15,11 @@ def remember(order: int) -> None:
     pass
 
 
+@task
+def send_mail(address: str, template: str) -> None:
+    pass
+
+
 queue = get_queue("memory://")
 order = 42
+job_id = queue.enqueue(send_mail, "ann@example.org", template="hello").id

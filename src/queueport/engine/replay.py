@@ -1,0 +1,75 @@
+"""Makes a new job like an existing one, with the same or other arguments. For `JobQueue.replay`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from queueport.errors import InvalidJob
+from queueport.job import Job, Options, new_id
+from queueport.retry import Retry
+from queueport.spi.record import REPLAY_OF, Record
+from queueport.tasks import registry
+
+__all__ = ["replayed"]
+
+OWN_HEADERS = "queueport-"
+"""Headers that begin with this tell how queueport made a job, such as the tick of its schedule, so a replay does not
+get them."""
+TRACE_HEADERS = ("traceparent", "tracestate")
+"""The trace context of the producer. The producer of a replay is another one."""
+
+
+def replayed(
+    record: Record, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, job_id: str | None
+) -> Job[Any]:
+    """Make a new job like that of the record. `JobQueue.replay` describes the arguments. Does no I/O.
+
+    Raises InvalidJob, and ConfigurationError if an annotation of the task cannot be resolved.
+    """
+    own = {name: record.options[name] for name in ("timeout", "crash_limit", "keep_result") if name in record.options}
+    retry = record.options.get("retry")
+    headers = {
+        name: text
+        for name, text in record.headers.items()
+        if not name.startswith(OWN_HEADERS) and name not in TRACE_HEADERS
+    }
+    options = Options(
+        **own,
+        retry=None if retry is None else Retry.from_dict(retry),
+        priority=record.priority or None,
+        group=record.group,
+        key=record.key,
+    )
+    return Job(
+        id=new_id() if job_id is None else job_id,
+        task=record.task,
+        payload=_payload(record, args, kwargs),
+        queue=record.queue,
+        expires=None if record.expires_at is None else round(record.expires_at - record.enqueued_at, 6),
+        headers={**headers, REPLAY_OF: record.id},
+        options=options,
+        task_ref=registry.get(record.task),
+    )
+
+
+def _payload(record: Record, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> bytes:
+    """The payload with these arguments in place of those of the record. Raises InvalidJob."""
+    from queueport.arguments import Signature, decode_plain  # imported here, because it imports pydantic, which is slow
+
+    if args is not None and not isinstance(args, list | tuple):
+        raise InvalidJob(f"args must be a list or a tuple of the positional arguments, not {type(args).__name__}")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise InvalidJob(f"kwargs must be a mapping of the names of arguments to values, not {type(kwargs).__name__}")
+    task = registry.get(record.task)
+    signature = Signature(record.task, None) if task is None else task.signature
+    try:
+        if args is None and kwargs is None:
+            signature.decode(record.payload)
+            return record.payload
+        if args is None or kwargs is None:
+            kept_args, kept_kwargs = decode_plain(record.payload)
+            args, kwargs = kept_args if args is None else args, kept_kwargs if kwargs is None else kwargs
+        return signature.encode_plain(args, kwargs)
+    except InvalidJob as error:
+        raise InvalidJob(f"job {record.id} cannot be replayed with these arguments: {error}") from error
