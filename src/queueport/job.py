@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, Self, TypedDict, TypeVar, cast, get_args
 
 from queueport.errors import ConfigurationError, InvalidJob, nearest
 from queueport.retry import LONGEST, Retry
@@ -22,6 +22,8 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_QUEUE = "default"
+KeyMode = Literal["return", "reject"]
+KEY_MODES: tuple[KeyMode, ...] = get_args(KeyMode)
 HIGHEST_PRIORITY = 10
 """The highest priority of a job; the lowest is its negative. For adapters."""
 
@@ -93,8 +95,12 @@ class JobOptions(TaskOptions, total=False):
     other jobs of its group may run. Needs the capability GROUPS."""
     key: str | None
     """At most one job with the same task and key is alive. If there already is such a job, `enqueue` adds no job, even
-    if the arguments differ, and returns the handle of the job that is alive, with `created` False.
+    if the arguments differ, and returns the handle of the job that is alive, with `created` False. `key_mode` changes
+    this.
     """
+    key_mode: KeyMode | None
+    """What `enqueue` does if the key is taken. "return", the default: return the handle of the job that has it.
+    "reject": raise DuplicateJob."""
     job_id: str | None
     """The job's id: up to 64 ASCII letters, digits, `_` and `-`. Default: a new UUID."""
     headers: Mapping[str, str] | None
@@ -120,6 +126,7 @@ class Options:
     priority: int | None = None
     group: str | None = None
     key: str | None = None
+    key_mode: str | None = None
     job_id: str | None = None
     headers: Mapping[str, str] | None = None
 
@@ -374,6 +381,12 @@ def _retry(name: str, value: object) -> Retry:
     raise InvalidJob(f"{name} must be a Retry, for example Retry(max_attempts=5), not {value!r}")
 
 
+def _key_mode(name: str, value: object) -> str:
+    if isinstance(value, str) and value in KEY_MODES:
+        return value
+    raise InvalidJob(f"{name} must be one of {', '.join(map(repr, KEY_MODES))}, not {value!r}")
+
+
 def _headers(name: str, value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise InvalidJob(f"{name} must be a mapping of text to text, not {value!r}")
@@ -398,6 +411,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "priority": _integer(-HIGHEST_PRIORITY, HIGHEST_PRIORITY),
     "group": _label,
     "key": _label,
+    "key_mode": _key_mode,
     "job_id": _job_id,
     "headers": _headers,
 }

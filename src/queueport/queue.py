@@ -167,12 +167,13 @@ class JobQueue:
             queue.enqueue("other.service.resize", 7)
 
         If another job of the same task holds the job's `key`, no job is added, and the handle of that other job is
-        returned with `created` False. A warning is logged if that other job has different arguments.
+        returned with `created` False. A warning is logged if that other job has different arguments. `key_mode` changes
+        this.
         With the Django setting ENQUEUE_ON_COMMIT, a call in a transaction returns a handle before the job is enqueued.
 
-        Raises InvalidJob, PayloadTooLarge, DuplicateJob (the id exists), Unsupported, BackendUnavailable,
-        ConfigurationError (an annotation, a task's name or a hook is wrong), and the errors of hooks. After an error,
-        this call has not enqueued the job, with one exception: the job may run if its id is in
+        Raises InvalidJob, PayloadTooLarge, DuplicateJob (the id exists, or the key is taken), Unsupported,
+        BackendUnavailable, ConfigurationError (an annotation, a task's name or a hook is wrong), and the errors of
+        hooks. After an error, this call has not enqueued the job, with one exception: the job may run if its id is in
         `BackendUnavailable.unknown`.
         """
         return self._accept([make_job(what, args, kwargs)])[0]

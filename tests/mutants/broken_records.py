@@ -39,6 +39,14 @@ def keys_are_not_stored(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([changed(i, key=None) for i in inserts])
 
 
+@breaks("store.insert", "E13_a_taken", on=MEMORY)
+def a_taken_key_is_reported_as_inserted(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return [
+        WriteResult(WriteOutcome.APPLIED, i.record) if i.reject else written
+        for i, written in zip(inserts, insert(inserts), strict=True)
+    ]
+
+
 @breaks("store.insert", "E8_a_given_id", on=MEMORY)
 def a_duplicate_id_is_accepted(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return [WriteResult(WriteOutcome.APPLIED, written.record) for written in insert(inserts)]

@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -10,6 +10,7 @@ from queueport.capability import Capability
 from queueport.cli import output
 from queueport.cli.options import Arguments, Json, KeywordArguments
 from queueport.errors import BackendUnavailable, ConfigurationError, Unsupported, nearest
+from queueport.job import KeyMode
 from queueport.queue import JobQueue
 from queueport.tasks import Task, registry, task
 from queueport.workers import modules
@@ -38,6 +39,10 @@ def enqueue(
     key: Annotated[
         str | None,
         typer.Option("--key", help="If a job with this task and key is alive, print its id and enqueue nothing."),
+    ] = None,
+    key_mode: Annotated[
+        str | None,
+        typer.Option("--key-mode", help="What to do if the key is taken: return or reject.  \\[default: return]"),
     ] = None,
     job_id: Annotated[str | None, typer.Option("--id", help="The new job's id; default: a new UUID.")] = None,
     module_names: Annotated[
@@ -68,6 +73,7 @@ def enqueue(
         headers=dict(_header(text) for text in headers) if headers else None,
         priority=priority,
         key=key,
+        key_mode=cast("KeyMode | None", key_mode),  # `using` checks it
         job_id=job_id,
     )
     try:

@@ -64,14 +64,16 @@ class _Fate(Enum):
     UNKNOWN = auto()
     """The job may run, because the store did not answer."""
     TAKEN = auto()
-    """A job with the same id exists already. This call has not enqueued the job."""
+    """A job with the same id exists already, or another job has the key and the mode is "reject". This call has not
+    enqueued the job."""
 
 
 class _Verdict(NamedTuple):
     """The outcome of the enqueue of one job, with its details.
 
-    If `fate` is REJECTED or UNKNOWN, `cause` is the error, or None if the backend named no error. `publish` is the
-    inserted record if its message must still be published; otherwise None.
+    If `fate` is REJECTED or UNKNOWN, `cause` is the error, or None if the backend named no error. If it is TAKEN,
+    `cause` is the error about the key, or None if the id is taken. `publish` is the inserted record if its message must
+    still be published; otherwise None.
     """
 
     id: str
@@ -116,8 +118,9 @@ class Enqueue:
     def accept(self, jobs: Sequence[Job[Any]]) -> list[str]:
         """Accept jobs. Returns the id of each job; if another job holds its key, the id of that other job.
 
-        Every job is checked before the first one is inserted. Raises Unsupported, InvalidState, PayloadTooLarge,
-        DuplicateJob and BackendUnavailable. The last two contain the ids of all jobs, grouped by outcome.
+        Every job is checked before the first one is inserted. Raises InvalidJob, Unsupported, InvalidState,
+        PayloadTooLarge, DuplicateJob and BackendUnavailable. The last two contain the ids of all jobs, grouped by
+        outcome.
         """
         try:
             for job in jobs:
@@ -166,10 +169,12 @@ class Enqueue:
     def insert_of(self, job: Job[Any], limits: Limits | None = None) -> Insert:
         """Check a job, and make its record and first change, without I/O.
 
-        Raises Unsupported and PayloadTooLarge.
+        Raises InvalidJob, Unsupported and PayloadTooLarge.
         """
         limits = self._operations.limits if limits is None else limits
         options = job.options
+        if options.key_mode is not None and options.key is None:
+            raise InvalidJob(f"key_mode={options.key_mode!r} has no effect without a key: pass key=, or leave it out")
         if options.priority:
             self._need(Capability.PRIORITY, "priority")
         if options.group is not None:
@@ -186,7 +191,7 @@ class Enqueue:
         if run_at is not None:  # record the producer's time itself, not the store's time plus a delay
             names = ("run_at", "wake_at") if change.set["state"] is JobState.SCHEDULED else ("run_at",)
             change = replace(change.with_next(Change(dict.fromkeys(names, run_at))), then=change.then)
-        return Insert(record, change, self._runtime.new_id())
+        return Insert(record, change, self._runtime.new_id(), reject=options.key_mode == "reject")
 
     def _check_key(self, job: Job[Any]) -> None:
         """Raise InvalidState if a task enqueues a job with the task and key of its own job, which holds the key."""
@@ -252,11 +257,12 @@ class Enqueue:
         rejected = [*ids(_Fate.REJECTED, _Fate.TAKEN), *rest]
         failed = [verdict for verdict in verdicts if verdict.fate in (_Fate.REJECTED, _Fate.UNKNOWN)]
         if not failed:
+            taken = next(verdict for verdict in verdicts if verdict.fate is _Fate.TAKEN)
             message = (
-                f"a job with the id {ids(_Fate.TAKEN)[0]!r} exists already: choose another job_id, unless this call "
-                "repeats one whose outcome is unknown"
+                f"a job with the id {taken.id!r} exists already: choose another job_id, unless this call repeats one "
+                "whose outcome is unknown"
             )
-            return DuplicateJob(message, accepted=accepted, rejected=rejected)
+            return DuplicateJob(str(taken.cause or message), accepted=accepted, rejected=rejected)
         cause, count, parts = failed[0].cause, len(verdicts) + len(rest), list[str]()
         if isinstance(cause, BackendUnavailable):
             parts.append(str(cause))
@@ -336,7 +342,7 @@ class Enqueue:
             if found is None or not (held or found.reason == "not_sent"):
                 return _Verdict(own, _Fate.TAKEN)
             if held and (found.sent or found.state is not JobState.QUEUED):
-                return _held(insert.record, found)
+                return _held(insert, found)
             if silent:
                 return _Verdict(own, _Fate.REJECTED, silent[0])
             change = Change({"sends": found.sends}) if held else Change(delete=True)
@@ -346,7 +352,7 @@ class Enqueue:
                 silent.append(error)
                 continue
             if held and done.applied:
-                return _held(insert.record, found)
+                return _held(insert, found)
             try:
                 written = self._insert([insert])[0]
             except BackendUnavailable as error:
@@ -424,8 +430,14 @@ def _bare_record(job: Job[Any]) -> Record:
     return frozen(draft, Record)
 
 
-def _held(new: Record, holder: Record) -> _Verdict:
-    """The outcome for the job `new`, whose key the job `holder` holds: the producer gets the handle of `holder`."""
+def _held(insert: Insert, holder: Record) -> _Verdict:
+    """The outcome for a job whose key the job `holder` has: the producer gets the handle of `holder`. In the mode
+    "reject", the producer gets a DuplicateJob.
+    """
+    new = insert.record
+    if insert.reject:
+        text = f"job {holder.id} of task {new.task} has the key {new.key!r} already: wait until it is free"
+        return _Verdict(new.id, _Fate.TAKEN, DuplicateJob(text))
     _warn_of_other_arguments(new, holder)
     return _Verdict(holder.id, _Fate.ACCEPTED)
 

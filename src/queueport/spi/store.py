@@ -89,6 +89,8 @@ class Insert:
     commands: tuple[Command, ...] = ()
     """Commands that the store must run in the same atomic step, only if the record is inserted. Given only if
     `JobStore.shares_server` has returned True for the server of the backend."""
+    reject: bool = False
+    """For the core: the answer KEY_HELD is an error for the producer. A store ignores this."""
 
 
 @dataclass(frozen=True, slots=True)

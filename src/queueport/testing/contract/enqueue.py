@@ -51,7 +51,7 @@ from queueport.testing.tasks import Parcel, Point
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
 
-__all__ = ["ArgumentTests", "EnqueueTests", "IdentityTests", "OriginTests", "RefusalTests"]
+__all__ = ["ArgumentTests", "EnqueueTests", "IdentityTests", "KeyModeTests", "OriginTests", "RefusalTests"]
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ for handle in queue.enqueue_many(tasks.echo.job(number) for number in range(10))
 """A program that enqueues jobs in threads and prints the ids of the jobs. The test puts code of PATCHES before this
 program, so that the threads are greenlets."""
 THREADS = 8
-"""The number of threads that `at_once` starts, for tests of E7, E8 and E10."""
+"""The number of threads that `at_once` starts, for tests of E7, E8, E10 and E13."""
 BATCH = [f"job-{number}" for number in range(10)]
 """The ids of a batch that is sent only in part: the jobs in ACCEPTED are accepted, and those in REJECTED are not."""
 SECRET_NUMBER = 271_828_182
@@ -647,6 +647,56 @@ def at_once(call: Callable[[int], T]) -> list[T]:
         return list(pool.map(run, range(THREADS)))
 
 
+class KeyModeTests(Case):
+    """Line E13: what happens if a key is taken."""
+
+    def test_E13_a_taken_key_is_rejected(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        keyed = tasks.wait_for.using(key="k", key_mode="reject")
+        first = queue.enqueue(keyed.using(delay=3600), "first")
+
+        def is_rejected(state: JobState) -> None:
+            assert first.status().state is state
+            with pytest.raises(DuplicateJob, match=first.id) as caught:
+                queue.enqueue(keyed.using(job_id="second"), "second")
+            assert (caught.value.accepted, caught.value.rejected) == ((), ("second",))
+
+        is_rejected(JobState.SCHEDULED)
+        first.retry()
+        is_rejected(JobState.QUEUED)
+        with pytest.raises(DuplicateJob, match="'k'") as caught:
+            queue.enqueue_many([tasks.echo.job(1), keyed.using(job_id="second").job("second"), tasks.echo.job(2)])
+        assert (len(caught.value.accepted), caught.value.rejected) == (2, ("second",))
+        assert queue.enqueue(keyed.using(key_mode="return"), "second") == first
+        with harness.working(queue):
+            eventually(lambda: first.status().state is JobState.RUNNING)
+            is_rejected(JobState.RUNNING)
+            trace.open("first")
+            first.result(10)
+            trace.open("second")
+            second = queue.enqueue(keyed, "second")
+            assert second.created
+            assert second.result(10) == "second"
+            assert [queue.result(job_id, 10) for job_id in caught.value.accepted] == [1, 2]
+        assert len(trace.runs()) == 4
+
+    def test_E13_many_threads_enqueue_one_job_and_the_others_are_rejected(self, queue: JobQueue) -> None:
+        def enqueue(number: int) -> bool:
+            try:
+                return queue.enqueue(tasks.echo.using(key="k", key_mode="reject"), number).created
+            except DuplicateJob:
+                return False
+
+        assert sum(at_once(enqueue)) == 1
+        assert len(queue.jobs()) == 1
+
+    def test_E13_a_mode_without_a_key_is_refused(self, queue: JobQueue) -> None:
+        with no_io(queue), pytest.raises(InvalidJob, match="key="):
+            queue.enqueue(tasks.echo.using(key_mode="reject"), 1)
+        unknown: Any = "throw"
+        with no_io(queue), pytest.raises(InvalidJob, match="'reject'"):
+            queue.enqueue(tasks.echo.using(key="k", key_mode=unknown), 1)
+
+
 class OriginTests(Case):
     """Lines E10, E11 and E12: threads, forks and tasks that enqueue; tasks by name; order."""
 
@@ -788,5 +838,5 @@ def _exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-class EnqueueTests(ArgumentTests, RefusalTests, IdentityTests, OriginTests):
+class EnqueueTests(ArgumentTests, RefusalTests, IdentityTests, KeyModeTests, OriginTests):
     """All lines of group E."""

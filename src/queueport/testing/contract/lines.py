@@ -166,6 +166,13 @@ ENQUEUE = Group(
             "jobs of two groups for four threads.",
             partly=(Capability.PRIORITY, Capability.GROUPS),
         ),
+        Line(
+            "E13",
+            'With `key_mode="reject"`, enqueueing a key that is taken raises `DuplicateJob`, and the other jobs of the '
+            "batch are enqueued.",
+            "Enqueues the key again while its holder is scheduled, queued and running, in a batch, and from 8 threads "
+            "at once; then after its end.",
+        ),
     ),
 )
 
