@@ -22,7 +22,7 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_QUEUE = "default"
-KeyMode = Literal["return", "reject"]
+KeyMode = Literal["return", "reject", "replace"]
 KEY_MODES: tuple[KeyMode, ...] = get_args(KeyMode)
 HIGHEST_PRIORITY = 10
 """The highest priority of a job; the lowest is its negative. For adapters."""
@@ -100,7 +100,8 @@ class JobOptions(TaskOptions, total=False):
     """
     key_mode: KeyMode | None
     """What `enqueue` does if the key is taken. "return", the default: return the handle of the job that has it.
-    "reject": raise DuplicateJob."""
+    "reject": raise DuplicateJob. "replace": if that job is waiting, it takes over the arguments, the options and the
+    run time of the new job; if it is running, it goes on, and a new job gets the key."""
     job_id: str | None
     """The job's id: up to 64 ASCII letters, digits, `_` and `-`. Default: a new UUID."""
     headers: Mapping[str, str] | None
@@ -262,6 +263,9 @@ class JobHandle(Generic[R]):
     `JobQueue.handle`, `JobQueue.retry` or `enqueue_on_commit` returned, and for jobs that the Django setting
     ENQUEUE_ON_COMMIT delays until the commit.
     """
+    replaced: bool = field(default=False, repr=False, compare=False)
+    """True if the call that made this handle added no job, but gave its arguments and options to this one, because of
+    `key_mode="replace"`. If both this and `created` are False, the call changed nothing: the job existed."""
 
     def status(self) -> JobStatus:
         """The job as it is now. Raises JobNotFound if there is no such job."""
@@ -293,6 +297,8 @@ class AsyncJobHandle(Generic[R]):
     task: ResultType[R] | None = field(default=None, repr=False, compare=False)
     created: bool = field(default=False, repr=False, compare=False)
     """See `JobHandle.created`."""
+    replaced: bool = field(default=False, repr=False, compare=False)
+    """See `JobHandle.replaced`."""
 
     async def status(self) -> JobStatus:
         """The job as it is now. Raises JobNotFound if there is no such job."""

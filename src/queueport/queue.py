@@ -21,7 +21,7 @@ from queueport.capability import Capability, Limits
 from queueport.context import check_wait, default_queue, warn_of_wait
 from queueport.dead_letters import DeadLetters
 from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name
-from queueport.engine.enqueue import Enqueue, make_job
+from queueport.engine.enqueue import Enqueue, Verdict, make_job
 from queueport.engine.health import check_health
 from queueport.engine.history import points, recent, spans
 from queueport.engine.operations import Operations
@@ -197,10 +197,11 @@ class JobQueue:
 
     def _send(self, jobs: Sequence[Job[R]]) -> list[JobHandle[R]]:
         send = hooks.around_send
-        ids = self._enqueue.accept(jobs) if send is None else send(jobs, self.backend, self._enqueue.accept)
+        accept = self._enqueue.accept
+        verdicts: list[Verdict] = accept(jobs) if send is None else send(jobs, self.backend, accept)
         return [
-            JobHandle(job_id, self, job.task_ref, created=job_id == job.id)
-            for job_id, job in zip(ids, jobs, strict=True)
+            JobHandle(verdict.id, self, job.task_ref, created=verdict.id == job.id, replaced=verdict.replaced)
+            for verdict, job in zip(verdicts, jobs, strict=True)
         ]
 
     # -- one job -----------------------------------------------------------------------------------

@@ -77,11 +77,15 @@ def test_enqueue_prints_the_id_and_reads_arguments_as_json_or_text(run: Run, que
 
 def test_enqueue_passes_on_the_options_of_a_job(run: Run, queue: JobQueue) -> None:
     options = ("--queue", "bulk", "--delay", "60", "--priority", "5", "--key", "k", "--id", "mine", "--json")
-    assert parsed(run("enqueue", "cli.elsewhere", *options)) == {"id": "mine", "created": True}
+    assert parsed(run("enqueue", "cli.elsewhere", *options)) == {"id": "mine", "created": True, "replaced": False}
     job = queue.status("mine")
     assert (job.queue, job.state, job.key) == ("bulk", JobState.SCHEDULED, "k")
     assert run("enqueue", "cli.elsewhere", "--key", "k") == "mine\n"
-    assert parsed(run("enqueue", "cli.elsewhere", "--key", "k", "--json")) == {"id": "mine", "created": False}
+    assert parsed(run("enqueue", "cli.elsewhere", "--key", "k", "--json")) == {
+        "id": "mine",
+        "created": False,
+        "replaced": False,
+    }
     again = CliRunner().invoke(app, ["enqueue", "cli.elsewhere", "--key", "k"])
     assert "note: no job was added, because job mine holds the key 'k'\n" in again.stderr
 

@@ -38,11 +38,13 @@ def enqueue(
     priority: Annotated[int | None, typer.Option("--priority", help="-10 to 10; a higher number runs sooner.")] = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", help="If a job with this task and key is alive, print its id and enqueue nothing."),
+        typer.Option(
+            "--key", help="If a job with this task and key is alive, print its id and enqueue nothing; see --key-mode."
+        ),
     ] = None,
     key_mode: Annotated[
         str | None,
-        typer.Option("--key-mode", help="What to do if the key is taken: return or reject.  \\[default: return]"),
+        typer.Option("--key-mode", help="If the key is taken: return, reject or replace.  \\[default: return]"),
     ] = None,
     job_id: Annotated[str | None, typer.Option("--id", help="The new job's id; default: a new UUID.")] = None,
     module_names: Annotated[
@@ -82,8 +84,11 @@ def enqueue(
         if not error.unknown:
             raise
         raise type(error)(f"{error}; to enqueue it again, repeat the command with --id {error.unknown[0]}") from error
-    output.print_result({"id": handle.id, "created": handle.created}, handle.id, as_json)
-    if not handle.created:
+    result = {"id": handle.id, "created": handle.created, "replaced": handle.replaced}
+    output.print_result(result, handle.id, as_json)
+    if handle.replaced:
+        typer.echo(f"note: no job was added, but job {handle.id} now has these arguments and options", err=True)
+    elif not handle.created:
         typer.echo(f"note: no job was added, because job {handle.id} holds the key {key!r}", err=True)
     if registry.get(name) is None:
         where = ", ".join(modules.environment()) or f"a loaded module (name one by --module or {modules.TASKS_ENV})"

@@ -22,6 +22,7 @@ from typing import Any
 from queueport.engine.rules import AttemptOutcome, Refusal, Rules, Succeeded
 from queueport.errors import PublishFailed, QueueportError, UnknownTask, WorkerLost, bases_of, message_of, type_of
 from queueport.spi.record import Change, FollowUp, Record
+from queueport.spi.store import Replacement
 from queueport.status import WAITING, JobError, JobState
 
 __all__ = ["PUBLISH_FAILED", "Lifecycle", "publish_failed"]
@@ -82,6 +83,27 @@ class Lifecycle:
             stamp["wake_at"] = expires
         queued = self.enter_queued()
         return replace(queued.with_next(Change(stamp=stamp)), then=queued.then)
+
+    def replace(self, record: Record, new: Change) -> Replacement:
+        """What an insert of `record` with the first change `new` does to a job that holds its key.
+
+        A job that waits becomes as new, with the fields of `record`. It keeps its id, its attempts and its errors. If
+        its message was sent and is still right, it keeps its place, unless it now has to wait for its time. A running
+        job only gives up its key.
+        """
+        names = ("payload", "queue", "priority", "group", "headers", "options")
+        fresh = {"failures": 0, "crashes": 0, "progress": None, "reason": None, "run_at": None, "expires_at": None}
+        values = {**{name: getattr(record, name) for name in names}, **fresh}
+        unsent = dict.fromkeys(("token", "unknown_since", "sent_at", "wake_at"))
+        unsent |= {"interrupted": False, "sent": False, "sends": 0}
+        first = replace(new, stamp={name: at for name, at in new.stamp.items() if name != "enqueued_at"})
+        waiting = replace(Change({**values, **unsent}).with_next(first), then=new.then)
+        sent = None
+        if new.set["state"] is JobState.QUEUED:
+            times = ("run_at", "expires_at", *(() if self.rules.carries else ("wake_at",)))
+            given, stamp = ({name: kept[name] for name in times if name in kept} for kept in (new.set, new.stamp))
+            sent = Change(values).with_next(Change(given, stamp))
+        return Replacement(waiting, sent, Change({"key": None}))
 
     def new_dead(self, error: JobError) -> Change:
         """The first change of a job that an operator adds to the dead letters. No on_dead hook is called."""

@@ -73,7 +73,26 @@ class MemoryStore(ClaimingStore):
         return cls(_named.setdefault((name, namespace), Records()) if name else None)
 
     def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
-        return self._write_all((one.record.id, partial(storage.insert, one)) for one in inserts)
+        with self._changed:
+            now = self._clock()
+            try:
+                return [self._insert(one, now) for one in inserts]
+            finally:
+                self._changed.notify_all()
+
+    def _insert(self, insert: Insert, now: float) -> WriteResult:
+        written = self._write(insert.record.id, partial(storage.insert, insert), now)
+        holder = written.record
+        if insert.replace is None or written.outcome is not WriteOutcome.KEY_HELD or holder is None:
+            return written
+        change = storage.replacing(insert, holder)
+        if change is None:
+            return written
+        changed = change.applied(holder, insert.rev, now)
+        self._replace(holder, changed, change, now)
+        if holder.state is JobState.RUNNING:
+            return self._write(insert.record.id, partial(storage.insert, insert), now)
+        return WriteResult(WriteOutcome.REPLACED, changed)
 
     def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
         return self._write_all((one.id, partial(storage.swap, one)) for one in swaps)
@@ -199,7 +218,7 @@ class MemoryStore(ClaimingStore):
                 kept = dataclasses.replace(document, value=copy.deepcopy(dict(document.value)))
                 self.records.documents[document.kind, document.name] = kept
                 if insert is not None:
-                    self._write(insert.record.id, partial(storage.insert, insert), self._clock())
+                    self._insert(insert, self._clock())
                     self._changed.notify_all()
             return rev in (expected, document.rev)
 

@@ -15,7 +15,14 @@ from typing import Any
 
 from queueport.spi.history import MINUTE, Before, events, nothing, start_of
 from queueport.spi.record import RECORD_VERSION, Change, CorruptRecord, Record, writers
-from queueport.spi.storage import document, given_names_and_values, newest_error, renewal, unreadable_holder
+from queueport.spi.storage import (
+    document,
+    given_names_and_values,
+    newest_error,
+    renewal,
+    replacing,
+    unreadable_holder,
+)
 from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState
 from queueport.stores.sqlite import history
@@ -164,8 +171,20 @@ class Writing:
         except sqlite3.IntegrityError:
             if row_of(self.tables, new.id) is not None:
                 return WriteResult(WriteOutcome.REFUSED, self._found(new.id))
-            return self._held(new) or self.insert(insert)
+            held = self._held(new)
+            return self.insert(insert) if held is None else self._replaced(insert, held)
         return self._applied(insert.change, new)
+
+    def _replaced(self, insert: Insert, held: WriteResult) -> WriteResult:
+        """The result of an insert whose key is held, as `held` says, after a change of `Insert.replace`."""
+        holder = held.record
+        change = None if holder is None else replacing(insert, holder)
+        if holder is None or change is None:
+            return held
+        changed = self.swap(Swap(holder.id, holder.rev, change, insert.rev, holder))
+        if holder.state is JobState.RUNNING:
+            return self.insert(insert)
+        return WriteResult(WriteOutcome.REPLACED, changed.record)
 
     def insert_all(self, inserts: Sequence[Insert]) -> list[WriteResult]:
         """`insert` for several records, with one statement for consecutive records that have the same columns.

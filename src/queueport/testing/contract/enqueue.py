@@ -82,7 +82,7 @@ for handle in queue.enqueue_many(tasks.echo.job(number) for number in range(10))
 """A program that enqueues jobs in threads and prints the ids of the jobs. The test puts code of PATCHES before this
 program, so that the threads are greenlets."""
 THREADS = 8
-"""The number of threads that `at_once` starts, for tests of E7, E8, E10 and E13."""
+"""The number of threads that `at_once` starts, for tests of E7, E8, E10, E13 and E14."""
 BATCH = [f"job-{number}" for number in range(10)]
 """The ids of a batch that is sent only in part: the jobs in ACCEPTED are accepted, and those in REJECTED are not."""
 SECRET_NUMBER = 271_828_182
@@ -648,7 +648,7 @@ def at_once(call: Callable[[int], T]) -> list[T]:
 
 
 class KeyModeTests(Case):
-    """Line E13: what happens if a key is taken."""
+    """Lines E13 and E14: what happens if a key is taken."""
 
     def test_E13_a_taken_key_is_rejected(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         keyed = tasks.wait_for.using(key="k", key_mode="reject")
@@ -695,6 +695,124 @@ class KeyModeTests(Case):
         unknown: Any = "throw"
         with no_io(queue), pytest.raises(InvalidJob, match="'reject'"):
             queue.enqueue(tasks.echo.using(key="k", key_mode=unknown), 1)
+
+    def test_E14_a_waiting_job_takes_the_new_arguments_and_run_time(
+        self, queue: JobQueue, harness: Harness, trace: Trace
+    ) -> None:
+        keyed = tasks.add.using(key="k", key_mode="replace")
+        first = queue.enqueue(keyed.using(delay=3600, headers={"n": "1"}), 1)
+        assert (first.created, first.replaced) == (True, False)
+        second = queue.enqueue(keyed.using(delay=7200, queue="other", headers={"n": "2"}), 2, b=3)
+        assert (second.id, second.created, second.replaced) == (first.id, False, True)
+        status = first.status()
+        assert (status.state, status.queue, status.headers) == (JobState.SCHEDULED, "other", {"n": "2"})
+        assert (status.args, status.kwargs) == ([2], {"b": 3})
+        assert status.next_attempt_at is not None
+        assert timedelta(seconds=7190) < status.next_attempt_at - datetime.now(UTC) < timedelta(seconds=7210)
+        assert len(queue.jobs()) == 1
+        handles = [queue.enqueue(keyed, 4), *queue.enqueue_many([keyed.job(5), tasks.add.job(0), keyed.job(6)])]
+        assert [handle.replaced for handle in handles] == [True, True, False, True]
+        assert [handle.id for handle in (handles[0], handles[1], handles[3])] == [first.id] * 3
+        asyncio.run(self._replace_async(queue, keyed.job(7)))
+        assert (first.status().state, first.status().queue) == (JobState.QUEUED, tasks.QUEUE)
+        with harness.working(queue):
+            assert first.result(10) == 8
+            assert handles[2].result(10) == 1
+            another = queue.enqueue(keyed, 9)
+            assert (another.created, another.result(10)) == (True, 10)
+        assert [trace.times(handle.id) for handle in (first, another)] == [1, 1]
+
+    @staticmethod
+    async def _replace_async(queue: JobQueue, job: Job[int]) -> None:
+        handle = await AsyncJobQueue(queue).enqueue(job)
+        assert (handle.created, handle.replaced) == (False, True)
+
+    def test_E14_a_queued_job_that_is_delayed_does_not_start_early(
+        self, queue: JobQueue, harness: Harness, trace: Trace
+    ) -> None:
+        keyed = tasks.echo.using(key="k", key_mode="replace")
+        handle = queue.enqueue(keyed, "first")
+        assert queue.enqueue(keyed.using(delay=2), "second").replaced
+        assert handle.status().state is JobState.SCHEDULED
+        due = handle.status().next_attempt_at
+        assert due is not None
+        with harness.working(queue):
+            assert queue.enqueue(tasks.echo, "later").result(10) == "later"
+            assert handle.result(15) == "second"
+        started = handle.status().started_at
+        assert started is not None
+        assert started >= due, "the message that was sent before has started the job"
+        assert trace.times(handle.id) == 1
+
+    def test_E14_a_retrying_job_is_as_new(self, queue: JobQueue, harness: Harness) -> None:
+        keyed = tasks.later.using(key="k", key_mode="replace", retry=Retry(max_attempts=2))
+        handle = queue.enqueue(keyed, 3600.0, True, 1)
+        with harness.working(queue):
+            eventually(lambda: handle.status().state is JobState.RETRYING)
+            assert handle.status().failures == 1
+            assert queue.enqueue(keyed, 0.1, True, 2).replaced
+            assert handle.result(10) == 3, "the failure of other arguments counts"
+
+    def test_E14_a_running_job_goes_on_and_a_new_job_gets_the_key(
+        self, queue: JobQueue, harness: Harness, trace: Trace
+    ) -> None:
+        keyed = tasks.wait_for.using(key="k", key_mode="replace")
+        first = queue.enqueue(keyed, "first")
+        with harness.working(queue, threads=2):
+            eventually(lambda: first.status().state is JobState.RUNNING)
+            second = queue.enqueue(keyed.using(delay=3600), "second")
+            assert (second.created, second.replaced, second == first) == (True, False, False)
+            assert (first.status().args, first.status().state) == (["first"], JobState.RUNNING)
+            assert queue.enqueue(keyed.using(key_mode="return"), "third") == second
+            trace.open("first")
+            assert first.result(10) == "first"
+            assert queue.enqueue(keyed, "fourth") == second
+            trace.open("fourth")
+            assert second.result(10) == "fourth"
+        assert [trace.times(handle.id) for handle in (first, second)] == [1, 1]
+
+    def test_E14_many_threads_replace_one_job(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        def replace(number: int) -> tuple[str, bool, bool]:
+            handle = queue.enqueue(tasks.echo.using(key="k", key_mode="replace", delay=3600), number)
+            return handle.id, handle.created, handle.replaced
+
+        found = at_once(replace)
+        assert len({job_id for job_id, _, _ in found}) == 1
+        assert sum(created for _, created, _ in found) == 1
+        assert sum(replaced for _, _, replaced in found) == THREADS - 1
+        job_id = found[0][0]
+        given = queue.status(job_id).args[0]
+        queue.retry(job_id)
+        with harness.working(queue):
+            assert queue.result(job_id, 10) == given
+        assert trace.times(job_id) == 1
+
+    def test_E14_the_last_call_of_many_that_race_with_a_worker_is_not_lost(
+        self, queue: JobQueue, harness: Harness, trace: Trace
+    ) -> None:
+        keyed = tasks.echo.using(key="k", key_mode="replace")
+        created: list[str] = []
+
+        def replace(thread: int) -> None:
+            for number in range(5):
+                handle = queue.enqueue(keyed, [thread, number])
+                assert handle.created is not handle.replaced
+                if handle.created:
+                    created.append(handle.id)
+
+        with harness.working(queue, threads=2):
+            at_once(replace)
+            last = queue.enqueue(keyed, "last")
+            created += [last.id] if last.created else []
+            assert last.result(20) == "last"
+            for job_id in created:
+                queue.result(job_id, 20)
+        assert Counter(run.job for run in trace.runs()) == dict.fromkeys(created, 1)
+
+    def test_E14_a_task_may_replace_the_job_with_its_own_key(self, queue: JobQueue, harness: Harness) -> None:
+        first = queue.enqueue(tasks.follow.using(key="k"), 2)
+        with harness.working(queue):
+            assert queue.result(queue.result(first.result(10), 10), 10) == "end"
 
 
 class OriginTests(Case):

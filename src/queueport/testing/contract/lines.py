@@ -173,6 +173,14 @@ ENQUEUE = Group(
             "Enqueues the key again while its holder is scheduled, queued and running, in a batch, and from 8 threads "
             "at once; then after its end.",
         ),
+        Line(
+            "E14",
+            'With `key_mode="replace"`, a waiting job that has the key takes over the arguments, options and run time '
+            "of the new job: `replaced`. It does not start earlier, even if its message was sent before. A running job "
+            "goes on, and a new job gets the key, so the last call is never lost.",
+            "Replaces a job while it is scheduled, queued, retrying and running, in a batch, from its own task, from 8 "
+            "threads at once, and from 8 threads while a worker runs the jobs.",
+        ),
     ),
 )
 

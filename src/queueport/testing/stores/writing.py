@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from queueport.engine.lifecycle import Lifecycle
-from queueport.spi.record import RECORD_VERSION, Change
-from queueport.spi.store import Begin, Insert, JobStore, LeaseRenewal, Swap, WriteOutcome
+from queueport.spi.record import RECORD_VERSION, Change, Record
+from queueport.spi.store import Begin, Insert, JobStore, LeaseRenewal, Replacement, Swap, WriteOutcome
 from queueport.status import JobState, Progress
 from queueport.testing.stores.harness import (
     CARRIED,
@@ -28,7 +29,7 @@ from queueport.testing.stores.harness import (
     swap,
 )
 
-__all__ = ["KeyTests", "WriteTests"]
+__all__ = ["KeyTests", "ReplaceTests", "WriteTests"]
 
 WHOLE = {
     "payload": b"\0\xff" * 1000,
@@ -243,6 +244,90 @@ class WriteTests(Case):
         assert [answer.record for answer in answers] == [running, queued, ended, None]
         assert {answer.outcome for answer in answers} == {WriteOutcome.REFUSED}
         assert store.get([running.id, queued.id, ended.id]) == [running, queued, ended]
+
+
+def replacing(job_id: str, key: str, *, sent: bool = True, **fields: Any) -> Insert:
+    """An insert that replaces the job that holds the key. The changes set `payload` to their names."""
+    waiting, stays = Change({"payload": b"waiting", "queue": "q2"}, {"wake_at": 9.0}), Change({"payload": b"sent"})
+    running = Change({"key": None, "payload": b"running"})
+    new = Lifecycle(RULES).new(delay=None, expires=None)
+    changes = Replacement(waiting, stays if sent else None, running)
+    return Insert(bare(job_id, key=key, **fields), new, f"rev-{job_id}", replace=changes)
+
+
+class ReplaceTests(Case):
+    """Tests of `Insert.replace`: what an insert does to the job that holds its key."""
+
+    def test_a_waiting_holder_is_changed_and_nothing_is_inserted(self, store: JobStore, clock: Clock) -> None:
+        record = put(store, "a", key="k", delay=5.0)
+        clock.advance(1)
+        for number, state in enumerate((JobState.SCHEDULED, JobState.RETRYING, JobState.QUEUED)):
+            record = swap(store, record, state=state, sent=False, payload=b"old")
+            (answer,) = store.insert([replacing(f"b{number}", "k")])
+            assert answer.outcome is WriteOutcome.REPLACED
+            wake_at = clock.now + 9.0
+            changed = replace(record, payload=b"waiting", queue="q2", wake_at=wake_at, rev=f"rev-b{number}")
+            assert answer.record == changed
+            assert store.get(["a", f"b{number}"]) == [changed, None]
+            record = changed
+        assert {queue: counts.states[JobState.QUEUED] for queue, counts in store.stats().queues.items()}["q2"] == 1
+
+    def test_a_sent_holder_keeps_its_place_unless_the_new_job_has_another(self, store: JobStore) -> None:
+        holder = swap(store, put(store, "a", key="k"), sent=True)
+        (answer,) = store.insert([replacing("b", "k")])
+        assert (answer.outcome, answer.record) == (WriteOutcome.REPLACED, replace(holder, payload=b"sent", rev="rev-b"))
+        holder = swap(store, cast("Record", answer.record), payload=b"old")
+        others: list[dict[str, Any]] = [{"queue": "other"}, {"priority": 1}, {"group": "g"}, {"sent": False}]
+        for number, other in enumerate(others):
+            (answer,) = store.insert([replacing(f"c{number}", "k", **other)])
+            assert answer.record is not None
+            assert answer.record.payload == b"waiting", other
+            holder = swap(store, answer.record, payload=b"old", queue=holder.queue)
+
+    def test_a_running_holder_gives_up_its_key_to_the_new_job(self, store: JobStore) -> None:
+        holder = run(store, put(store, "a", key="k"))
+        (answer,) = store.insert([replacing("b", "k")])
+        assert answer.outcome is WriteOutcome.APPLIED
+        running = replace(holder, key=None, payload=b"running", rev="rev-b")
+        assert store.get(["a", "b"]) == [running, answer.record]
+        assert swap(store, running, state=JobState.RETRYING).key is None
+        (held,) = store.insert([Insert(bare("c", key="k"), Change({}), "r")])
+        assert (held.outcome, held.record) == (WriteOutcome.KEY_HELD, answer.record)
+        swap(store, cast("Record", answer.record), state=JobState.SUCCEEDED)
+        put(store, "d", key="k")
+
+    def test_an_ended_holder_or_a_free_key_leads_to_an_insert(self, store: JobStore) -> None:
+        assert applied(store.insert([replacing("a", "k")])).id == "a"
+        swap(store, cast("Record", store.get(["a"])[0]), state=JobState.DEAD)
+        assert applied(store.insert([replacing("b", "k")])).id == "b"
+        (again,) = store.insert([replacing("b", "k")])
+        assert (again.outcome, again.record) == (WriteOutcome.REFUSED, store.get(["b"])[0])
+
+    def test_a_holder_of_a_newer_release_is_left_alone(self, store: JobStore) -> None:
+        holder = put(store, "a", key="k", v=RECORD_VERSION + 1)
+        (answer,) = store.insert([replacing("b", "k")])
+        assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, holder)
+        assert store.get(["a", "b"]) == [holder, None]
+
+    def test_each_insert_of_a_batch_sees_the_earlier_ones_that_replace(self, store: JobStore) -> None:
+        put(store, "other", key="l")
+        plain = Lifecycle(RULES).new(delay=None, expires=None)
+        inserts = [
+            *(replacing("a", "k"), replacing("b", "k"), replacing("c", "l"), replacing("other", "m")),
+            *(Insert(bare("d", key="k"), plain, "r"), replacing("b", "n")),
+        ]
+        answers = store.insert(inserts)
+        found = [(answer.outcome.name, answer.record and answer.record.id) for answer in answers]
+        assert found == [
+            *(("APPLIED", "a"), ("REPLACED", "a"), ("REPLACED", "other"), ("REFUSED", "other")),
+            *(("KEY_HELD", "a"), ("APPLIED", "b")),
+        ]
+        assert [answer.record and answer.record.rev for answer in answers[1:5]] == [
+            *("rev-b", "rev-c", "rev-c", "rev-b"),
+        ]
+        assert [record and record.key for record in store.get(["a", "b", "c", "d", "other"])] == [
+            *("k", "n", None, None, "l"),
+        ]
 
 
 class KeyTests(Case):

@@ -61,20 +61,30 @@ class Work:
 
 
 class BesideFailed(Exception):
-    """The condition of the first action in `beside` failed, so nothing was written. `item` is the present item."""
+    """The condition of an action in `beside` failed, so nothing was written. `item` is the present item, and `number`
+    is the place of the action in `beside`.
+    """
 
-    def __init__(self, item: Item | None) -> None:
+    def __init__(self, item: Item | None, number: int = 0) -> None:
         super().__init__()
         self.item = item
+        self.number = number
 
 
 class Batch:
     """Runs all steps of one call of the store. Puts small records that it writes into `known`, this process's cache.
 
     `beside` are actions that must be part of the transaction which writes the job. The batch then has only one step.
+    `released` is a running job that gives up its key in this transaction: its record before that, and after.
     """
 
-    def __init__(self, reading: Reading, known: Known, beside: Sequence[Action] = ()) -> None:
+    def __init__(
+        self,
+        reading: Reading,
+        known: Known,
+        beside: Sequence[Action] = (),
+        released: tuple[Record, Record] | None = None,
+    ) -> None:
         self._beside = beside
         self._reading, self._names, self._commit = reading, reading.names, reading.commit
         self._known = known
@@ -86,6 +96,12 @@ class Batch:
         """The ids of inserts that were not read. Until DynamoDB answers otherwise, they are assumed to be unused."""
         self._holders: dict[str, str | None] = {}
         """For each key whose holder is known: the id of the job that holds it, or None if no job does."""
+        if released is not None:
+            held, free = released
+            self._beside = [*beside, self._commit.update(held, free)]
+            self._records[free.id] = free
+            if (key := self._names.key(held)) is not None:
+                self._holders[key] = held.id  # the key's item still names this job, so it may be overwritten
 
     def run(self, steps: Sequence[Step]) -> list[WriteResult]:
         """Run all steps and return their results in order.
@@ -204,8 +220,10 @@ class Batch:
             self.written -= unsent
         for write in writes if self._beside else ():
             answer = answers[write.id]
-            if isinstance(answer, Failed) and len(write.actions) in answer.found:
-                raise BesideFailed(answer.found[len(write.actions)])
+            own = len(write.actions)
+            for number, item in answer.found.items() if isinstance(answer, Failed) else ():
+                if number >= own:
+                    raise BesideFailed(item, number - own)
         self.written.difference_update(job_id for job_id in works if isinstance(answers[job_id], Failed))
         return {job_id for job_id, work in works.items() if self._settled(job_id, work, answers[job_id])}
 

@@ -260,7 +260,8 @@ local function release_key(record)
 end
 
 -- The layout of a change, "set|stamped|cleared", names its fields in the order of their values. Most changes of a batch
--- have the same layout, so each layout is split only once. The cleared fields have no values.
+-- have the same layout, so each layout is split only once. The cleared fields have no values. The layout of an insert
+-- that may replace another job ends with "|replace".
 local layouts = {}
 local function layout(text)
   if not layouts[text] then
@@ -287,8 +288,18 @@ local function change_argument()
       change.set[name] = seconds == 0 and present or exact(now + seconds)
     end
     change.clear = parts[3]
+    change.replaces = parts[4] ~= nil
   end
   return change
+end
+
+-- Read the arguments that follow an insert which may replace another job; nil for any other insert. They are the
+-- changes `waiting`, `running` and, after a 1, `sent`.
+local function replacement_argument(change)
+  if not change.replaces then return nil end
+  local found = {waiting = change_argument(), running = change_argument()}
+  found.sent = number() == 1 and change_argument() or found.waiting
+  return found
 end
 
 -- Apply a change to a record; a new record has only an id. Returns the changed record, which has no fields if it was
@@ -338,6 +349,24 @@ local function apply_change(record, change)
   processed, failed = processed + change.processed, failed + change.failed
   if record.state ~= state and not ALIVE[record.state] then call('PUBLISH', key('ended:' .. id), '') end
   return record
+end
+
+-- Insert a record whose id is absent. If another job holds the key, make the change of `replacement` that `replacing` in
+-- Python chooses. Returns 1 and the record, 2 and the holder of the key, or 4 and the holder after the change. The third
+-- value is the running job that has given up the key.
+local function insert_record(id, change, replacement)
+  local new, holder = apply_change({id = id}, change)
+  if new then return 1, new end
+  if not replacement or not ALIVE[holder.state] or (tonumber(holder.v) or 1) > known_version then return 2, holder end
+  if holder.state == 'running' then
+    apply_change(holder, replacement.running)
+    return 1, apply_change({id = id}, change), holder
+  end
+  local set = change.set
+  local same = holder.queue == set.queue and holder.group == set.group
+    and (tonumber(holder.priority) or 0) == (tonumber(set.priority) or 0)
+  local stays = holder.state == 'queued' and holder.sent == '1' and same
+  return 4, apply_change(holder, stays and replacement.sent or replacement.waiting)
 end
 
 -- The body of the verbs swap, begin and heartbeat. `condition` decides whether a record may be changed, and may add to
