@@ -102,6 +102,9 @@ class JobOptions(TaskOptions, total=False):
     """What `enqueue` does if the key is taken. "return", the default: return the handle of the job that has it.
     "reject": raise DuplicateJob. "replace": if that job is waiting, it takes over the arguments, the options and the
     run time of the new job; if it is running, it goes on, and a new job gets the key."""
+    unique_for: float | timedelta | None
+    """The key stays taken for this number of seconds after the job has succeeded or died. After a cancellation, it is
+    free at once. Cannot be combined with `key_mode="replace"`."""
     job_id: str | None
     """The job's id: up to 64 ASCII letters, digits, `_` and `-`. Default: a new UUID."""
     headers: Mapping[str, str] | None
@@ -128,12 +131,18 @@ class Options:
     group: str | None = None
     key: str | None = None
     key_mode: str | None = None
+    unique_for: float | None = None
     job_id: str | None = None
     headers: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.run_at is not None:
             raise InvalidJob("delay and run_at cannot be combined: give one of them")
+        if self.unique_for is not None and self.key_mode == "replace":
+            raise InvalidJob(
+                'unique_for and key_mode="replace" cannot be combined, because the last call within unique_for would '
+                "be lost: give one of them"
+            )
         for name, value in self.given().items():
             object.__setattr__(self, name, _CHECKS[name](name, value))
 
@@ -164,9 +173,10 @@ class Options:
 
     def for_record(self) -> dict[str, Any]:
         """The given options that are stored in `Record.options`, as plain JSON values."""
-        if self.retry is None and self.timeout is None and self.crash_limit is None and self.keep_result is None:
+        none = self.retry is None and self.timeout is None and self.crash_limit is None and self.keep_result is None
+        if none and self.unique_for is None:
             return {}
-        kept = {name: getattr(self, name) for name in ("timeout", "crash_limit", "keep_result")}
+        kept = {name: getattr(self, name) for name in ("timeout", "crash_limit", "keep_result", "unique_for")}
         kept["retry"] = None if self.retry is None else self.retry.as_dict()
         return {name: value for name, value in kept.items() if value is not None}
 
@@ -259,7 +269,7 @@ class JobHandle(Generic[R]):
     queue: HandleQueue = field(repr=False, compare=False)
     task: ResultType[R] | None = field(default=None, repr=False, compare=False)
     created: bool = field(default=False, repr=False, compare=False)
-    """True if the call that made this handle added the job. False if another job held the key, for handles that
+    """True if the call that made this handle added the job. False if another job had the key, for handles that
     `JobQueue.handle`, `JobQueue.retry` or `enqueue_on_commit` returned, and for jobs that the Django setting
     ENQUEUE_ON_COMMIT delays until the commit.
     """
@@ -360,6 +370,12 @@ def _timeout(name: str, value: object) -> float:
     return seconds
 
 
+def _unique_for(name: str, value: object) -> float:
+    if (seconds := _seconds(name, value)) == 0:
+        raise InvalidJob(f"{name} must be more than 0 seconds; leave it out if the key is free when the job has ended")
+    return seconds
+
+
 def _integer(low: int, high: int | None = None) -> Callable[[str, object], int]:
     def check(name: str, value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high):
@@ -418,6 +434,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "group": _label,
     "key": _label,
     "key_mode": _key_mode,
+    "unique_for": _unique_for,
     "job_id": _job_id,
     "headers": _headers,
 }

@@ -200,8 +200,8 @@ class JobQueue:
         accept = self._enqueue.accept
         verdicts: list[Verdict] = accept(jobs) if send is None else send(jobs, self.backend, accept)
         return [
-            JobHandle(verdict.id, self, job.task_ref, created=verdict.id == job.id, replaced=verdict.replaced)
-            for verdict, job in zip(verdicts, jobs, strict=True)
+            JobHandle(v.id, self, job.task_ref, created=v.id == job.id and not v.held, replaced=v.replaced)
+            for v, job in zip(verdicts, jobs, strict=True)
         ]
 
     # -- one job -----------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class Schedules:
         """
         job = hooks.call_before_enqueue(self._found(name).make_job(new_id()))
         (verdict,) = Enqueue(self._queue.operations).accept([job])
-        created = verdict.id == job.id
+        created = verdict.id == job.id and not verdict.held
         return JobHandle(verdict.id, self._queue, job.task_ref, created=created, replaced=verdict.replaced)
 
     def remove(self, name: str) -> None:

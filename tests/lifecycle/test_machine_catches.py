@@ -174,8 +174,15 @@ MUTANTS = {
     "heartbeat: extends a lapsed lease": Mutant(store=ExtendsNoLapsedLease),
     "heartbeat: gives the record a new rev": Mutant(store=KeepsRevOfHeartbeat),
     "general: the counters change in the same step": Mutant(store=ForgetsFailures),
-    "keys: a replaced job waits for its new time": Mutant({"replace": replaces_without("wake_at")}, steps=PRODUCERS),
-    "keys: a replaced job has new budgets": Mutant({"replace": replaces_without("failures")}, steps=WORKERS),
+    "keys: stay taken after the end, if the producer wants it": Mutant(
+        {"finish": without("key_until")}, steps=frozenset({"enqueue", "work", "wait"})
+    ),
+    "keys: a replaced job waits for its new time": Mutant(
+        {"replace": replaces_without("wake_at")}, steps=frozenset({"enqueue", "wait"})
+    ),
+    "keys: a replaced job has new budgets": Mutant(
+        {"replace": replaces_without("failures")}, steps=frozenset({"enqueue", "work"})
+    ),
     "keys: a running job is not replaced": Mutant(
         store=ReplacesRunning, steps=frozenset({"enqueue", "start_task", "wait"})
     ),

@@ -83,6 +83,18 @@ def a_replaced_job_is_reported_as_existing(insert: Verb, inserts: Sequence[Inser
     return [seen(written) for written in insert(inserts)]
 
 
+@breaks("store.swap", "E15_a_key", on=STORED)
+def a_key_is_free_from_the_end(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(one, change=without(one.change, "key_until")) for one in swaps])
+
+
+@breaks("store.insert", "E15_a_key_stays_taken_although", on=MEMORY)
+def a_key_is_free_without_its_record(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    records = insert.__self__.records
+    records.kept = {key: kept for key, kept in records.kept.items() if kept[0] in records.numbers}
+    return insert(inserts)
+
+
 @breaks("store.insert", "E8_a_given_id", on=MEMORY)
 def a_duplicate_id_is_accepted(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return [WriteResult(WriteOutcome.APPLIED, written.record) for written in insert(inserts)]

@@ -90,6 +90,18 @@ def test_enqueue_passes_on_the_options_of_a_job(run: Run, queue: JobQueue) -> No
     assert "note: no job was added, because job mine holds the key 'k'\n" in again.stderr
 
 
+def test_enqueue_passes_on_what_to_do_if_the_key_is_taken(run: Run, queue: JobQueue) -> None:
+    key = ("cli.elsewhere", "--key", "k", "--delay", "60")
+    first = run("enqueue", *key, "--unique-for", "5", "1").strip()
+    assert queue.operations.read(first).options == {"unique_for": 5.0}
+    replaced = CliRunner().invoke(app, ["enqueue", *key, "--key-mode", "replace", "--json", "2"])
+    assert json.loads(replaced.stdout) == {"id": first, "created": False, "replaced": True}
+    assert f"note: no job was added, but job {first} now has these arguments and options\n" in replaced.stderr
+    assert queue.status(first).args == [2]
+    rejected = CliRunner().invoke(app, ["enqueue", *key, "--key-mode", "reject"])
+    assert (rejected.exit_code, first in rejected.stderr) == (1, True)
+
+
 def test_enqueue_passes_on_time_timeout_and_headers(run: Run, queue: JobQueue) -> None:
     options = ("--run-at", "2050-01-31T09:00:00+01:00", "--timeout", "2.5", "--header", "user=ann", "--header", "a=b=c")
     job_id = run("enqueue", "cli.elsewhere", *options).strip()

@@ -46,6 +46,9 @@ def enqueue(
         str | None,
         typer.Option("--key-mode", help="If the key is taken: return, reject or replace.  \\[default: return]"),
     ] = None,
+    unique_for: Annotated[
+        float | None, typer.Option("--unique-for", help="Seconds for which the key stays taken after the job's end.")
+    ] = None,
     job_id: Annotated[str | None, typer.Option("--id", help="The new job's id; default: a new UUID.")] = None,
     module_names: Annotated[
         list[str] | None,
@@ -76,6 +79,7 @@ def enqueue(
         priority=priority,
         key=key,
         key_mode=cast("KeyMode | None", key_mode),  # `using` checks it
+        unique_for=unique_for,
         job_id=job_id,
     )
     try:

@@ -81,6 +81,8 @@ class Verdict(NamedTuple):
     fate: _Fate
     cause: Exception | None = None
     publish: Record | None = None
+    held: bool = False
+    """True if the key was taken, so that the job with this id existed before, and was not changed."""
     replaced: bool = False
     """True if the job with this id, which existed before, has taken over the new job's arguments and options."""
 
@@ -146,7 +148,9 @@ class Enqueue:
             found = self._accept(group)
             if hooks.event_hooks:
                 self._operations.events.enqueued(
-                    i for i, v in zip(group, found, strict=True) if v.fate is _Fate.ACCEPTED and v.id == i.record.id
+                    i
+                    for i, v in zip(group, found, strict=True)
+                    if v.fate is _Fate.ACCEPTED and v.id == i.record.id and not v.held
                 )
             verdicts += found
             for verdict in found:
@@ -172,8 +176,9 @@ class Enqueue:
         """
         limits = self._operations.limits if limits is None else limits
         options = job.options
-        if options.key_mode is not None and options.key is None:
-            raise InvalidJob(f"key_mode={options.key_mode!r} has no effect without a key: pass key=, or leave it out")
+        if options.key is None and (options.key_mode is not None or options.unique_for is not None):
+            name = "unique_for" if options.key_mode is None else "key_mode"
+            raise InvalidJob(f"{name}= has no effect without a key: pass key=, or leave it out")
         if options.priority:
             self._need(Capability.PRIORITY, "priority")
         if options.group is not None:
@@ -456,7 +461,7 @@ def _held(insert: Insert, holder: Record) -> Verdict:
         text = f"job {holder.id} of task {new.task} has the key {new.key!r} already: wait until it is free"
         return Verdict(new.id, _Fate.TAKEN, DuplicateJob(text))
     _warn_of_other_arguments(new, holder)
-    return Verdict(holder.id, _Fate.ACCEPTED)
+    return Verdict(holder.id, _Fate.ACCEPTED, held=True)
 
 
 def _warn_of_other_arguments(new: Record, holder: Record) -> None:

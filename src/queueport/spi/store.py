@@ -55,7 +55,8 @@ class WriteOutcome(Enum):
     REFUSED = auto()
     """The condition did not hold. For an insert: the id exists."""
     KEY_HELD = auto()
-    """Another job of the same task holds the key, so the change was not applied. That job has not ended."""
+    """Another job of the same task holds the key, so the change was not applied. That job has not ended, or an insert
+    found that the job has ended, but keeps its key (`Record.key_until`)."""
     REPLACED = auto()
     """Another job of the same task holds the key. The store has applied a change of `Insert.replace` to that job, and
     has not inserted the record."""
@@ -69,7 +70,8 @@ class WriteResult:
 
     `record` depends on the outcome. APPLIED: the record after the change (None: deleted). REFUSED: the record as found
     (None: no such job, or its record cannot be read). KEY_HELD: the record of the job that holds the key, or the result
-    of `queueport.spi.storage.unreadable_holder`. REPLACED: the record of that job after the change. NOT_SENT: None.
+    of `queueport.spi.storage.unreadable_holder` if the record cannot be read or was deleted. REPLACED: the record of
+    that job after the change. NOT_SENT: None.
     """
 
     outcome: WriteOutcome
@@ -243,6 +245,9 @@ class JobStore(ABC):
         """Insert each record whose id does not exist and whose key no other job holds, in the order given.
 
         If another job holds the key, apply `Insert.replace`, in the same atomic step, and run no `Insert.commands`.
+
+        A write that sets `key_until`, and after which the job has ended, keeps the key taken for inserts until that
+        time, even if the record is deleted before. This ends early if a retry makes a job with this key alive.
 
         `BackendUnavailable.rejected` should contain the ids of the records that this call certainly did not insert and
         will not insert later. The store must not repeat a call that may have been applied: the record may have been

@@ -117,10 +117,21 @@ class MemoryStore(ClaimingStore):
         if made is None:
             return WriteResult(WriteOutcome.REFUSED, found)
         holder = None if made.new is None else self.records.holder(made.new)
+        if holder is None and found is None and made.new is not None and made.new.key is not None:
+            holder = self.records.keeper(made.new, now)
         if holder is not None:
             return WriteResult(WriteOutcome.KEY_HELD, holder)
         self._replace(found, made.new, made.change, now)
+        if made.new is not None and made.new.key is not None:
+            self._keep_key(found, made.new, made.change, now)
         return WriteResult(WriteOutcome.APPLIED, made.new)
+
+    def _keep_key(self, old: Record | None, new: Record, change: Change, now: float) -> None:
+        if not new.state.final:
+            if old is not None and old.state.final:
+                self.records.kept.pop((new.task, new.key or ""), None)
+        elif new.key_until is not None and ("key_until" in change.stamp or "key_until" in change.set):
+            self.records.keep(new, new.key_until, now)
 
     def _replace(self, old: Record | None, new: Record | None, change: Change, now: float) -> None:
         self.records.write(old, new, change)

@@ -29,7 +29,7 @@ from uuid import UUID
 
 import pytest
 
-from queueport import AsyncJobQueue, Capability, Job, JobQueue, Limits, Retry, get_queue, task
+from queueport import AsyncJobQueue, Capability, Job, JobHandle, JobQueue, Limits, Retry, get_queue, task
 from queueport.errors import (
     BackendUnavailable,
     DuplicateJob,
@@ -82,7 +82,7 @@ for handle in queue.enqueue_many(tasks.echo.job(number) for number in range(10))
 """A program that enqueues jobs in threads and prints the ids of the jobs. The test puts code of PATCHES before this
 program, so that the threads are greenlets."""
 THREADS = 8
-"""The number of threads that `at_once` starts, for tests of E7, E8, E10, E13 and E14."""
+"""The number of threads that `at_once` starts, for tests of E7, E8, E10 and E13 to E15."""
 BATCH = [f"job-{number}" for number in range(10)]
 """The ids of a batch that is sent only in part: the jobs in ACCEPTED are accepted, and those in REJECTED are not."""
 SECRET_NUMBER = 271_828_182
@@ -648,7 +648,7 @@ def at_once(call: Callable[[int], T]) -> list[T]:
 
 
 class KeyModeTests(Case):
-    """Lines E13 and E14: what happens if a key is taken."""
+    """Lines E13, E14 and E15: what happens if a key is taken, and how long it is taken."""
 
     def test_E13_a_taken_key_is_rejected(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         keyed = tasks.wait_for.using(key="k", key_mode="reject")
@@ -808,6 +808,78 @@ class KeyModeTests(Case):
             for job_id in created:
                 queue.result(job_id, 20)
         assert Counter(run.job for run in trace.runs()) == dict.fromkeys(created, 1)
+
+    def test_E15_a_key_stays_taken_after_the_end(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        keyed = tasks.echo.using(key="k", unique_for=timedelta(seconds=3))
+        first = queue.enqueue(keyed.using(delay=0.1), "first")
+        with harness.working(queue):
+            assert first.result(10) == "first"
+            again = queue.enqueue(tasks.echo.using(key="k"), "again")
+            assert (again, again.created, again.replaced) == (first, False, False)
+            for number in range(2):
+                with pytest.raises(DuplicateJob, match=first.id):
+                    queue.enqueue(tasks.echo.using(key="k", key_mode="reject"), number)
+            assert not queue.enqueue(tasks.echo.using(key="k", key_mode="replace"), "again").replaced
+            assert queue.enqueue(keyed.using(key="another"), "other").result(10) == "other"
+
+            def enqueued() -> JobHandle[Any] | None:
+                handle = queue.enqueue(keyed, "second")
+                return handle if handle.created else None
+
+            second = cast("JobHandle[Any]", eventually(enqueued, 10))
+            assert second.result(10) == "second"
+        ends, begins = first.status().finished_at, second.status().enqueued_at
+        assert ends is not None
+        assert timedelta(seconds=3) <= begins - ends <= timedelta(seconds=5)
+        assert [trace.times(handle.id) for handle in (first, second)] == [1, 1]
+
+    def test_E15_a_dead_job_keeps_its_key_and_a_cancelled_job_does_not(self, queue: JobQueue, harness: Harness) -> None:
+        keyed = tasks.fail.using(key="k", unique_for=3600, retry=Retry(max_attempts=1))
+        cancelled = queue.enqueue(keyed.using(delay=3600))
+        cancelled.cancel()
+        dead = queue.enqueue(keyed)
+        assert dead.created
+        with harness.working(queue), pytest.raises(JobFailed):
+            dead.result(10)
+        assert queue.enqueue(keyed) == dead
+        dead.retry()
+        assert dead.status().state is JobState.QUEUED
+        assert queue.enqueue(keyed) == dead
+        dead.cancel()
+        assert queue.enqueue(keyed).created
+
+    def test_E15_a_key_stays_taken_although_the_record_was_deleted(self, queue: JobQueue, harness: Harness) -> None:
+        keyed = tasks.echo.using(key="k", unique_for=3600, keep_result=0)
+        first = queue.enqueue(keyed, 1)
+        with harness.working(queue):
+            eventually(lambda: not queue.jobs(), 15)
+        again = queue.enqueue(keyed, 2)
+        assert (again, again.created) == (first, False)
+        with pytest.raises(JobNotFound):
+            again.status()
+        with pytest.raises(DuplicateJob, match=first.id):
+            queue.enqueue(keyed.using(key_mode="reject"), 3)
+        same_id = queue.enqueue(keyed.using(job_id=first.id), 4)
+        assert (same_id, same_id.created) == (first, False)
+        assert queue.jobs() == []
+
+    def test_E15_many_threads_enqueue_one_job_until_it_is_over(self, queue: JobQueue, harness: Harness) -> None:
+        def enqueue(number: int) -> int:
+            keyed = tasks.echo.using(key="k", unique_for=3600)
+            return sum(queue.enqueue(keyed, [number, again]).created for again in range(5))
+
+        with harness.working(queue, threads=2):
+            assert sum(at_once(enqueue)) == 1
+
+    def test_E15_options_that_have_no_effect_are_refused(self, queue: JobQueue) -> None:
+        with no_io(queue), pytest.raises(InvalidJob, match="key="):
+            queue.enqueue(tasks.echo.using(unique_for=1), 1)
+        with no_io(queue), pytest.raises(InvalidJob, match="replace"):
+            queue.enqueue(tasks.echo.using(key="k", unique_for=1).using(key_mode="replace"), 1)
+        for bad in (0, -1, "1"):
+            seconds: Any = bad
+            with no_io(queue), pytest.raises(InvalidJob, match="unique_for"):
+                queue.enqueue(tasks.echo.using(key="k", unique_for=seconds), 1)
 
     def test_E14_a_task_may_replace_the_job_with_its_own_key(self, queue: JobQueue, harness: Harness) -> None:
         first = queue.enqueue(tasks.follow.using(key="k"), 2)

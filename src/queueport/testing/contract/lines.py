@@ -181,6 +181,13 @@ ENQUEUE = Group(
             "Replaces a job while it is scheduled, queued, retrying and running, in a batch, from its own task, from 8 "
             "threads at once, and from 8 threads while a worker runs the jobs.",
         ),
+        Line(
+            "E15",
+            "With `unique_for`, the key of a job stays taken for this time after the job has succeeded or died, even "
+            "if its record is deleted before; after a cancellation, it is free at once.",
+            "Enqueues the key again, in each mode, after the job has succeeded, died and been cancelled and after its "
+            "record was deleted, until a new job is made; and from 8 threads while a worker runs the job.",
+        ),
     ),
 )
 

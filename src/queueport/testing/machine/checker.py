@@ -94,6 +94,8 @@ class Checker:
         """Tokens whose heartbeat was rejected while the task's code ran."""
         self.stopped: set[str] = set()
         """Tokens whose task was interrupted because its worker stops."""
+        self.kept_keys: dict[tuple[str, str], float] = {}
+        """The time until which an ended job keeps each key, by task and key."""
         self.begins: Counter[str] = Counter()
         self.deaths: Counter[Death] = Counter()
         self.hook_calls: Counter[Death] = Counter()
@@ -293,6 +295,9 @@ class Checker:
         assert published or after.state.final or after.wake_at is not None, f"a job is never due: {after}"
         assert not (published and self.rules.carries) or after.wake_at is None, "a sent job is due"
         self._withdrawn(after)
+        if after.key is not None and not after.state.final and (before is None or before.state.final):
+            until = self.kept_keys.pop((after.task, after.key), 0.0)
+            assert before is not None or self.now >= until, "a job gets a key that is still taken"
 
     def _withdrawn(self, record: Record | None) -> None:
         if record is not None and record.id in self.rejected:
@@ -338,6 +343,10 @@ class Checker:
         self.processed += 1
         cancels = (after.id, after.life) in self.requested
         assert not cancels or after.state is CANCELLED, "a cancel request is forgotten"
+        unique_for = after.options.get("unique_for")
+        if after.state in (OK, DEAD) and before is not None and unique_for is not None and after.key is not None:
+            assert after.key_until == self.now + unique_for, "a key is not kept after the end"
+            self.kept_keys[after.task, after.key] = after.key_until
         assert after.reason != "not_sent" or after.id not in self.accepted, "an accepted job is withdrawn"
         assert after.reason != "expired" or self.now >= (after.expires_at or 0.0), "a job expires too early"
         if after.state is DEAD and before is not None:

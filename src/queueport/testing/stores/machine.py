@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -56,6 +57,15 @@ stamps = st.dictionaries(
 )
 counted = st.integers(0, 2)
 changes = st.builds(Change, values, stamps, counted, counted)
+ends = st.builds(
+    lambda change, state, seconds: replace(
+        change, set={**change.set, "state": state}, stamp={**change.stamp, "key_until": seconds}
+    ),
+    changes,
+    st.sampled_from([JobState.SUCCEEDED, JobState.DEAD]),
+    st.integers(1, 12),
+)
+"""Changes that end a job, and let it keep its key."""
 records = st.builds(
     Record,
     id=ids,
@@ -120,14 +130,19 @@ class StoreMachine(RuleBasedStateMachine):
         self.both("insert", [Insert(record, change, self.rev(), replace=which) for record, change, which in new])
 
     @rule(
-        wanted=st.lists(st.tuples(ids, st.booleans(), st.just(Change(delete=True)) | changes), min_size=1, max_size=4),
+        wanted=st.lists(
+            st.tuples(ids, st.booleans(), st.just(Change(delete=True)) | changes | ends), min_size=1, max_size=4
+        ),
         known=st.booleans(),
     )
     def swap(self, wanted: list[tuple[str, bool, Change]], known: bool) -> None:
         swaps = []
-        for job_id, stale, change in wanted:
+        for job_id, stale, wish in wanted:
             (found,) = self.model.get([job_id])
             rev = "stale" if stale or found is None else found.rev
+            ended = found is not None and found.state.final
+            # The lifecycle sets `key_until` only when a job ends.
+            change = Change({"priority": 0}) if ended and "key_until" in wish.stamp else wish
             swaps.append(Swap(job_id, rev, change, self.rev(), found if known else None))
         self.both("swap", swaps)
 

@@ -9,7 +9,8 @@ import pytest
 
 from queueport.engine.lifecycle import Lifecycle
 from queueport.spi.record import RECORD_VERSION, Change, Record
-from queueport.spi.store import Begin, Insert, JobStore, LeaseRenewal, Replacement, Swap, WriteOutcome
+from queueport.spi.storage import unreadable_holder
+from queueport.spi.store import Begin, Insert, JobStore, LeaseRenewal, Replacement, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, Progress
 from queueport.testing.stores.harness import (
     CARRIED,
@@ -29,7 +30,7 @@ from queueport.testing.stores.harness import (
     swap,
 )
 
-__all__ = ["KeyTests", "ReplaceTests", "WriteTests"]
+__all__ = ["KeptKeyTests", "KeyTests", "ReplaceTests", "WriteTests"]
 
 WHOLE = {
     "payload": b"\0\xff" * 1000,
@@ -63,6 +64,7 @@ WHOLE = {
     "result": b"",
     "errors": (error("a.B"), replace(error(), message="\udc80 \0 é", traceback="")),
     "progress": Progress(0.5, None, "ü\udc80"),
+    "key_until": 1.5,
     "reason": "cancelled",
 }
 """For every field of a record that has a default, except `rev` and `v`: another value, to test that the store keeps
@@ -327,6 +329,86 @@ class ReplaceTests(Case):
         ]
         assert [record and record.key for record in store.get(["a", "b", "c", "d", "other"])] == [
             *("k", "n", None, None, "l"),
+        ]
+
+
+class KeptKeyTests(Case):
+    """Tests of `key_until`: an ended job keeps its key, so that no job with this key can be inserted."""
+
+    @staticmethod
+    def ended(store: JobStore, job_id: str, key: str = "k", seconds: float = 10.0) -> Record:
+        record = put(store, job_id, key=key)
+        change = Change({"state": JobState.SUCCEEDED}, {"key_until": seconds})
+        return applied(store.swap([Swap(record.id, record.rev, change, rev())]))
+
+    @staticmethod
+    def inserted(store: JobStore, job_id: str, key: str = "k") -> WriteResult:
+        new = Lifecycle(RULES).new(delay=None, expires=None)
+        return store.insert([Insert(bare(job_id, key=key), new, rev())])[0]
+
+    def test_an_ended_job_keeps_its_key_until_its_time(self, store: JobStore, clock: Clock) -> None:
+        ended = self.ended(store, "a")
+        assert ended.key_until == clock.now + 10.0
+        clock.advance(9.75)
+        answer = self.inserted(store, "b")
+        assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, ended)
+        (replacement,) = store.insert([replacing("c", "k")])
+        assert (replacement.outcome, replacement.record) == (WriteOutcome.KEY_HELD, ended)
+        assert self.inserted(store, "d", key="another").applied
+        clock.advance(0.25)
+        assert self.inserted(store, "b").applied
+        assert store.get(["c"]) == [None]
+
+    def test_the_key_stays_taken_after_the_record_was_deleted(self, store: JobStore, clock: Clock) -> None:
+        ended = self.ended(store, "a")
+        applied_or_none = store.swap([Swap("a", ended.rev, Change(delete=True), rev())])[0]
+        assert applied_or_none.applied
+        for job_id in ("a", "b"):
+            answer = self.inserted(store, job_id)
+            assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, unreadable_holder("a"))
+        clock.advance(10)
+        assert self.inserted(store, "a").applied
+
+    def test_a_job_without_key_until_or_that_is_deleted_alive_frees_its_key(self, store: JobStore) -> None:
+        swap(store, put(store, "a", key="k"), state=JobState.CANCELLED)
+        record = put(store, "b", key="k")
+        store.swap([Swap("b", record.rev, Change(delete=True), rev())])
+        assert self.inserted(store, "c").applied
+
+    def test_an_id_that_exists_is_refused_although_its_key_is_taken(self, store: JobStore) -> None:
+        ended = self.ended(store, "a")
+        answers = store.insert([Insert(bare(name, key="k"), Change({}), rev()) for name in ("a", "b")])
+        assert [(answer.outcome.name, answer.record) for answer in answers] == [("REFUSED", ended), ("KEY_HELD", ended)]
+
+    def test_a_retry_is_not_affected_and_ends_it(self, store: JobStore, clock: Clock) -> None:
+        failed = dead(store, key="k")
+        self.ended(store, "a")
+        change = Lifecycle(RULES).retry(failed)
+        assert isinstance(change, Change)
+        again = applied(store.swap([Swap(failed.id, failed.rev, change, rev())]))
+        (held,) = store.insert([Insert(bare("b", key="k"), Change({}), rev())])
+        assert (held.outcome, held.record) == (WriteOutcome.KEY_HELD, again)
+        swap(store, again, state=JobState.CANCELLED)
+        assert self.inserted(store, "c").applied
+
+    def test_the_latest_of_several_jobs_keeps_the_key(self, store: JobStore, clock: Clock) -> None:
+        self.ended(store, "a", seconds=3.0)
+        for number in range(15):
+            self.ended(store, f"other{number}", key=f"other{number}", seconds=2.0)
+        clock.advance(4)
+        latest = self.ended(store, "b", seconds=20.0)
+        clock.advance(10)
+        assert self.inserted(store, "c").record == latest
+        assert all(self.inserted(store, f"new{number}", key=f"other{number}").applied for number in range(15))
+        clock.advance(10)
+        assert self.inserted(store, "c").applied
+
+    def test_a_batch_is_answered_job_by_job(self, store: JobStore) -> None:
+        ended = self.ended(store, "a")
+        new = Lifecycle(RULES).new(delay=None, expires=None)
+        answers = store.insert([Insert(bare(name, key=key), new, rev()) for name, key in (("b", "l"), ("c", "k"))])
+        assert [(answer.outcome.name, answer.record and answer.record.id) for answer in answers] == [
+            *(("APPLIED", "b"), ("KEY_HELD", ended.id)),
         ]
 
 

@@ -259,6 +259,25 @@ local function release_key(record)
   end
 end
 
+-- Let a job that has ended keep its key until a time. Also forgets some of the keys whose time is over.
+local function keep_key(name, id, till)
+  call('HSET', key('kept'), name, id)
+  call('ZADD', key('kept:until'), till, name)
+  local past = call('ZRANGEBYSCORE', key('kept:until'), '-inf', present, 'LIMIT', 0, 10)
+  if #past > 0 then
+    call('ZREM', key('kept:until'), unpack(past))
+    call('HDEL', key('kept'), unpack(past))
+  end
+end
+
+-- The ended job that keeps a key: its record, or if the record was deleted, a record as `unreadable_holder` makes it.
+local function keeper(name)
+  local till = call('ZSCORE', key('kept:until'), name)
+  if not till or tonumber(till) <= now then return nil end
+  local id = call('HGET', key('kept'), name)
+  return load(id) or {id = id, task = '', queue = '', payload = '', state = 'running'}
+end
+
 -- The layout of a change, "set|stamped|cleared", names its fields in the order of their values. Most changes of a batch
 -- have the same layout, so each layout is split only once. The cleared fields have no values. The layout of an insert
 -- that may replace another job ends with "|replace".
@@ -303,7 +322,8 @@ local function replacement_argument(change)
 end
 
 -- Apply a change to a record; a new record has only an id. Returns the changed record, which has no fields if it was
--- deleted. If another job holds the key, does nothing, and returns nil and that job.
+-- deleted. If another job holds the key, does nothing, and returns nil and that job. For a new record, that job may also
+-- be an ended one that keeps the key.
 local function apply_change(record, change)
   local id, set, clear = record.id, change.set, change.clear
   if record.key or set.key then
@@ -313,10 +333,17 @@ local function apply_change(record, change)
       local name = after.task .. '\0' .. after.key
       local holder = call('HGET', key('keys'), name)
       local held = holder and holder ~= id and load(holder)
+      if not held and not record.state then held = keeper(name) end
       if held then return nil, held end
       if holder ~= id then call('HSET', key('keys'), name, id) end
+      if record.state and not ALIVE[record.state] and call('ZREM', key('kept:until'), name) == 1 then
+        call('HDEL', key('kept'), name)
+      end
     elseif ALIVE[record.state] then
       release_key(record)
+    end
+    if not change.delete and after.key and not ALIVE[after.state] and set.key_until then
+      keep_key(after.task .. '\0' .. after.key, id, set.key_until)
     end
   end
   local job, entry, before = key('job:' .. id), entry_of(record.seq or set.seq, id), indexes_of(record)
@@ -357,7 +384,8 @@ end
 local function insert_record(id, change, replacement)
   local new, holder = apply_change({id = id}, change)
   if new then return 1, new end
-  if not replacement or not ALIVE[holder.state] or (tonumber(holder.v) or 1) > known_version then return 2, holder end
+  local changes = replacement and ALIVE[holder.state] and holder.key and (tonumber(holder.v) or 1) <= known_version
+  if not changes then return 2, holder end
   if holder.state == 'running' then
     apply_change(holder, replacement.running)
     return 1, apply_change({id = id}, change), holder
