@@ -345,8 +345,8 @@ class Checker:
         assert not cancels or after.state is CANCELLED, "a cancel request is forgotten"
         unique_for = after.options.get("unique_for")
         if after.state in (OK, DEAD) and before is not None and unique_for is not None and after.key is not None:
-            assert after.key_until == self.now + unique_for, "a key is not kept after the end"
-            self.kept_keys[after.task, after.key] = after.key_until
+            until = self.kept_keys[after.task, after.key] = self.now + unique_for
+            assert after.key_until == until, "a key is not kept after the end"
         assert after.reason != "not_sent" or after.id not in self.accepted, "an accepted job is withdrawn"
         assert after.reason != "expired" or self.now >= (after.expires_at or 0.0), "a job expires too early"
         if after.state is DEAD and before is not None:
