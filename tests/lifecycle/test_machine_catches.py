@@ -181,7 +181,7 @@ MUTANTS = {
         {"replace": replaces_without("wake_at")}, steps=frozenset({"enqueue", "wait"})
     ),
     "keys: a replaced job has new budgets": Mutant(
-        {"replace": replaces_without("failures")}, steps=frozenset({"enqueue", "work"})
+        {"replace": replaces_without("failures")}, steps=frozenset({"enqueue", "work", "wait"})
     ),
     "keys: a running job is not replaced": Mutant(
         store=ReplacesRunning, steps=frozenset({"enqueue", "start_task", "wait"})
