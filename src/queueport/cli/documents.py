@@ -34,6 +34,8 @@ class Enqueued(TypedDict):
     """The job's id."""
     created: bool
     """False if another job holds the key, so that no job was added; `id` is then the id of that other job."""
+    replaced: bool
+    """True if that other job took over the arguments and the run time of the new job (`--key-mode replace`)."""
 
 
 class Replayed(TypedDict):

@@ -133,8 +133,9 @@ def resume_schedule(queue: JobQueue, *, name: Name, as_json: Json = False) -> No
 def run_schedule(queue: JobQueue, *, name: Name, as_json: Json = False) -> None:
     """Enqueue a job of a schedule now, and print its id."""
     handle = queue.schedules.run_now(name)
-    output.print_result({"id": handle.id, "created": handle.created}, handle.id, as_json)
-    if not handle.created:
+    result = {"id": handle.id, "created": handle.created, "replaced": handle.replaced}
+    output.print_result(result, handle.id, as_json)
+    if not handle.created and not handle.replaced:
         typer.echo(f"note: no job was added, because job {handle.id} of this schedule has not ended", err=True)
 
 

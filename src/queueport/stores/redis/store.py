@@ -59,7 +59,7 @@ PAGE = 500
 """The maximum number of records that one run of a search reads."""
 SCANNED = 1_000
 """The number of keys that one step of a search for ids looks at. A step takes the server about a millisecond."""
-OUTCOMES = {0: WriteOutcome.REFUSED, 1: WriteOutcome.APPLIED, 2: WriteOutcome.KEY_HELD}
+OUTCOMES = {0: WriteOutcome.REFUSED, 1: WriteOutcome.APPLIED, 2: WriteOutcome.KEY_HELD, 4: WriteOutcome.REPLACED}
 
 
 class RedisStore(JobStore):
@@ -202,7 +202,7 @@ class RedisStore(JobStore):
         if packed is None:
             return WriteResult(OUTCOMES[outcome], None)
         (found,), moved = self._readable([packed])
-        if outcome == 2 and found is None:
+        if outcome in (2, 4) and found is None:
             holder = records.text_of(records.fields(packed)["id"])
             return None if moved else WriteResult(OUTCOMES[2], unreadable_holder(holder))
         return WriteResult(OUTCOMES[outcome if found else 0], found)
