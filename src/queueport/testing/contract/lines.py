@@ -744,6 +744,16 @@ HYGIENE = Group(
             "rejected.",
             "Reads samples that the package contains, and runs the jobs of the records.",
         ),
+        Line(
+            "H7",
+            "With `signing_key`, workers, native ones too, run jobs whose messages are signed with one of its keys. "
+            "They put aside messages that are unsigned, changed, or signed with another key or for another namespace, "
+            "and no attempt is counted. A worker without a key runs signed jobs. A backend that sends no messages "
+            "refuses the setting. No key is shown.",
+            "Injects four forged messages in place of those of jobs, and later the right ones. Enqueues with each of "
+            "two keys. Searches reprs, logs, errors and the result of `check` for the key.",
+            parts=("inject", "native_command"),
+        ),
     ),
 )
 
