@@ -214,8 +214,8 @@ def test_a_forged_message_does_not_make_other_messages_count_as_lost(opened: Any
     forged = {"v": 1, "id": "a", "task": "t", "queue": "default", "life": 1, "sent_at": 9e9}
     worker.note(json.dumps(forged).encode())
     assert worker.received == {}
-    worker.note(Message.of(RECORD, 5.0, signer=queue.operations.signer).body)
-    assert worker.received == {(RECORD.queue, 3): 5.0}
+    worker.note(Message.of(replace(RECORD, queue="default"), 5.0, signer=queue.operations.signer).body)
+    assert worker.received == {("default", 3): 5.0}
 
 
 # -- the setting ---------------------------------------------------------------------------------------

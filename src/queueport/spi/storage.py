@@ -10,17 +10,19 @@ import dataclasses
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import compress
 from operator import ne
-from typing import Any
+from typing import Any, TypeVar
 
 from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record
 from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Query, QueueCounts, Swap
 from queueport.stats import WorkerStats
 from queueport.status import JobError, JobState
+
+T = TypeVar("T")
 
 __all__ = [
     "Tally",
@@ -38,6 +40,7 @@ __all__ = [
     "names_error",
     "newest_error",
     "readable",
+    "readable_workers",
     "reading",
     "renew",
     "renewal",
@@ -211,6 +214,18 @@ _DEFAULTS["v"] = None  # always keep `v`, because later releases have another de
 def worker_stats(name: str, queues: Iterable[str], tasks: Iterable[str], seen: float) -> WorkerStats:
     """The statistics of a worker. `seen` is the time of its last announcement, in seconds since the epoch."""
     return WorkerStats(name, tuple(queues), tuple(tasks), datetime.fromtimestamp(seen, UTC))
+
+
+def readable_workers(items: Iterable[T], read: Callable[[T], WorkerStats]) -> list[WorkerStats]:
+    """The workers of the items that `read` can read, sorted by name.
+
+    A damaged item is left out: a live worker replaces its item with its next heartbeat.
+    """
+    found = []
+    for item in items:
+        with suppress(ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError, RecursionError):
+            found.append(read(item))
+    return sorted(found, key=lambda worker: worker.name)
 
 
 def document_text(value: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from queueport.engine.operations import Decide, Operations, SettleResult
 from queueport.engine.rules import Refusal
 from queueport.engine.runtime import Runtime
 from queueport.errors import BackendUnavailable, DuplicateJob, JobCancelled, log_error, type_of
+from queueport.job import HIGHEST_PRIORITY
 from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, NotAMessage
 from queueport.spi.record import Change, Record
@@ -182,7 +183,7 @@ class Receiver:
         except NotAMessage as error:
             logger.warning("put aside a message that is %s: %.200r", error, body)
             return self._put_aside(f"the message is {error}")
-        note_received(self._received, message)
+        note_received(self._received, self._queues, message)
         return message
 
     def unusable(self, body: bytes, error: Exception) -> MessageAction:
@@ -293,10 +294,15 @@ class Receiver:
         return MessageAction.ACKNOWLEDGE
 
 
-def note_received(received: dict[tuple[str, int], float], message: Message) -> None:
-    """Record the arrival of a message, so that the dispatcher can find lost messages that were sent before it."""
-    key = (message.queue, message.priority)
-    received[key] = max(received.get(key, 0.0), message.sent_at)
+def note_received(received: dict[tuple[str, int], float], queues: Sequence[str], message: Message) -> None:
+    """Record the arrival of a message, so that the dispatcher can find lost messages that were sent before it.
+
+    Ignores a message that does not belong to these queues, which are the worker's, or has no valid priority: forged
+    messages must not fill `received`.
+    """
+    if message.queue in queues and -HIGHEST_PRIORITY <= message.priority <= HIGHEST_PRIORITY:
+        key = (message.queue, message.priority)
+        received[key] = max(received.get(key, 0.0), message.sent_at)
 
 
 def keep_trying(call: Callable[[], T], what: str, stop: threading.Event, runtime: Runtime, failures: FailureLog) -> T:

@@ -367,7 +367,8 @@ DEAD_LETTERS = Group(
             "D6",
             "A message that queueport cannot use is logged and put aside, and the worker continues.",
             "Injects seven bodies: not JSON, nested too deeply, not an object, not from queueport, of the wrong shape, "
-            "of a newer version, and of a job without a record.",
+            "of a newer version, and of a job without a record. Injects 100 damaged messages among ten jobs, or the "
+            "number in `QUEUEPORT_CONTRACT_DAMAGED`.",
             parts=("inject",),
             quick=True,
         ),
