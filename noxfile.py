@@ -125,6 +125,20 @@ def lifecycle(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Read many damaged messages, records, URLs and requests, and run 1,000 jobs among 10,000 damaged messages on each
+    backend. It takes an hour, and does not run in CI; `tests` and `contract` do the same with fewer examples.
+    """
+    install(session, "tests", "servers", adapters=True)
+    session.env["QUEUEPORT_TEST_EXAMPLES"] = "2000"
+    pytest(session, "tests/fuzz", options=["--timeout=3600"])
+    if not session.posargs:
+        session.env["QUEUEPORT_CONTRACT_DAMAGED"] = "10000"
+        places = ["tests/contract", *map(str, ADAPTERS)]
+        pytest(session, *places, options=["-k", "_D6_jobs_run_among", "--timeout=7200"])
+
+
+@nox.session
 def contract(session: nox.Session) -> None:
     """Run the contract suite on the built-in backends and on the example adapter."""
     install(session, "tests")

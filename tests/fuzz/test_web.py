@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from queueport import Abort, JobQueue, JobState, get_queue, task
 from queueport.web import Endpoints
@@ -44,8 +45,12 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobQueue]:
 @pytest.fixture(scope="module")
 def sites(queue: JobQueue) -> Iterator[list[TestClient]]:
     """The dashboard without and with a password, and the endpoints. An error of the server raises."""
-    apps = [dashboard_app({"q": queue}, allow_actions=True), dashboard_app({"q": queue}, password="pass")]
-    clients = [TestClient(app, LOCAL, client=("127.0.0.1", 5)) for app in [*apps, jobs_app(Endpoints(queue=queue))]]
+    apps: list[ASGIApp] = [
+        dashboard_app({"q": queue}, allow_actions=True),
+        dashboard_app({"q": queue}, password="pass"),
+        jobs_app(Endpoints(queue=queue)),
+    ]
+    clients = [TestClient(app, LOCAL, client=("127.0.0.1", 5)) for app in apps]
     yield clients
     for client in clients:
         client.close()

@@ -13,7 +13,7 @@ from queueport.testing.damage import VALUES
 
 __all__ = ["EXAMPLES", "SPECIAL", "bodies", "fuzzed", "json_values", "messages", "one_line", "texts"]
 
-EXAMPLES = int(os.environ.get("QUEUEPORT_TEST_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("QUEUEPORT_TEST_EXAMPLES", "30"))
 """The number of examples of each test. `nox -s fuzz` sets a larger one."""
 
 fuzzed: settings = settings(

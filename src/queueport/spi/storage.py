@@ -233,14 +233,14 @@ def document_text(value: Mapping[str, Any]) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-def document(kind: str, name: str, rev: Any, text: Any) -> Document:
+def document(kind: str, name: Any, rev: Any, text: Any) -> Document:
     """The document with this rev and the value that `document_text` has encoded. Raises CorruptRecord."""
     try:
         value = json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CorruptRecord(f"the value of the document {name!r} is not valid JSON: {error}") from None
-    if not isinstance(value, dict) or not isinstance(rev, str):
-        raise CorruptRecord(f"the document {name!r} is not a JSON object with a rev")
+    if not isinstance(value, dict) or not isinstance(rev, str) or not isinstance(name, str):
+        raise CorruptRecord(f"the document {name!r} is not a JSON object with a name and a rev")
     return Document(kind, name, value, rev)
 
 
