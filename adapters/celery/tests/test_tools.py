@@ -127,7 +127,7 @@ def test_a_message_that_cannot_be_decompressed_is_put_aside(celery: CeleryHarnes
     def kept() -> bool:
         try:
             return bool(celery.broker.messages(celery.broker.names.aside(QUEUE)))
-        except zlib.error:  # on Redis, kombu cannot read the copy either, because it is unchanged
+        except (zlib.error, TypeError):  # kombu cannot read the copy either, because it is unchanged
             return True
 
     eventually(kept, 10)
