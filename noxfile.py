@@ -1,4 +1,4 @@
-"""The checks of this repository, for contributors and CI. `nox` runs those that CI runs, except `lowest`.
+"""The checks of this repository, for contributors and CI. `nox` runs those that CI runs, except `lowest` and `audit`.
 
 `nox -l` lists all sessions. constraints.txt pins the packages of each environment, and nox uses an environment again in
 the next run.
@@ -125,6 +125,20 @@ def lifecycle(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Read many damaged messages, records, URLs and requests, and run 1,000 jobs among 10,000 damaged messages on each
+    backend. It takes an hour, and does not run in CI; `tests` and `contract` do the same with fewer examples.
+    """
+    install(session, "tests", "servers", adapters=True)
+    session.env["QUEUEPORT_TEST_EXAMPLES"] = "2000"
+    pytest(session, "tests/fuzz", options=["--timeout=3600"])
+    if not session.posargs:
+        session.env["QUEUEPORT_CONTRACT_DAMAGED"] = "10000"
+        places = ["tests/contract", *map(str, ADAPTERS)]
+        pytest(session, *places, options=["-k", "_D6_jobs_run_among", "--timeout=7200"])
+
+
+@nox.session
 def contract(session: nox.Session) -> None:
     """Run the contract suite on the built-in backends and on the example adapter."""
     install(session, "tests")
@@ -224,11 +238,35 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check rules and formatting with ruff, and the layers of the packages with import-linter."""
+    """Check rules and formatting with ruff, security with bandit, and the layers of the packages with import-linter."""
     install(session, "lint", adapters=True)
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    sources = ["src", *(f"{folder}/src" for folder in ADAPTERS)]
+    session.run("bandit", "--quiet", "--configfile=pyproject.toml", "--recursive", *sources)
     session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Ask PyPI for known vulnerabilities of the packages in constraints.txt. It needs the network."""
+    install(session, "audit", package=False)
+    with TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        options = ["--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json", f"--output={report}"]
+        # exit code 1 also means that PyPI cannot be reached
+        session.run("pip-audit", "--requirement=constraints.txt", *options, silent=True, success_codes=[0, 1])
+        packages = json.loads(report.read_text())["dependencies"] if report.exists() else []
+    unknown = [package["name"] for package in packages if "skip_reason" in package]
+    if len(unknown) == len(packages):
+        stop = session.error if os.environ.get("CI") else session.skip
+        stop("PyPI's list of vulnerabilities cannot be reached, so no package was checked: run this with a network")
+    if unknown:
+        session.error(f"PyPI has no data about {', '.join(unknown)}: correct constraints.txt")
+    found = {f"{package['name']}: {vuln['id']}" for package in packages for vuln in package["vulns"]}
+    if found:
+        session.error(f"constraints.txt pins packages with known vulnerabilities: {'; '.join(sorted(found))}")
+    session.log(f"no known vulnerability in {len(packages)} packages")
 
 
 @nox.session

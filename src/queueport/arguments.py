@@ -43,7 +43,7 @@ import typing_extensions
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from queueport.errors import ConfigurationError, InvalidJob, message_of
+from queueport.errors import ConfigurationError, InvalidJob, message_of, type_of
 
 __all__ = ["Signature", "decode_json", "decode_plain"]
 
@@ -326,7 +326,7 @@ def _reason(error: Exception) -> str:
     reason = message_of(error)
     if "invalid utf-8 sequence" in reason:
         reason += '; a model with such bytes needs ser_json_bytes and val_json_bytes = "base64" in its model_config'
-    return reason
+    return reason or type_of(error)  # some errors have no message, such as those of `cryptography`
 
 
 def _difference(sent: Any, back: Any, *path: object) -> str | None:

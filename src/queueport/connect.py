@@ -119,7 +119,10 @@ def _open(url: str | None, given: Mapping[str, Any]) -> JobQueue:
             raise ConfigurationError(
                 f"{backend.name} keeps its own records: name no job store, neither in the URL nor by store= or --store"
             )
-        settings = settings.model_copy(update={"store": None})  # ignore QUEUEPORT_STORE, which is for other backends
+        if given.get("signing_key") is not None or "signing_key" in BackendURL.parse(url).options:
+            raise ConfigurationError(f"{backend.name} sends no messages, so it can sign none: leave out signing_key")
+        # ignore QUEUEPORT_STORE and QUEUEPORT_SIGNING_KEY, which are for other backends
+        settings = settings.model_copy(update={"store": None, "signing_key": None})
     store_url = settings.store or backend.default_store(parsed)
     if store_url is None:
         raise ConfigurationError(

@@ -35,6 +35,7 @@ EventName = Literal[
     "worker_started",
     "worker_stopped",
     "worker_lost",
+    "put_aside",
 ]
 """The names of events. `docs/telemetry.md` says when each event occurs."""
 
@@ -49,7 +50,7 @@ class Event:
     backend: str
     """The name of the backend, as `JobQueue.backend`."""
     job_id: str | None = None
-    """The id of the job. None for events of workers, as are `task`, `queue` and `state`."""
+    """The id of the job. None for events of workers and for `put_aside`, as are `task`, `queue` and `state`."""
     task: str | None = None
     queue: str | None = None
     state: JobState | None = None
@@ -62,7 +63,7 @@ class Event:
     error: JobError | None = None
     """For `failed`, `retrying` and `dead`: the error, with type, message and traceback; None if there is none."""
     reason: str | None = None
-    """For `cancelled`: the reason, as `JobStatus.reason`."""
+    """For `cancelled`: the reason, as `JobStatus.reason`. For `put_aside`: why the worker cannot use the message."""
     worker: str | None = None
     """The name of the worker that the event is about, or that ran the job's latest attempt; None if there is none."""
     headers: Mapping[str, str] = field(default_factory=dict)

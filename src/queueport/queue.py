@@ -76,7 +76,9 @@ class JobQueue:
     ) -> None:
         self._url = url
         self.settings = settings
-        self._operations = Operations(store, driver, Rules.of(settings, driver), runtime)
+        keys = settings.signing_key
+        signer = None if keys is None else keys.signer(settings.namespace)
+        self._operations = Operations(store, driver, Rules.of(settings, driver), runtime, signer)
         self._enqueue = Enqueue(self._operations)
         self._watcher = Watcher()
         self._closed = False
@@ -486,11 +488,13 @@ class JobQueue:
         return Worker(self, queues, tasks=tasks, **options, burst=burst, grace=grace, wait=wait, alive_file=alive_file)
 
     def spec(self) -> dict[str, Any]:
-        """The URL, with passwords, and the settings with which another process opens this queue. For workers."""
+        """The URL and settings, with passwords and keys, with which another process opens this queue. For workers."""
         settings = self.settings.model_dump(mode="json", exclude_defaults=True)
         if "keep_succeeded" in settings:
             keep = self.settings.keep_succeeded
             settings["keep_succeeded"] = f"{keep}s" if isinstance(keep, float) else str(keep)
+        if self.settings.signing_key is not None:
+            settings["signing_key"] = self.settings.signing_key.text
         return {"url": self._url.full, "settings": settings}
 
     @contextmanager

@@ -87,6 +87,8 @@ class Retry:
         Ignores unknown fields; missing fields get defaults. Raises ConfigurationError for a value of a wrong type or
         range.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(f"{values!r:.80} is not a retry policy: make one by Retry.as_dict")
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
 

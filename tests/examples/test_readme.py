@@ -10,6 +10,7 @@ import pytest
 from queueport import Retry, hooks, task
 from queueport.spi.message import Message
 from queueport.spi.record import Record
+from queueport.spi.signing import SigningKeys
 from queueport.status import JobError, JobState, utc
 from queueport.testing import FakeQueue
 from tests.examples.blocks import PAGES, ROOT, blocks_of
@@ -52,7 +53,10 @@ def test_every_field_of_the_message_is_documented() -> None:
     assert now is not None
     error = JobError("ValueError", "x", "", now, 1)
     record = Record("1", "t", "q", b'{"args":[],"kwargs":{}}', JobState.DEAD, errors=(error,))
-    assert documented(PROTOCOL, "The message") == set(json.loads(Message.of(record, 0.0, buried=True).body))
+    signer = SigningKeys.parse("k" * 32).signer("app")
+    assert documented(PROTOCOL, "The message") == set(
+        json.loads(Message.of(record, 0.0, buried=True, signer=signer).body)
+    )
 
 
 def test_every_state_is_documented() -> None:

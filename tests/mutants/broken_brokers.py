@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,6 +55,12 @@ def nothing_is_unburied(unbury: Verb, messages: Sequence[Message]) -> None:
 @breaks("transport.put_aside", "D6", on=WIRE)
 def put_aside_does_nothing(put_aside: Verb, delivery: Delivery) -> None:
     pass
+
+
+@breaks("transport.send", "H7_forged", on=WIRE)
+def a_message_loses_its_signature(send: Verb, queue: str, messages: Sequence[Message]) -> Any:
+    bodies = [{k: v for k, v in json.loads(message.body).items() if k != "signature"} for message in messages]
+    return send(queue, [replace(m, body=json.dumps(b).encode()) for m, b in zip(messages, bodies, strict=True)])
 
 
 @breaks("store.begin", "X3_a_message_delivered", on=CARRYING)

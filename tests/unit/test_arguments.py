@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, computed_field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, computed_field
 from typing_extensions import TypedDict
 
 from queueport.arguments import FORMS, Signature, decode_json, decode_plain
@@ -556,3 +556,18 @@ def test_the_result_of_an_async_function_has_its_annotated_type() -> None:
     task = Signature("app.fetch", fetch)
     assert task.encode_result(b"\xff") == b'"_w=="'
     assert task.decode_result(b'"_w=="') == b"\xff"
+
+
+class Unreadable(Exception):
+    pass
+
+
+def unreadable(_: object) -> object:
+    raise Unreadable
+
+
+def test_an_error_without_a_message_is_named_in_the_error_about_the_argument() -> None:
+    def function(card: Annotated[str, BeforeValidator(unreadable)]) -> None: ...
+
+    with pytest.raises(InvalidJob, match=r"argument 'card': .*Unreadable"):
+        Signature("app.charge", function).encode(["4111"], {})

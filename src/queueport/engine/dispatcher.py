@@ -183,6 +183,7 @@ class Dispatcher:
                     frontier = stats.now if empty else self._received.get((queue, priority))
                     if frontier is None:
                         break
+                    frontier = min(frontier, stats.now)  # a forged message may claim to be sent in the future
                     found = self._operations.find_lost(queue, priority, frontier, BATCH)
                     if found:
                         logger.warning(

@@ -186,7 +186,7 @@ class Enqueue:
         record = _bare_record(job)
         if limits.payload is not None and len(record.payload) > limits.payload:
             raise self._too_large("payload", f"arguments of {record.task} have", len(record.payload), limits.payload)
-        if limits.message is not None and (size := Message.size(record)) > limits.message:
+        if limits.message is not None and (size := Message.size(record, self._operations.signer)) > limits.message:
             raise self._too_large("message", f"message of {record.task} has", size, limits.message)
         self._store.check_size(record)
         run_at = None if options.run_at is None else options.run_at.timestamp()
@@ -302,7 +302,8 @@ class Enqueue:
             now = self._store.approximate_now()
         except BackendUnavailable as error:  # no insert was tried, so certainly nothing was inserted
             raise _unavailable(error, [insert.record.id for insert in inserts]) from error.__cause__
-        messages = [Message.of(i.change.applied(i.record, i.rev, now), now) for i in new]
+        signer = self._operations.signer
+        messages = [Message.of(i.change.applied(i.record, i.rev, now), now, signer=signer) for i in new]
         sent = {
             i.rev: replace(i, change=i.change.with_next(self._lifecycle.mark(i.record)), commands=tuple(commands))
             for i, commands in zip(new, self._driver.publish_commands(messages), strict=True)

@@ -71,6 +71,11 @@ class Events:
         """Call the hooks for an event of the worker with this name."""
         self._call_hooks(Event(name=name, at=self._now(), backend=self._driver.name, worker=worker))
 
+    def put_aside(self, worker: str, reason: str) -> None:
+        """Call the hooks for a message that this worker puts aside."""
+        event = Event(name="put_aside", at=self._now(), backend=self._driver.name, worker=worker, reason=reason)
+        self._call_hooks(event)
+
     def _call(self, name: EventName, record: Record, **details: Any) -> None:
         self._call_hooks(
             Event(

@@ -24,6 +24,11 @@ def check_health(operations: Operations, *, workers: bool = False) -> Health:
 
     problems: list[str] = []
     warnings: list[str] = unknown_variables()
+    if operations.signer is not None and operations.signer.accepts_unsigned:
+        warnings.append(
+            "workers accept messages without a signature: remove the word `unsigned` from signing_key when all "
+            "processes have the key"
+        )
     seconds: list[float | None] = []
     for part in (operations.driver, operations.store):
         started = time.perf_counter()

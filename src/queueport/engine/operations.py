@@ -28,6 +28,7 @@ from queueport.spi.driver import Driver
 from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, SendOutcome, SendResult, by_queue
 from queueport.spi.record import Change, FollowUp, Record
+from queueport.spi.signing import Signer
 from queueport.spi.store import JobStore, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, JobStatus
 from queueport.tasks import registry
@@ -68,10 +69,18 @@ Decide = Callable[[Record], Change | Refusal]
 class Operations:
     """The steps of the protocol over one store and backend. Thread-safe."""
 
-    def __init__(self, store: JobStore, driver: Driver, rules: Rules, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        driver: Driver,
+        rules: Rules,
+        runtime: Runtime | None = None,
+        signer: Signer | None = None,
+    ) -> None:
         self.store = store
         self.driver = driver
         self.rules = rules
+        self.signer = signer
         self.lifecycle: Lifecycle = Lifecycle(rules)
         self.runtime: Runtime = Runtime() if runtime is None else runtime
         self.events: Events = Events(driver, self.runtime)
@@ -181,7 +190,8 @@ class Operations:
         return self.runtime.monotonic() - started > limit * self.rules.claim / CLAIM
 
     def _send(self, records: Sequence[Record]) -> Sequence[SendResult]:
-        return self.driver.publish([Message.of(record, self._claimed_at(record)) for record in records])
+        signer = self.signer
+        return self.driver.publish([Message.of(r, self._claimed_at(r), signer=signer) for r in records])
 
     def _swap(self, swaps: Sequence[Swap]) -> list[WriteResult]:
         """Write swaps. A swap that raises an unexpected error is logged and counts as refused. It does not
@@ -246,7 +256,7 @@ class Operations:
         return self.lifecycle.bury_failed(record, now=self._claimed_at(record))
 
     def _copy(self, record: Record) -> Message:
-        return Message.of(record, record.finished_at or 0.0, buried=True, limit=self.limits.message)
+        return Message.of(record, record.finished_at or 0.0, buried=True, limit=self.limits.message, signer=self.signer)
 
     # -- settle ------------------------------------------------------------------------------------
 

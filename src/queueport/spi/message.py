@@ -12,9 +12,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 from queueport.spi.record import Record
+from queueport.spi.signing import SIGNATURE_SIZE, Signer
 
 __all__ = ["MESSAGE_VERSION", "Depth", "Message", "NotAMessage", "SendOutcome", "SendResult", "by_queue"]
 
@@ -55,8 +57,16 @@ class Message:
     buried: bool = False
 
     @classmethod
-    def of(cls, record: Record, sent_at: float, *, buried: bool = False, limit: int | None = None) -> Self:
-        """Make the message of a record; with `buried`, its dead-letter copy.
+    def of(
+        cls,
+        record: Record,
+        sent_at: float,
+        *,
+        buried: bool = False,
+        limit: int | None = None,
+        signer: Signer | None = None,
+    ) -> Self:
+        """Make the message of a record; with `buried`, its dead-letter copy. `signer` signs it.
 
         A copy whose body has more than `limit` bytes is shortened: its payload is null, its headers and the error's
         bases are empty, and the error's message and traceback are cut to SHORT characters each.
@@ -65,6 +75,10 @@ class Message:
         if buried:
             error = record.errors[-1].as_dict() if record.errors else None
             data.update(buried=True, error=error, failures=record.failures, crashes=record.crashes)
+        if signer is not None:
+            data["signature"] = signer.sign(
+                (record.id, record.task, record.queue, record.life, float(sent_at), record.priority, buried)
+            )
         body = _body(data, record.payload)
         if buried and limit is not None and len(body) > limit:
             if (error := data["error"]) is not None:
@@ -85,16 +99,21 @@ class Message:
         )
 
     @staticmethod
-    def size(record: Record) -> int:
+    def size(record: Record, signer: Signer | None = None) -> int:
         """The maximum size in bytes of the body of this record's message. Not for dead-letter copies.
 
-        Does not copy the payload.
+        Does not copy the payload, and signs nothing.
         """
-        return len(_body(_head(record, LONGEST_TIME), b"")) + len(record.payload)
+        head = _head(record, LONGEST_TIME)
+        if signer is not None:
+            head["signature"] = "0" * SIGNATURE_SIZE
+        return len(_body(head, b"")) + len(record.payload)
 
     @classmethod
-    def parse(cls, body: bytes) -> Self:
-        """Read a delivered message. Raises NotAMessage if the bytes are not a message of this or an older version."""
+    def parse(cls, body: bytes, signer: Signer | None = None) -> Self:
+        """Read a delivered message. Raises NotAMessage if the bytes are not a message of this or an older version, or
+        if `signer` does not accept its signature. Without a `signer`, a signature is ignored.
+        """
         try:
             data = json.loads(body)
         except ValueError:
@@ -106,7 +125,7 @@ class Message:
         if data["v"] > MESSAGE_VERSION:
             raise NotAMessage(f"of version {data['v']}, newer than this worker's {MESSAGE_VERSION}; upgrade the worker")
         try:
-            return cls(
+            message = cls(
                 id=_typed(data["id"], str),
                 task=_typed(data["task"], str),
                 queue=_typed(data["queue"], str),
@@ -118,6 +137,15 @@ class Message:
             )
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise NotAMessage(f"of the wrong shape ({error!r})") from None
+        if signer is not None:
+            problem = signer.problem(_USED(message), data.get("signature"))
+            if problem is not None:
+                raise NotAMessage(problem)
+        return message
+
+
+_USED = attrgetter("id", "task", "queue", "life", "sent_at", "priority", "buried")
+"""The values of the fields that a worker uses. A signature covers these."""
 
 
 def _head(record: Record, sent_at: float) -> dict[str, Any]:

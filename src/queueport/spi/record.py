@@ -131,15 +131,19 @@ class Record:
     def status(self, default: Retry | None) -> JobStatus:
         """The status of the job. `default` is the retry policy if the record contains none; None: it is not known.
 
-        Raises CorruptRecord if the payload, the result or the retry policy cannot be read.
+        Raises CorruptRecord if the payload, the result, the retry policy or a time cannot be read.
         """
         try:
-            payload = json.loads(self.payload)
-            args, kwargs = list(payload["args"]), dict(payload["kwargs"])
-            result = None if self.result is None else json.loads(self.result)
-            policy = self.retry_policy(default)
-        except (ConfigurationError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return self._status(default)
+        # datetime raises OverflowError or OSError for a time that it cannot represent
+        except (ConfigurationError, ValueError, KeyError, TypeError, RecursionError, OverflowError, OSError) as error:
             raise CorruptRecord(f"a part of the record of job {self.id} cannot be read ({error})") from None
+
+    def _status(self, default: Retry | None) -> JobStatus:
+        payload = json.loads(self.payload)
+        args, kwargs = list(payload["args"]), dict(payload["kwargs"])
+        result = None if self.result is None else json.loads(self.result)
+        policy = self.retry_policy(default)
         waiting = self.state in (JobState.SCHEDULED, JobState.RETRYING)
         return JobStatus(
             id=self.id,

@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from queueport.errors import ConfigurationError, nearest
 from queueport.job import QUEUE_NAME, is_task_name
 from queueport.retry import LONGEST
 from queueport.spi.runner import COROUTINES
-from queueport.spi.url import BackendURL, KeepByName, KeepCount
+from queueport.spi.signing import SigningKeys
+from queueport.spi.url import BackendURL, KeepByName, KeepCount, names_secret
 
 __all__ = ["Duration", "NoOptions", "Seconds", "Settings", "duration", "options", "read", "unknown_variables", "warned"]
 
@@ -94,6 +95,14 @@ def _keep_by_name(text: str) -> KeepByName:
     return KeepByName(rest, by, {name: keep for (_, name), keep in named.items()})
 
 
+def _signing_keys(value: Any) -> Any:
+    if isinstance(value, str):
+        return SigningKeys.parse(value)
+    if isinstance(value, SigningKeys | None):
+        return value
+    raise ValueError("it must be text")
+
+
 def _limited(text: str) -> float | KeepCount:
     """Read a time or a number of jobs. pydantic checks the range of times elsewhere, but not within `KeepByName`."""
     keep: float | KeepCount = _keep(text)
@@ -136,6 +145,14 @@ class Settings(BaseModel):
     )
     call_timeout: Seconds = Field(
         5.0, le=LONGEST_CALL, description="seconds after which a call to backend or store fails"
+    )
+    signing_key: Annotated[
+        SigningKeys | None, BeforeValidator(_signing_keys), PlainSerializer(lambda keys: keys and "***")
+    ] = Field(
+        None,
+        repr=False,
+        description="secret key that signs messages; if several, separated by commas, the first signs and all are "
+        "accepted",
     )
 
 
@@ -214,7 +231,8 @@ def _validated(model: type[Model], values: Mapping[str, Any], sources: Mapping[s
                 ) from None
             known = {*model.model_fields, *Settings.model_fields}
             raise ConfigurationError(f"{where} has no option {name!r}{nearest(name, known)}") from None
-        given, message = BackendURL(str(values.get(name))).shown, first["msg"].removeprefix("Value error, ")
+        given = "***" if names_secret(name) else BackendURL(str(values.get(name))).shown
+        message = first["msg"].removeprefix("Value error, ")
         raise ConfigurationError(
             f"{sources.get(name, name)}={given!r} is wrong: {message[:1].lower()}{message[1:]}"
         ) from None

@@ -10,18 +10,20 @@ import dataclasses
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import compress
 from operator import ne
-from typing import Any
+from typing import Any, TypeVar
 
 from queueport.errors import BackendUnavailable
 from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record
 from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Query, QueueCounts, Swap
 from queueport.stats import WorkerStats
 from queueport.status import JobError, JobState
+
+T = TypeVar("T")
 
 __all__ = [
     "Tally",
@@ -39,6 +41,7 @@ __all__ = [
     "names_error",
     "newest_error",
     "readable",
+    "readable_workers",
     "reading",
     "renew",
     "renewal",
@@ -249,19 +252,31 @@ def worker_stats(name: str, queues: Iterable[str], tasks: Iterable[str], seen: f
     return WorkerStats(name, tuple(queues), tuple(tasks), datetime.fromtimestamp(seen, UTC))
 
 
+def readable_workers(items: Iterable[T], read: Callable[[T], WorkerStats]) -> list[WorkerStats]:
+    """The workers of the items that `read` can read, sorted by name.
+
+    A damaged item is left out: a live worker replaces its item with its next heartbeat.
+    """
+    found = []
+    for item in items:
+        with suppress(ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError, RecursionError):
+            found.append(read(item))
+    return sorted(found, key=lambda worker: worker.name)
+
+
 def document_text(value: Mapping[str, Any]) -> str:
     """The value of a document as JSON, in ASCII."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-def document(kind: str, name: str, rev: Any, text: Any) -> Document:
+def document(kind: str, name: Any, rev: Any, text: Any) -> Document:
     """The document with this rev and the value that `document_text` has encoded. Raises CorruptRecord."""
     try:
         value = json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CorruptRecord(f"the value of the document {name!r} is not valid JSON: {error}") from None
-    if not isinstance(value, dict) or not isinstance(rev, str):
-        raise CorruptRecord(f"the document {name!r} is not a JSON object with a rev")
+    if not isinstance(value, dict) or not isinstance(rev, str) or not isinstance(name, str):
+        raise CorruptRecord(f"the document {name!r} is not a JSON object with a name and a rev")
     return Document(kind, name, value, rev)
 
 

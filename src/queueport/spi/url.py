@@ -11,9 +11,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from queueport.errors import ConfigurationError
 
-__all__ = ["BackendURL", "KeepByName", "KeepCount", "hidden"]
+__all__ = ["BackendURL", "KeepByName", "KeepCount", "hidden", "names_secret"]
 
-HIDDEN_OPTIONS = r"[a-z_]*(?:pass|password|passwd|passphrase|pwd|secret|token|api_?key)"
+HIDDEN_OPTIONS = r"[a-z_]*(?:pass|password|passwd|passphrase|pwd|secret|token|(?:api|access|signing)_?key)"
 """Matches the names of options whose values are secrets."""
 SECRET_OPTIONS = re.compile(  # matches secret options of a URL, and of a percent-encoded URL that is nested in it
     rf"([?&]{HIDDEN_OPTIONS}=)[^&\s'\"]+|((?:%3F|%26){HIDDEN_OPTIONS}%3D)(?:(?!%26)[^&\s'\"])+", re.IGNORECASE
@@ -133,11 +133,13 @@ class BackendURL:
         return _shown(self.text)
 
     def __str__(self) -> str:
-        options = {
-            name: "***" if re.fullmatch(HIDDEN_OPTIONS, name, re.IGNORECASE) else _shown(value)
-            for name, value in self.options.items()
-        }
+        options = {name: "***" if names_secret(name) else _shown(value) for name, value in self.options.items()}
         return f"{self.shown}?{urlencode(options, safe='*/:')}" if options else self.shown
+
+
+def names_secret(option: str) -> bool:
+    """True if the value of an option with this name is a secret."""
+    return re.fullmatch(HIDDEN_OPTIONS, option, re.IGNORECASE) is not None
 
 
 def hidden(text: str) -> str:

@@ -257,7 +257,7 @@ class FakeQueue(JobQueue):
         """
         work = Work((record.queue,), threads=1, grace=0.0)
         runner = Runner(self.operations, registry.tasks() if tasks is None else tasks, work, self.shared)
-        body = Message.of(record, self._fake_runtime.now).body
+        body = Message.of(record, self._fake_runtime.now, signer=self.operations.signer).body
         bodies = [body, body] if self._shuffles else [body]  # a broker may deliver a message twice
         begun = runner.receiver.begin(bodies, work.stop)
         return all(run(runner, attempt) for attempt in begun if isinstance(attempt, Attempt))

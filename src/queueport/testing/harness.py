@@ -153,9 +153,12 @@ class Harness:
 
     def message_of(self, job_id: str) -> bytes:
         """The body of a message of this job. If the job has no record, the body names the task `echo`."""
-        record = self.open().operations.store.get([job_id])[0]
+        operations = self.open().operations
+        record = operations.store.get([job_id])[0]
         unknown = {"v": 1, "id": job_id, "task": tasks.echo.name, "queue": tasks.QUEUE, "life": 1, "sent_at": 0.0}
-        return json.dumps(unknown).encode() if record is None else Message.of(record, 0.0).body
+        return (
+            json.dumps(unknown).encode() if record is None else Message.of(record, 0.0, signer=operations.signer).body
+        )
 
     def used(self) -> Mapping[str, AbstractSet[str]]:
         """For each namespace of the test, its queues: the queue `default`, those that have had jobs, and those for

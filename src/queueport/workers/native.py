@@ -105,7 +105,7 @@ class NativeWorker:
         messages that were sent before this message.
         """
         with suppress(NotAMessage):
-            note_received(self.received, Message.parse(body))
+            note_received(self.received, self.queues, Message.parse(body, self.queue.operations.signer))
 
     def read_pauses(self) -> None:
         """Read again which queues are paused, if this was last read more than a second ago.

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from queueport import hooks
 from queueport.engine.batches import call_batch, call_each
 from queueport.engine.operations import Decide, Operations, SettleResult
 from queueport.engine.rules import Refusal
 from queueport.engine.runtime import Runtime
-from queueport.errors import BackendUnavailable, DuplicateJob, JobCancelled, log_error
+from queueport.errors import BackendUnavailable, DuplicateJob, JobCancelled, log_error, type_of
+from queueport.job import HIGHEST_PRIORITY
 from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, NotAMessage
 from queueport.spi.record import Change, Record
@@ -106,7 +108,7 @@ class Receiver:
         if not self._has_coroutines:
             return False
         try:
-            task = self._tasks.get(Message.parse(body).task)
+            task = self._tasks.get(Message.parse(body, self._operations.signer).task)
         except NotAMessage:
             return False
         return task is not None and task.is_async
@@ -177,11 +179,11 @@ class Receiver:
 
     def _parse(self, body: bytes) -> Message | MessageAction:
         try:
-            message = Message.parse(body)
+            message = Message.parse(body, self._operations.signer)
         except NotAMessage as error:
             logger.warning("put aside a message that is %s: %.200r", error, body)
-            return MessageAction.PUT_ASIDE
-        note_received(self._received, message)
+            return self._put_aside(f"the message is {error}")
+        note_received(self._received, self._queues, message)
         return message
 
     def unusable(self, body: bytes, error: Exception) -> MessageAction:
@@ -189,6 +191,12 @@ class Receiver:
         job's message: put aside.
         """
         log_error(logger, error, "put aside a message whose job cannot be begun or handed back: %.200r", body)
+        return self._put_aside(f"its job cannot be begun or handed back ({type_of(error)})")
+
+    def _put_aside(self, reason: str) -> MessageAction:
+        """Call the `on_event` hooks for a message that is put aside, and return this action."""
+        if hooks.event_hooks:
+            self._operations.events.put_aside(self._worker, reason)
         return MessageAction.PUT_ASIDE
 
     def _resolve(
@@ -282,14 +290,19 @@ class Receiver:
                 "put aside a message whose job %s has no record: it was removed, or the producer has another job store"
             )
             logger.warning(message, job_id)
-            return MessageAction.PUT_ASIDE
+            return self._put_aside(f"job {job_id} has no record")
         return MessageAction.ACKNOWLEDGE
 
 
-def note_received(received: dict[tuple[str, int], float], message: Message) -> None:
-    """Record the arrival of a message, so that the dispatcher can find lost messages that were sent before it."""
-    key = (message.queue, message.priority)
-    received[key] = max(received.get(key, 0.0), message.sent_at)
+def note_received(received: dict[tuple[str, int], float], queues: Sequence[str], message: Message) -> None:
+    """Record the arrival of a message, so that the dispatcher can find lost messages that were sent before it.
+
+    Ignores a message that does not belong to these queues, which are the worker's, or has no valid priority: forged
+    messages must not fill `received`.
+    """
+    if message.queue in queues and -HIGHEST_PRIORITY <= message.priority <= HIGHEST_PRIORITY:
+        key = (message.queue, message.priority)
+        received[key] = max(received.get(key, 0.0), message.sent_at)
 
 
 def keep_trying(call: Callable[[], T], what: str, stop: threading.Event, runtime: Runtime, failures: FailureLog) -> T:

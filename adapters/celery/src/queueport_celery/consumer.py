@@ -12,7 +12,7 @@ from kombu import Message as Delivery
 
 from queueport.errors import BackendUnavailable
 from queueport_celery.messages import ENTRY, NODE, body_of
-from queueport_celery.task import nodes
+from queueport_celery.task import Node, nodes
 
 __all__ = ["JobConsumer"]
 
@@ -37,7 +37,7 @@ class JobConsumer(Consumer):
             return handle
 
         def on_message(message: Delivery) -> Any:
-            queue = node.names.queue((message.delivery_info or {}).get("routing_key", ""))
+            queue = _queue_of(message, node)
             if queue is None:
                 return handle(message)
             body = body_of(message)
@@ -45,18 +45,29 @@ class JobConsumer(Consumer):
                 node.note(body)
                 message.headers[NODE] = self.hostname
                 return handle(message)
-            logger.warning("put aside a message that queueport did not send: %.200r", message.body)
-            try:
-                node.put_aside(queue, message)
-            except BackendUnavailable as error:
-                # Not acknowledged: the broker delivers the message again, when the connection ends or after a timeout.
-                # Until then, the message must not take the place of another in the prefetch.
-                self.qos.increment_eventually()
-                logger.warning("a message could not be put aside, and will be delivered again: %s", error)
-                return None
-            return message.ack()
+            return self._put_aside(message, queue, node)
 
         return on_message
+
+    def on_decode_error(self, message: Delivery, exc: Exception) -> Any:
+        """Put aside a message that kombu cannot decompress. Celery would drop it."""
+        node = nodes.get(self.hostname)
+        queue = None if node is None else _queue_of(message, node)
+        if node is None or queue is None:
+            return super().on_decode_error(message, exc)
+        return self._put_aside(message, queue, node)
+
+    def _put_aside(self, message: Delivery, queue: str, node: Node) -> None:
+        logger.warning("put aside a message that queueport did not send: %.200r", message.body)
+        try:
+            node.put_aside(queue, message)
+        except BackendUnavailable as error:
+            # Not acknowledged: the broker delivers the message again, when the connection ends or after a timeout.
+            # Until then, the message must not take the place of another in the prefetch.
+            self.qos.increment_eventually()
+            logger.warning("a message could not be put aside, and will be delivered again: %s", error)
+            return
+        message.ack()
 
     def add_task_queue(self, queue: Any, *args: Any, **options: Any) -> Any:
         """Consume one more queue, because `celery control add_consumer` has named it.
@@ -68,6 +79,11 @@ class JobConsumer(Consumer):
         if node is not None and isinstance(queue, str) and node.names.queue(queue) is not None:
             self.app.amqp.queues.add(node.names.declaration(queue))
         return super().add_task_queue(queue, *args, **options)
+
+
+def _queue_of(message: Delivery, node: Node) -> str | None:
+    """The name of the queue of queueport from which this message came; None for a queue of the application."""
+    return node.names.queue((message.delivery_info or {}).get("routing_key", ""))
 
 
 @signals.task_revoked.connect(weak=False)

@@ -91,7 +91,7 @@ class QueueportWorker(DeliveringWorker, Worker):
         super().handle_work_horse_killed(job, retpid, ret_val, rusage)  # type: ignore[no-untyped-call]  # as below
         if isinstance(job, QueueportJob) and job.body is not None:
             with suppress(NotAMessage):
-                self._native.hand_back(Message.parse(job.body).id)
+                self._native.hand_back(Message.parse(job.body, self._native.queue.operations.signer).id)
 
     def teardown(self) -> None:
         if not self.is_horse:

@@ -15,7 +15,7 @@ from typing import Any
 from queueport.spi import storage
 from queueport.spi.history import HOUR, KEEP_MINUTES, MINUTE, HistoryCounts, HistoryQuery, gathered
 from queueport.spi.record import Change, Flat, Record, flat_value
-from queueport.spi.storage import Tally, given_fields, is_default, newest_error, reading, worker_stats
+from queueport.spi.storage import Tally, given_fields, is_default, newest_error, readable_workers, reading, worker_stats
 from queueport.spi.store import Document, Insert, Query, Replacement, StoreStats
 from queueport.stats import WorkerStats
 
@@ -230,9 +230,11 @@ def history(answers: Sequence[Sequence[Any]]) -> list[HistoryCounts]:
 
 def workers(answer: Sequence[bytes]) -> list[WorkerStats]:
     """Decode the answer of workers.lua; returns the workers sorted by name."""
-    found = []
-    for name, value in sorted(_named(answer)):
+
+    def read(pair: tuple[Any, Any]) -> WorkerStats:
+        name, value = pair
         seen, _, details = value.partition(b" ")
         queues, tasks = json.loads(details)
-        found.append(worker_stats(name, queues, tasks, float(seen)))
-    return found
+        return worker_stats(name.decode(), queues, tasks, float(seen))
+
+    return readable_workers(pairs(answer), read)

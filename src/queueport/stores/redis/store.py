@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from redis import exceptions
 
@@ -60,6 +60,8 @@ PAGE = 500
 SCANNED = 1_000
 """The number of keys that one step of a search for ids looks at. A step takes the server about a millisecond."""
 OUTCOMES = {0: WriteOutcome.REFUSED, 1: WriteOutcome.APPLIED, 2: WriteOutcome.KEY_HELD, 4: WriteOutcome.REPLACED}
+
+T = TypeVar("T")
 
 
 class RedisStore(JobStore):
@@ -300,11 +302,22 @@ class RedisStore(JobStore):
         return [record for record in self._readable(claimed)[0] if record is not None]
 
     def stats(self) -> StoreStats:
-        return records.stats(self._run("stats", [])[0])
+        return self._numbers(records.stats, self._run("stats", [])[0])
 
     def history(self, query: HistoryQuery) -> Sequence[HistoryCounts]:
         spans = records.history_arguments(query, self.approximate_now())
-        return records.history(self._run("history", *spans))
+        return self._numbers(records.history, self._run("history", *spans))
+
+    def _numbers(self, decode: Callable[[Any], T], answer: Any) -> T:
+        """Decode numbers that the server counts. Raises BackendUnavailable if another program has changed them."""
+        try:
+            return decode(answer)
+        except (ValueError, LookupError) as error:
+            shown, keys = self.redis.target.shown, self.prefix.decode()
+            raise BackendUnavailable(
+                f"the counts in the Redis at {shown} cannot be read ({error}): another program has changed the keys "
+                f"{keys}*"
+            ) from error
 
     def fold_history(self) -> None:
         self._run("fold_history", [b"%d" % KEEP_MINUTES, b"%d" % KEEP_HOURS, b"%d" % FOLDED])

@@ -68,7 +68,7 @@ def _rows(tables: Tables, query: HistoryQuery) -> Iterator[tuple[int, str, Itera
     conditions = "".join(f" AND {name} = ?" for name in wanted)
     statement = f"""
         SELECT at, queue, group_concat(name, ' '), group_concat(n, ' ') FROM @history
-        WHERE step = ? AND at >= ? AND at < ?{conditions} GROUP BY at, queue"""  # noqa: S608  # only names of columns
+        WHERE step = ? AND at >= ? AND at < ? AND typeof(queue) = 'text'{conditions} GROUP BY at, queue"""  # noqa: S608  # only names of columns
     for step in (MINUTE, HOUR):
         for at, queue, names, numbers in tables.rows(statement, (step, query.since, query.until, *wanted.values())):
             yield query.point(at), queue, zip(names.split(" "), map(int, numbers.split(" ")), strict=True)

@@ -203,7 +203,10 @@ def unreceived(tables: Tables, queue: str, priority: int, sent_before: float, li
 def stats(tables: Tables, now: float) -> StoreStats:
     """The counts, the counters, and the queued_at of the oldest queued job of each queue."""
     tally = Tally()
-    for row in tables.rows("SELECT queue, priority, state, sum(n) FROM @counts GROUP BY queue, priority, state"):
+    statement = """
+        SELECT queue, priority, state, sum(n) FROM @counts
+        WHERE typeof(queue) = 'text' AND typeof(priority) = 'integer' GROUP BY queue, priority, state"""
+    for row in tables.rows(statement):  # leaves out damaged rows, which are put aside when a call reads them
         tally.add(*row)
     oldest = {queue: head for queue in tally.states if (head := _head(tables, queue)) is not None}
     kept = dict(tables.rows("SELECT name, value FROM @meta"))

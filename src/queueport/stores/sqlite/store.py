@@ -26,7 +26,7 @@ from queueport.errors import BackendUnavailable, ConfigurationError
 from queueport.spi.history import HistoryCounts, HistoryQuery
 from queueport.spi.record import Change, Record
 from queueport.spi.settings import options
-from queueport.spi.storage import document_text, reading, worker_stats
+from queueport.spi.storage import document_text, readable_workers, reading, worker_stats
 from queueport.spi.store import (
     LOST_KEPT,
     Begin,
@@ -275,7 +275,7 @@ class SqliteStore(ClaimingStore):
         statement = "SELECT name, queues, tasks, heartbeat_at FROM @workers WHERE (until <= ?) = ? ORDER BY name"
         with self.database.read() as tables:
             rows = tables.rows(statement, (self._clock(), lost))
-        return [worker_stats(name, json.loads(queues), json.loads(tasks), seen) for name, queues, tasks, seen in rows]
+        return readable_workers(rows, lambda row: worker_stats(row[0], json.loads(row[1]), json.loads(row[2]), row[3]))
 
     def documents(self, kind: str) -> Sequence[Document]:
         with self.database.read() as tables:

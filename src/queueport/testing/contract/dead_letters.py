@@ -6,6 +6,8 @@ The module `lines` describes each contract line.
 from __future__ import annotations
 
 import json
+import os
+import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,12 +16,15 @@ from queueport import Capability, JobQueue, JobState, Retry, task
 from queueport.errors import JobFailed, JobNotFound
 from queueport.testing import tasks
 from queueport.testing.contract.case import Case, needs
+from queueport.testing.damage import damaged
 from queueport.testing.harness import Harness
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
 
 __all__ = ["DeadLetterTests"]
 
+DAMAGED = "QUEUEPORT_CONTRACT_DAMAGED"
+"""The environment variable with the number of damaged messages in the test of D6; default: 100."""
 ONCE = Retry(max_attempts=1)
 
 INVALID = {
@@ -242,6 +247,28 @@ class DeadLetterTests(Case):
             if Capability.DEPTH in queue.capabilities:
                 eventually(lambda: queue.stats().queues[tasks.QUEUE].depth == 0)
         assert len(trace.runs()) == 2
+
+    def test_D6_jobs_run_among_damaged_messages(
+        self, queue: JobQueue, harness: Harness, trace: Trace, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        number = int(os.environ.get(DAMAGED, "100"))
+        chance, seconds = random.Random(number), 30 + number / 20
+        handles = []
+        queue.setup(tasks.QUEUE)
+        for place in range(number):
+            fields = {"v": 1, "id": f"never-{place}", "task": tasks.echo.name, "queue": tasks.QUEUE, "life": 1}
+            harness.inject(tasks.QUEUE, damaged(chance, {**fields, "sent_at": 1.7e9, "priority": 0, "payload": {}}))
+            if place % 10 == 0:
+                handles.append(queue.enqueue(tasks.echo, place))
+        with harness.working(queue, threads=4):
+            eventually(lambda: all(handle.status().finished for handle in handles), seconds)
+            if Capability.DEPTH in queue.capabilities:
+                eventually(lambda: queue.stats().queues[tasks.QUEUE].depth == 0, seconds)
+            assert queue.enqueue(tasks.echo, "after").result(seconds) == "after", "the worker no longer runs jobs"
+        assert {handle.status().state for handle in handles} == {JobState.SUCCEEDED}
+        assert [len(trace.runs(handle.id)) for handle in handles] == [1] * len(handles)
+        assert {run.task for run in trace.runs()} == {tasks.echo.name}
+        assert "Traceback" not in caplog.text + harness.logs()
 
     @needs(Capability.NATIVE_DEAD_LETTERS)
     def test_D7_a_dead_job_is_visible_to_the_backends_tools(

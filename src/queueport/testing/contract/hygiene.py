@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -24,6 +25,7 @@ from queueport import AsyncJobQueue, Capability, JobQueue, JobState, Retry, get_
 from queueport.errors import BackendUnavailable, ConfigurationError, JobNotFound, QueueClosed, QueueportError
 from queueport.spi.message import Message, NotAMessage, SendOutcome, SendResult
 from queueport.spi.record import Change, Record
+from queueport.spi.signing import SigningKeys
 from queueport.spi.store import Insert
 from queueport.spi.url import BackendURL
 from queueport.testing import tasks
@@ -35,6 +37,7 @@ from queueport.testing.waiting import eventually
 __all__ = ["HygieneTests"]
 
 SECRET = "s3cr3t-w0rd"  # noqa: S105  # a password that must not be shown
+KEY, OLD_KEY, OTHER_KEY = "new-key-" * 4, "old-key-" * 4, "other-key-" * 4
 SECRET_URLS = [
     f"redis://:{SECRET}@localhost:6379/0",
     f"rq+redis://user:{SECRET}@localhost/0",
@@ -293,6 +296,72 @@ class HygieneTests(Case):
         newer = json.dumps({**json.loads(_sample("message-v1.json")), "v": 2}).encode()
         with pytest.raises(NotAMessage, match=r"version 2, newer .* upgrade the worker"):
             Message.parse(newer)
+
+    @pytest.mark.parametrize("native", [False, True], ids=["worker", "native"])
+    def test_H7_forged_messages_are_put_aside_and_signed_jobs_run(
+        self, harness: Harness, trace: Trace, caplog: pytest.LogCaptureFixture, native: bool
+    ) -> None:
+        if not harness.open().driver.carries:
+            with pytest.raises(ConfigurationError, match="sends no messages"):
+                harness.open(signing_key=KEY)
+            return
+        if native and harness.native_command([tasks.QUEUE]) is None:
+            return
+        settings = {"signing_key": f"{KEY}, {OLD_KEY}", "lost_after": 60.0}
+        queue, old = harness.open(**settings), harness.open(**{**settings, "signing_key": OLD_KEY})
+        queue.setup(tasks.QUEUE)
+        with pytest.MonkeyPatch.context() as patched:  # drop the jobs' own messages, so that the worker gets only these
+            patched.setattr(queue.driver, "publishes_with_insert", False)
+            patched.setattr(queue.driver, "publish", lambda messages: [SendResult(SendOutcome.SENT)] * len(messages))
+            handles = [queue.enqueue(tasks.echo, number) for number in range(4)]
+        records = [queue.operations.read(handle.id) for handle in handles]
+        signer, other = queue.operations.signer, SigningKeys.parse(OTHER_KEY).signer(harness.namespace)
+        changed = {**json.loads(Message.of(records[2], 0.0, signer=signer).body), "life": 2}
+        elsewhere = SigningKeys.parse(KEY).signer("elsewhere")
+        harness.inject(tasks.QUEUE, Message.of(records[0], 0.0).body)
+        harness.inject(tasks.QUEUE, Message.of(records[1], 0.0, signer=other).body)
+        harness.inject(tasks.QUEUE, json.dumps(changed).encode())
+        harness.inject(tasks.QUEUE, Message.of(records[3], 0.0, signer=elsewhere).body)
+        with caplog.at_level(logging.DEBUG), ExitStack() as stack:
+            if native:
+                environment = {f"QUEUEPORT_{name.upper()}": str(value) for name, value in settings.items()}
+                worker = harness.process(native=True, **environment)
+                stack.callback(worker.stop)
+            else:
+                stack.enter_context(harness.working(queue))
+            assert queue.enqueue(tasks.echo, "new").result(20) == "new"
+            assert old.enqueue(tasks.echo, "old").result(20) == "old"
+
+            def text() -> str:
+                return caplog.text + harness.logs()
+
+            eventually(lambda: text().count("put aside a message that is not signed") == 1, 15, text)
+            eventually(lambda: text().count("put aside a message that is signed with a key that") == 3, 15, text)
+            assert [budgets(handle.status()) for handle in handles] == [(0, 0, 0)] * 4
+            for record in records:
+                harness.inject(tasks.QUEUE, Message.of(record, 0.0, signer=signer).body)
+            assert [handle.result(20) for handle in handles] == [0, 1, 2, 3]
+        assert len(trace.runs()) == 6
+        assert not [key for key in (KEY, OLD_KEY) if key in text()]
+
+    def test_H7_a_worker_without_a_key_runs_signed_jobs(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        if not queue.driver.carries:
+            return
+        signed = harness.open(signing_key=KEY)
+        with harness.working(queue):
+            assert signed.enqueue(tasks.echo, 1).result(20) == 1
+
+    def test_H7_no_key_is_shown(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        settings = queue.settings.model_copy(update={"signing_key": SigningKeys.parse(KEY)})
+        with JobQueue(BackendURL.parse(harness.url), settings, queue.driver, queue.operations.store) as signed:
+            shown = [repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()]
+            shown += [repr(settings.signing_key), repr(signed.operations.signer), repr(signed.check())]
+            shown += [repr(signed), repr(signed.worker(tasks=[tasks.echo]))]
+        for wrong in ("short-key", f"{KEY},short-key", f"unsigned,{KEY}", f"{KEY},", b"short-key"):
+            with pytest.raises(ConfigurationError, match="signing_key") as raised:
+                get_queue(harness.url, signing_key=wrong)
+            shown += ["".join(traceback.format_exception(raised.value))]
+        assert not [text for text in shown if KEY in text or "short-key" in text]
 
 
 def _enqueue(queue: JobQueue) -> object:

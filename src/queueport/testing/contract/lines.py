@@ -389,7 +389,8 @@ DEAD_LETTERS = Group(
             "D6",
             "A message that queueport cannot use is logged and put aside, and the worker continues.",
             "Injects seven bodies: not JSON, nested too deeply, not an object, not from queueport, of the wrong shape, "
-            "of a newer version, and of a job without a record.",
+            "of a newer version, and of a job without a record. Injects 100 damaged messages among ten jobs, or the "
+            "number in `QUEUEPORT_CONTRACT_DAMAGED`.",
             parts=("inject",),
             quick=True,
         ),
@@ -765,6 +766,16 @@ HYGIENE = Group(
             "Records and messages of the previous version of their format are read. A message of a newer version is "
             "rejected.",
             "Reads samples that the package contains, and runs the jobs of the records.",
+        ),
+        Line(
+            "H7",
+            "With `signing_key`, workers, native ones too, run jobs whose messages are signed with one of its keys. "
+            "They put aside messages that are unsigned, changed, or signed with another key or for another namespace, "
+            "and no attempt is counted. A worker without a key runs signed jobs. A backend that sends no messages "
+            "refuses the setting. No key is shown.",
+            "Injects four forged messages in place of those of jobs, and later the right ones. Enqueues with each of "
+            "two keys. Searches reprs, logs, errors and the result of `check` for the key.",
+            parts=("inject", "native_command"),
         ),
     ),
 )

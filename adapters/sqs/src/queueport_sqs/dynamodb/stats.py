@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from queueport.spi.record import Flat, Record
-from queueport.spi.storage import Tally, worker_stats
+from queueport.spi.storage import Tally, readable_workers, worker_stats
 from queueport.spi.store import LOST_KEPT
 from queueport.stats import WorkerStats
 from queueport_sqs.dynamodb.connection import Table
@@ -121,9 +121,9 @@ def worker_item(names: Names, worker: WorkerStats, ttl: float, now: float) -> It
 
 def workers_in(items: Iterable[Item], now: float, *, lost: bool) -> list[WorkerStats]:
     """The live workers in these items, or with `lost` the lost workers, sorted by name."""
-    found = []
-    for item in items:
-        if (float(item["until"]["N"]) <= now) is lost:
-            queues, tasks = (json.loads(item[name]["S"]) for name in ("queues", "tasks"))
-            found.append(worker_stats(item["seq"]["S"], queues, tasks, float(item["seen_at"]["N"])))
-    return sorted(found, key=lambda worker: worker.name)
+
+    def read(item: Item) -> WorkerStats:
+        queues, tasks = (json.loads(item[name]["S"]) for name in ("queues", "tasks"))
+        return worker_stats(item["seq"]["S"], queues, tasks, float(item["seen_at"]["N"]))
+
+    return readable_workers((item for item in items if (float(item["until"]["N"]) <= now) is lost), read)
