@@ -30,12 +30,12 @@ versions."""
 UNTYPED = ("queueport.testing", "queueport.cli", "queueport.contrib.django")
 """The packages in which types may be unknown. Applications do not import the first two, and Django has no types."""
 
-# The value must be a URI, because pip splits a path at spaces. PIP_BUILD_CONSTRAINT pins the dependencies of builds.
+# The value must be a URI, because pip and uv split a path at spaces. BUILD_CONSTRAINT pins the dependencies of builds.
 CONSTRAINTS = (ROOT / "constraints.txt").as_uri()
-PINNED = {"PIP_CONSTRAINT": CONSTRAINTS, "PIP_BUILD_CONSTRAINT": CONSTRAINTS}
+PINNED = {f"{tool}_{kind}": CONSTRAINTS for tool in ("PIP", "UV") for kind in ("CONSTRAINT", "BUILD_CONSTRAINT")}
 
 nox.needs_version = ">=2025.2.9"
-nox.options.default_venv_backend = "virtualenv"
+nox.options.default_venv_backend = "uv|virtualenv"  # uv, if installed, saves minutes
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 nox.options.sessions = [
@@ -141,7 +141,7 @@ def adapters(session: nox.Session) -> None:
         pytest(session, *slowest_first, processes="4")
 
 
-@nox.session
+@nox.session(venv_backend="virtualenv")  # it calls pip
 def lowest(session: nox.Session) -> None:
     """Run the tests of the core, its stores and the adapters with the lowest allowed versions of their dependencies."""
     install(session, "tests", "servers", adapters=True)

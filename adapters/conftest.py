@@ -9,31 +9,34 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-HEAVY = ("::TestSqsWithDynamo::", "_X6_a_worker_killed_")
+ALONE = ("::TestSqsWithDynamo::", "_X6_a_worker_killed_")
 """Parts of the names of tests that use much processor time: two emulators with their clients, or ten workers at once.
-
-`.ci/run` leaves them out (`-m "not heavy"`), because they take half of the time and rarely fail.
+No two of them run at the same time.
 """
+SECOND = ("::TestFifoWithRedis::", "::TestClassic::")
+"""Parts of the names of the contract tests on the second kind of queue of a backend, with the same transport."""
+HEAVY = ALONE + SECOND
+"""`.ci/run` leaves these out (`-m "not heavy"`), because they take more than half of the time and rarely fail."""
 
 
-class OneHeavyTest(LoadScopeScheduling):  # type: ignore[misc]
-    """Runs all heavy tests in one process, so that no two run at the same time.
+class OneAlone(LoadScopeScheduling):  # type: ignore[misc]
+    """Runs all tests in ALONE in one process, so that no two run at the same time.
 
     It replaces pytest-xdist's marker `xdist_group`, which has no effect in pytest 9.2 with pytest-xdist 3.8.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "heavy" if _is_heavy(nodeid) else nodeid
+        return "alone" if _is(ALONE, nodeid) else nodeid
 
 
-def _is_heavy(nodeid: str) -> bool:
-    return any(part in nodeid for part in HEAVY)
+def _is(names: tuple[str, ...], nodeid: str) -> bool:
+    return any(part in nodeid for part in names)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneHeavyTest:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAlone:
     """Divide the tests among the processes."""
-    return OneHeavyTest(config, log)
+    return OneAlone(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     The tests of SQS use much processor time, and those of other adapters mostly wait.
     """
     for item in items:
-        if _is_heavy(item.nodeid):
+        if _is(HEAVY, item.nodeid):
             item.add_marker(pytest.mark.heavy)
     contract = [item for item in items if item.path.name == "test_contract.py"]
     numbers = Counter(item.path for item in contract)

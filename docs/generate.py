@@ -5,7 +5,7 @@
                                         missing in the navigation of the site
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`, on lines of its own or within a sentence. NAME is a
-key of PARTS.
+key of PARTS. The JSON schemas of the command line are files of their own, in docs/json.
 """
 
 import ast
@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from queueport import Capability, connect
+from queueport.cli.documents import schemas
 from queueport.spi.settings import Settings
 from queueport.testing.contract.lines import GROUPS, Line
 from queueport.testing.contract.lines import PARTS as HARNESS_PARTS
@@ -191,19 +192,31 @@ def unlisted() -> list[str]:
     return sorted(page for page in pages | readmes if page not in listed and not page.startswith("decisions/"))
 
 
+def schema_files() -> dict[Path, str]:
+    """The JSON schema of each document that a command prints, by its file."""
+    folder = ROOT / "docs" / "json"
+    return {folder / f"{name}.schema.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas().items()}
+
+
 def main(check: bool) -> int:
-    """Write or check the pages, and return the exit code."""
+    """Write or check the pages and the schemas, and return the exit code."""
     pages = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ADAPTERS.glob("[!_]*/README.md")))
-    old = {path: path.read_text() for path in pages}
-    stale = {path: new for path, text in old.items() if (new := generated(path, text)) != text}
+    files = schema_files()
+    old = {path: path.read_text() if path.exists() else "" for path in (*pages, *files)}
+    new = {**{path: generated(path, old[path]) for path in pages}, **files}
+    stale = {path: text for path, text in new.items() if text != old[path]}
+    extra = sorted({*(ROOT / "docs" / "json").glob("*")} - {*files})
     for path, text in stale.items():
         print(f"{path.relative_to(ROOT)} is {'out of date: run `python docs/generate.py`' if check else 'written'}")
         if not check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
+    for path in extra:
+        print(f"{path.relative_to(ROOT)} belongs to no document of a command: delete it")
     missing = unlisted()
     for page in missing:
         print(f"{page} is missing in the site: add the line `- TITLE: {page}` under `nav` in mkdocs.yml")
-    return int(bool(missing) or (check and bool(stale)))
+    return int(bool(missing or extra) or (check and bool(stale)))
 
 
 if __name__ == "__main__":

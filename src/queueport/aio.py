@@ -241,7 +241,7 @@ class AsyncJobQueue:
         await self.close()
 
     def _async_handle(self, handle: JobHandle[R]) -> AsyncJobHandle[R]:
-        return AsyncJobHandle(handle.id, self, handle.task, handle.created)
+        return AsyncJobHandle(handle.id, self, handle.task, handle.created, handle.replaced)
 
     def __repr__(self) -> str:
         return f"<AsyncJobQueue {self.url}>"

@@ -84,8 +84,8 @@ class PayloadTooLarge(InvalidJob):
 
 
 class DuplicateJob(InvalidJob):
-    """The job's id exists already or is twice in a batch; or the job cannot be retried or replayed while another job
-    holds its key.
+    """The job's id exists already or is twice in a batch; another job has its key, with `key_mode="reject"`; or the job
+    cannot be retried or replayed while another job holds its key.
 
     After `enqueue` and `enqueue_many`, `accepted` contains the ids of the jobs that will run, and `rejected` the ids of
     the jobs that this call has not enqueued. Both are in the order given. In place of a job whose key another job

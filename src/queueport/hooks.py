@@ -155,9 +155,9 @@ def remove(hook: Callable[..., Any]) -> None:
             hooks.remove(hook)
 
 
-Send = Callable[[Sequence[Job[Any]]], list[str]]
-"""Sends jobs, and returns the ids as `Enqueue.accept` does."""
-around_send: Callable[[Sequence[Job[Any]], str, Send], list[str]] | None = None
+Send = Callable[[Sequence[Job[Any]]], list[Any]]
+"""Sends jobs, and returns what `Enqueue.accept` returns."""
+around_send: Callable[[Sequence[Job[Any]], str, Send], list[Any]] | None = None
 """`JobQueue` calls this hook with the jobs to send, the name of the backend, and the function that sends them. The hook
 must call that function and return its result. `queueport.contrib.opentelemetry` sets the hook."""
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, Protocol, Self, TypedDict, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, Self, TypedDict, TypeVar, cast, get_args
 
 from queueport.errors import ConfigurationError, InvalidJob, nearest
 from queueport.retry import LONGEST, Retry
@@ -22,6 +22,8 @@ T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_QUEUE = "default"
+KeyMode = Literal["return", "reject", "replace"]
+KEY_MODES: tuple[KeyMode, ...] = get_args(KeyMode)
 HIGHEST_PRIORITY = 10
 """The highest priority of a job; the lowest is its negative. For adapters."""
 
@@ -93,8 +95,16 @@ class JobOptions(TaskOptions, total=False):
     other jobs of its group may run. Needs the capability GROUPS."""
     key: str | None
     """At most one job with the same task and key is alive. If there already is such a job, `enqueue` adds no job, even
-    if the arguments differ, and returns the handle of the job that is alive, with `created` False.
+    if the arguments differ, and returns the handle of the job that is alive, with `created` False. `key_mode` changes
+    this.
     """
+    key_mode: KeyMode | None
+    """What `enqueue` does if the key is taken. "return", the default: return the handle of the job that has it.
+    "reject": raise DuplicateJob. "replace": if that job is waiting, it takes over the arguments, the options and the
+    run time of the new job; if it is running, it goes on, and a new job gets the key."""
+    unique_for: float | timedelta | None
+    """The key stays taken for this number of seconds after the job has succeeded or died. After a cancellation, it is
+    free at once. Cannot be combined with `key_mode="replace"`."""
     job_id: str | None
     """The job's id: up to 64 ASCII letters, digits, `_` and `-`. Default: a new UUID."""
     headers: Mapping[str, str] | None
@@ -120,12 +130,19 @@ class Options:
     priority: int | None = None
     group: str | None = None
     key: str | None = None
+    key_mode: str | None = None
+    unique_for: float | None = None
     job_id: str | None = None
     headers: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.run_at is not None:
             raise InvalidJob("delay and run_at cannot be combined: give one of them")
+        if self.unique_for is not None and self.key_mode == "replace":
+            raise InvalidJob(
+                'unique_for and key_mode="replace" cannot be combined, because the last call within unique_for would '
+                "be lost: give one of them"
+            )
         for name, value in self.given().items():
             object.__setattr__(self, name, _CHECKS[name](name, value))
 
@@ -156,9 +173,10 @@ class Options:
 
     def for_record(self) -> dict[str, Any]:
         """The given options that are stored in `Record.options`, as plain JSON values."""
-        if self.retry is None and self.timeout is None and self.crash_limit is None and self.keep_result is None:
+        none = self.retry is None and self.timeout is None and self.crash_limit is None and self.keep_result is None
+        if none and self.unique_for is None:
             return {}
-        kept = {name: getattr(self, name) for name in ("timeout", "crash_limit", "keep_result")}
+        kept = {name: getattr(self, name) for name in ("timeout", "crash_limit", "keep_result", "unique_for")}
         kept["retry"] = None if self.retry is None else self.retry.as_dict()
         return {name: value for name, value in kept.items() if value is not None}
 
@@ -251,10 +269,13 @@ class JobHandle(Generic[R]):
     queue: HandleQueue = field(repr=False, compare=False)
     task: ResultType[R] | None = field(default=None, repr=False, compare=False)
     created: bool = field(default=False, repr=False, compare=False)
-    """True if the call that made this handle added the job. False if another job held the key, for handles that
+    """True if the call that made this handle added the job. False if another job had the key, for handles that
     `JobQueue.handle`, `JobQueue.retry` or `enqueue_on_commit` returned, and for jobs that the Django setting
     ENQUEUE_ON_COMMIT delays until the commit.
     """
+    replaced: bool = field(default=False, repr=False, compare=False)
+    """True if the call that made this handle added no job, but gave its arguments and options to this one, because of
+    `key_mode="replace"`. If both this and `created` are False, the call changed nothing: the job existed."""
 
     def status(self) -> JobStatus:
         """The job as it is now. Raises JobNotFound if there is no such job."""
@@ -286,6 +307,8 @@ class AsyncJobHandle(Generic[R]):
     task: ResultType[R] | None = field(default=None, repr=False, compare=False)
     created: bool = field(default=False, repr=False, compare=False)
     """See `JobHandle.created`."""
+    replaced: bool = field(default=False, repr=False, compare=False)
+    """See `JobHandle.replaced`."""
 
     async def status(self) -> JobStatus:
         """The job as it is now. Raises JobNotFound if there is no such job."""
@@ -347,6 +370,12 @@ def _timeout(name: str, value: object) -> float:
     return seconds
 
 
+def _unique_for(name: str, value: object) -> float:
+    if (seconds := _seconds(name, value)) == 0:
+        raise InvalidJob(f"{name} must be more than 0 seconds; leave it out if the key is free when the job has ended")
+    return seconds
+
+
 def _integer(low: int, high: int | None = None) -> Callable[[str, object], int]:
     def check(name: str, value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and low <= value and (high is None or value <= high):
@@ -374,6 +403,12 @@ def _retry(name: str, value: object) -> Retry:
     raise InvalidJob(f"{name} must be a Retry, for example Retry(max_attempts=5), not {value!r}")
 
 
+def _key_mode(name: str, value: object) -> str:
+    if isinstance(value, str) and value in KEY_MODES:
+        return value
+    raise InvalidJob(f"{name} must be one of {', '.join(map(repr, KEY_MODES))}, not {value!r}")
+
+
 def _headers(name: str, value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise InvalidJob(f"{name} must be a mapping of text to text, not {value!r}")
@@ -398,6 +433,8 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "priority": _integer(-HIGHEST_PRIORITY, HIGHEST_PRIORITY),
     "group": _label,
     "key": _label,
+    "key_mode": _key_mode,
+    "unique_for": _unique_for,
     "job_id": _job_id,
     "headers": _headers,
 }

@@ -21,7 +21,7 @@ from queueport.capability import Capability, Limits
 from queueport.context import check_wait, default_queue, warn_of_wait
 from queueport.dead_letters import DeadLetters
 from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name
-from queueport.engine.enqueue import Enqueue, make_job
+from queueport.engine.enqueue import Enqueue, Verdict, make_job
 from queueport.engine.health import check_health
 from queueport.engine.history import points, recent, spans
 from queueport.engine.operations import Operations
@@ -169,12 +169,13 @@ class JobQueue:
             queue.enqueue("other.service.resize", 7)
 
         If another job of the same task holds the job's `key`, no job is added, and the handle of that other job is
-        returned with `created` False. A warning is logged if that other job has different arguments.
+        returned with `created` False. A warning is logged if that other job has different arguments. `key_mode` changes
+        this.
         With the Django setting ENQUEUE_ON_COMMIT, a call in a transaction returns a handle before the job is enqueued.
 
-        Raises InvalidJob, PayloadTooLarge, DuplicateJob (the id exists), Unsupported, BackendUnavailable,
-        ConfigurationError (an annotation, a task's name or a hook is wrong), and the errors of hooks. After an error,
-        this call has not enqueued the job, with one exception: the job may run if its id is in
+        Raises InvalidJob, PayloadTooLarge, DuplicateJob (the id exists, or the key is taken), Unsupported,
+        BackendUnavailable, ConfigurationError (an annotation, a task's name or a hook is wrong), and the errors of
+        hooks. After an error, this call has not enqueued the job, with one exception: the job may run if its id is in
         `BackendUnavailable.unknown`.
         """
         return self._accept([make_job(what, args, kwargs)])[0]
@@ -198,10 +199,11 @@ class JobQueue:
 
     def _send(self, jobs: Sequence[Job[R]]) -> list[JobHandle[R]]:
         send = hooks.around_send
-        ids = self._enqueue.accept(jobs) if send is None else send(jobs, self.backend, self._enqueue.accept)
+        accept = self._enqueue.accept
+        verdicts: list[Verdict] = accept(jobs) if send is None else send(jobs, self.backend, accept)
         return [
-            JobHandle(job_id, self, job.task_ref, created=job_id == job.id)
-            for job_id, job in zip(ids, jobs, strict=True)
+            JobHandle(v.id, self, job.task_ref, created=v.id == job.id and not v.held, replaced=v.replaced)
+            for v, job in zip(verdicts, jobs, strict=True)
         ]
 
     # -- one job -----------------------------------------------------------------------------------

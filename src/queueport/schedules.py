@@ -141,8 +141,9 @@ class Schedules:
         False. Raises InvalidState if that job itself makes the call, and the errors of `JobQueue.enqueue`.
         """
         job = hooks.call_before_enqueue(self._found(name).make_job(new_id()))
-        (job_id,) = Enqueue(self._queue.operations).accept([job])
-        return JobHandle(job_id, self._queue, job.task_ref, created=job_id == job.id)
+        (verdict,) = Enqueue(self._queue.operations).accept([job])
+        created = verdict.id == job.id and not verdict.held
+        return JobHandle(verdict.id, self._queue, job.task_ref, created=created, replaced=verdict.replaced)
 
     def remove(self, name: str) -> None:
         """Remove a schedule. Jobs that it has made stay. Raises ScheduleNotFound.

@@ -218,10 +218,17 @@ class Stats:
     def as_dict(self) -> dict[str, Any]:
         """The statistics as plain JSON values; times in ISO 8601."""
         whole = dataclasses.asdict(self, dict_factory=plain)
-        return {
-            **whole,
-            "queues": {name: {**whole["queues"][name], "ready": q.ready} for name, q in self.queues.items()},
+        queues = {
+            name: {**whole["queues"][name], "ready": counts.ready, **_recent(counts)}
+            for name, counts in self.queues.items()
         }
+        return {**whole, "queues": queues, **_recent(self)}
+
+
+def _recent(stats: QueueStats | Stats) -> dict[str, dict[str, Any] | None]:
+    """The last minute and the last hour, each as `HistoryPoint.as_dict` returns it."""
+    recent = {"last_minute": stats.last_minute, "last_hour": stats.last_hour}
+    return {name: None if point is None else point.as_dict() for name, point in recent.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from queueport import JobQueue, JobState
 from queueport.testing.waiting import eventually
 from queueport.web.dashboard import dashboard_app
 from queueport.web.dashboard.audit import AuditLog
-from tests.dashboard.site import LOCAL, Page, Site, add, charge, fail, work
+from tests.dashboard.site import LOCAL, TASKS, Page, Site, add, charge, fail, released, wait, work
 from tests.dashboard.test_access import basic
 
 
@@ -70,6 +70,21 @@ def test_waiting_jobs_are_cancelled_and_scheduled_ones_run_now(queue: JobQueue, 
     site.confirm(site.get(f"/main/jobs/{later.id}").links["Run now"])
     assert waiting.status().state is JobState.CANCELLED
     assert later.status().state is JobState.QUEUED
+
+
+def test_a_running_job_is_cancelled(queue: JobQueue, site: Site) -> None:
+    worker = queue.worker(tasks=TASKS, threads=1)
+    worker.start()
+    try:
+        handle = queue.enqueue(wait)
+        eventually(lambda: handle.status().progress is not None, 20)
+        site.confirm(site.get(f"/main/jobs/{handle.id}").links["Cancel"])
+        released.set()
+        eventually(lambda: handle.status().finished, 20)
+        assert handle.status().state is JobState.CANCELLED
+    finally:
+        released.set()
+        worker.stop()
 
 
 def test_a_dead_job_is_discarded(queue: JobQueue, site: Site) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from queueport.engine.dispatcher import Dispatcher
-from queueport.engine.enqueue import Enqueue, _Fate, _Verdict
+from queueport.engine.enqueue import Enqueue, Verdict, _Fate
 from queueport.engine.lifecycle import Lifecycle
 from queueport.engine.operations import Decide, Operations
 from queueport.engine.rules import AttemptOutcome, Failed, Refusal
@@ -107,6 +107,53 @@ def never_withdrawn(original: Decision) -> Decision:
 
 
 # -- the store --------------------------------------------------------------------------------------------------------
+
+
+class ReplacesRunning(MemoryStore):
+    """Gives a running job the new arguments, too."""
+
+    def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
+        return super().insert([_changed(one, running=one.replace.waiting) if one.replace else one for one in inserts])
+
+
+class ReplacesWithTheRev(MemoryStore):
+    """Leaves the rev of a job that it replaces, so that its producer can still withdraw it."""
+
+    def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
+        return [self._kept(one) for one in inserts]
+
+    def _kept(self, insert: Insert) -> WriteResult:
+        holders = [each for each in self.find(Query()) if each.key is not None and each.key == insert.record.key]
+        revs = {each.id: each.rev for each in holders}
+        (written,) = super().insert([insert])
+        if written.outcome is not WriteOutcome.REPLACED or written.record is None:
+            return written
+        swap = Swap(written.record.id, written.record.rev, Change({"sends": 0}), revs[written.record.id])
+        return WriteResult(WriteOutcome.REPLACED, self.swap([swap])[0].record)
+
+
+def _changed(insert: Insert, **changes: Change) -> Insert:
+    return insert if insert.replace is None else replace(insert, replace=replace(insert.replace, **changes))
+
+
+def replaces_without(*names: str) -> Callable[[Decision], Any]:
+    """Remove these fields from the changes to the job that is replaced."""
+
+    def kept(change: Change) -> Change:
+        values = {name: value for name, value in change.set.items() if name not in names}
+        stamp = {name: value for name, value in change.stamp.items() if name not in names}
+        return replace(change, set=values, stamp=stamp)
+
+    def broken(original: Any) -> Any:
+        def decide(self: Lifecycle, record: Record, new: Change) -> Any:
+            decided = original(self, record, new)
+            return replace(
+                decided, waiting=kept(decided.waiting), sent=None if decided.sent is None else kept(decided.sent)
+            )
+
+        return decide
+
+    return broken
 
 
 class BeginsAnything(MemoryStore):
@@ -239,8 +286,18 @@ def leaves_the_rev(original: Method) -> Method:
 
     def settle_insert(self: Enqueue, insert: Insert, written: WriteResult, silent: list[BackendUnavailable]) -> Any:
         if written.outcome is WriteOutcome.KEY_HELD and written.record is not None:
-            return _Verdict(written.record.id, _Fate.ACCEPTED)
+            return Verdict(written.record.id, _Fate.ACCEPTED)
         return original(self, insert, written, silent)
+
+    return settle_insert
+
+
+def replaces_as_new(original: Method) -> Method:
+    """Withdraw a replaced job, as if it was new, if its message could not be published."""
+
+    def settle_insert(self: Enqueue, insert: Insert, written: WriteResult, *more: Any) -> Any:
+        verdict = original(self, insert, written, *more)
+        return verdict._replace(replaced=False)
 
     return settle_insert
 

@@ -38,6 +38,8 @@ from tests.lifecycle.broken import (
     LapsesWithAnyRev,
     MarksWithAnyRev,
     Method,
+    ReplacesRunning,
+    ReplacesWithTheRev,
     TakesExpired,
     WithdrawsWithAnyRev,
     acknowledges_without_an_answer,
@@ -62,6 +64,8 @@ from tests.lifecycle.broken import (
     redrives_any_life,
     refused,
     rejects_all_if,
+    replaces_as_new,
+    replaces_without,
     token_ignored,
     waits_if_refused,
     withdraws_nothing,
@@ -170,6 +174,19 @@ MUTANTS = {
     "heartbeat: extends a lapsed lease": Mutant(store=ExtendsNoLapsedLease),
     "heartbeat: gives the record a new rev": Mutant(store=KeepsRevOfHeartbeat),
     "general: the counters change in the same step": Mutant(store=ForgetsFailures),
+    "keys: stay taken after the end, if the producer wants it": Mutant(
+        {"finish": without("key_until")}, steps=frozenset({"enqueue", "work", "wait"})
+    ),
+    "keys: a replaced job waits for its new time": Mutant(
+        {"replace": replaces_without("wake_at")}, steps=frozenset({"enqueue", "wait"})
+    ),
+    "keys: a replaced job has new budgets": Mutant(
+        {"replace": replaces_without("failures")}, steps=frozenset({"enqueue", "work", "wait"})
+    ),
+    "keys: a running job is not replaced": Mutant(
+        store=ReplacesRunning, steps=frozenset({"enqueue", "start_task", "wait"})
+    ),
+    "keys: a replaced job has a new rev": Mutant(store=ReplacesWithTheRev, steps=PRODUCERS),
 }
 
 CODE = {
@@ -178,6 +195,9 @@ CODE = {
     "mark: names the rev of its own claim": broken(Operations, "publish", marks_by_the_current_revs, WORKERS),
     "bury: unburies the copy if the swap is refused": replace(
         broken(Operations, "bury", leaves_the_copy, frozenset({"enqueue", "operate"})), faults=False
+    ),
+    "enqueue: a replaced job is not withdrawn": broken(
+        Enqueue, "_settle_insert", replaces_as_new, frozenset({"enqueue", "wait"})
     ),
     "enqueue: the holder gets a new rev": broken(Enqueue, "_settle_insert", leaves_the_rev, PRODUCERS - {"work"}),
     "enqueue: withdraws the job before it raises an error": broken(Enqueue, "_withdraw", withdraws_nothing, PRODUCERS),

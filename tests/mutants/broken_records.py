@@ -11,7 +11,7 @@ from typing import Any
 from queueport.spi.record import Change
 from queueport.spi.store import Document, Insert, LeaseRenewal, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobError, JobState
-from tests.mutants.mutant import MEMORY, SQLITE, STORED, Verb, breaks, without
+from tests.mutants.mutant import CARRYING, MEMORY, SQLITE, STORED, Verb, breaks, without
 
 
 def changed(insert: Insert, **values: Any) -> Insert:
@@ -37,6 +37,62 @@ def the_last_job_of_a_batch_is_dropped(insert: Verb, inserts: Sequence[Insert]) 
 @breaks("store.insert", "E7_many_threads", on=STORED)
 def keys_are_not_stored(insert: Verb, inserts: Sequence[Insert]) -> Any:
     return insert([changed(i, key=None) for i in inserts])
+
+
+@breaks("store.insert", "E13_a_taken", on=MEMORY)
+def a_taken_key_is_reported_as_inserted(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return [
+        WriteResult(WriteOutcome.APPLIED, i.record) if i.reject else written
+        for i, written in zip(inserts, insert(inserts), strict=True)
+    ]
+
+
+def replacing(insert: Insert, **changes: Change) -> Insert:
+    """The insert with other changes to the job that holds its key."""
+    return insert if insert.replace is None else replace(insert, replace=replace(insert.replace, **changes))
+
+
+@breaks("store.insert", "E14_a_waiting", on=STORED)
+def a_waiting_job_keeps_its_arguments(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return insert([replace(i, replace=None) for i in inserts])
+
+
+@breaks("store.insert", "E14_a_queued_job", on=STORED + CARRYING)
+def a_replaced_job_keeps_its_run_time(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    kept = ("state", "wake_at", "sent", "sent_at", "sends", "run_at")
+    return insert([replacing(i, waiting=without(i.replace.waiting, *kept)) if i.replace else i for i in inserts])
+
+
+@breaks("store.insert", "E14_a_running", on=MEMORY)
+def a_running_job_is_replaced(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return insert([replacing(i, running=i.replace.waiting) if i.replace else i for i in inserts])
+
+
+@breaks("store.insert", "E14_a_running", on=SQLITE)
+def a_running_job_keeps_its_key(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    runs = insert.__self__.find(Query(state=JobState.RUNNING))
+    return insert([replace(i, replace=None) if runs else i for i in inserts])
+
+
+@breaks("store.insert", "E14_many", on=MEMORY)
+def a_replaced_job_is_reported_as_existing(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    def seen(written: WriteResult) -> WriteResult:
+        held = written.outcome is WriteOutcome.REPLACED
+        return WriteResult(WriteOutcome.KEY_HELD, written.record) if held else written
+
+    return [seen(written) for written in insert(inserts)]
+
+
+@breaks("store.swap", "E15_a_key", on=STORED)
+def a_key_is_free_from_the_end(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(one, change=without(one.change, "key_until")) for one in swaps])
+
+
+@breaks("store.insert", "E15_a_key_stays_taken_although", on=MEMORY)
+def a_key_is_free_without_its_record(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    records = insert.__self__.records
+    records.kept = {key: kept for key, kept in records.kept.items() if kept[0] in records.numbers}
+    return insert(inserts)
 
 
 @breaks("store.insert", "E8_a_given_id", on=MEMORY)

@@ -2,7 +2,10 @@
 
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -139,6 +142,31 @@ def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisSt
     holders = client.hgetall(store.prefix + b"keys")
     alive = {record.id.encode() for record in store.find(Query(limit=99)) if not record.state.final}
     assert set(holders.values()) == alive
+
+
+def test_ids_are_found_among_many_keys_of_other_namespaces(
+    store: RedisStore, client: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "SCANNED", 10)
+    other = RedisStore(redis_server().url, namespace=f"{store.prefix.decode()[1:-2]}2", clock=clock)
+    for n in range(200):
+        put(store, f"0199-{n:03}")
+        put(other, f"0199-1{n:03}")
+    assert store.ids("0199-10", 5) == [f"0199-10{n}" for n in range(5)]
+    assert store.ids("0199-1", 1000) == [f"0199-1{n:02}" for n in range(100)]
+    for key in client.scan_iter(other.prefix + b"*", 1000):
+        client.unlink(key)
+    other.close()
+
+
+def test_a_search_for_ids_that_takes_too_long_ends(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(50):
+        put(store, f"0199-{n}")
+    times = count(time.monotonic(), 10.0)
+    monkeypatch.setattr(redis_store, "SCANNED", 1)
+    monkeypatch.setattr(redis_store, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    with pytest.raises(BackendUnavailable, match=r"takes too long, because .* has too many keys: give the whole id$"):
+        store.ids("0199", 5)
 
 
 def test_the_answers_of_a_large_batch_are_in_order(store: RedisStore) -> None:

@@ -38,9 +38,13 @@ def store(path: Path) -> Iterator[SqliteStore]:
 
 
 def layout(path: Path) -> list[tuple[str, str]]:
+    """The statements that made the tables, without comments, and without blanks that ALTER TABLE writes differently."""
     with closing(sqlite3.connect(path)) as db:
         statements = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name").fetchall()
-    return [(name, " ".join(re.sub("--.*", "", sql).split())) for name, sql in statements]
+    return [
+        (name, re.sub(r"\s+", " ", re.sub(r"\s*([,()])\s*", r"\1 ", re.sub("--.*", "", sql))))
+        for name, sql in statements
+    ]
 
 
 def test_the_table_has_a_column_for_every_field_with_the_same_default(store: SqliteStore) -> None:

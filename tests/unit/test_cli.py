@@ -77,13 +77,29 @@ def test_enqueue_prints_the_id_and_reads_arguments_as_json_or_text(run: Run, que
 
 def test_enqueue_passes_on_the_options_of_a_job(run: Run, queue: JobQueue) -> None:
     options = ("--queue", "bulk", "--delay", "60", "--priority", "5", "--key", "k", "--id", "mine", "--json")
-    assert parsed(run("enqueue", "cli.elsewhere", *options)) == {"id": "mine", "created": True}
+    assert parsed(run("enqueue", "cli.elsewhere", *options)) == {"id": "mine", "created": True, "replaced": False}
     job = queue.status("mine")
     assert (job.queue, job.state, job.key) == ("bulk", JobState.SCHEDULED, "k")
     assert run("enqueue", "cli.elsewhere", "--key", "k") == "mine\n"
-    assert parsed(run("enqueue", "cli.elsewhere", "--key", "k", "--json")) == {"id": "mine", "created": False}
+    assert parsed(run("enqueue", "cli.elsewhere", "--key", "k", "--json")) == {
+        "id": "mine",
+        "created": False,
+        "replaced": False,
+    }
     again = CliRunner().invoke(app, ["enqueue", "cli.elsewhere", "--key", "k"])
     assert "note: no job was added, because job mine holds the key 'k'\n" in again.stderr
+
+
+def test_enqueue_passes_on_what_to_do_if_the_key_is_taken(run: Run, queue: JobQueue) -> None:
+    key = ("cli.elsewhere", "--key", "k", "--delay", "60")
+    first = run("enqueue", *key, "--unique-for", "5", "1").strip()
+    assert queue.operations.read(first).options == {"unique_for": 5.0}
+    replaced = CliRunner().invoke(app, ["enqueue", *key, "--key-mode", "replace", "--json", "2"])
+    assert json.loads(replaced.stdout) == {"id": first, "created": False, "replaced": True}
+    assert f"note: no job was added, but job {first} now has these arguments and options\n" in replaced.stderr
+    assert queue.status(first).args == [2]
+    rejected = CliRunner().invoke(app, ["enqueue", *key, "--key-mode", "reject"])
+    assert (rejected.exit_code, first in rejected.stderr) == (1, True)
 
 
 def test_enqueue_passes_on_time_timeout_and_headers(run: Run, queue: JobQueue) -> None:

@@ -451,7 +451,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_watch(start: Start) -> None:
-    watcher = start("stats", "--watch", "--json", "--interval", "0.1")
+    watcher = start("stats", "--watch", "0.1", "--json")
     eventually(lambda: watcher.log.count("\n") > 2)
     os.kill(watcher.pid, signal.SIGINT)
     assert watcher.wait() == 130

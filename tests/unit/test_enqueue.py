@@ -417,3 +417,73 @@ def test_the_error_for_a_job_that_is_too_large_names_whose_limit_it_is(
     monkeypatch.setattr(MemoryStore, "limits", Limits(payload=store))
     with pytest.raises(PayloadTooLarge, match=says):
         queue.enqueue(tasks.echo, "x" * 200)
+
+
+def test_a_replaced_job_whose_message_cannot_be_published_is_not_withdrawn(
+    queue: JobQueue, transport: SilentTransport
+) -> None:
+    keyed = tasks.echo.using(key="k", key_mode="replace")
+    first = queue.enqueue(keyed.using(delay=60), "first")
+    second = queue.enqueue(keyed, "second")  # its publish has an unknown outcome
+    assert (second.id, second.replaced) == (first.id, True)
+    record = queue.operations.read(first.id)
+    assert (record.state, record.sent, record.sends) == (JobState.QUEUED, False, 1)
+    assert first.status().error is not None
+    assert first.status().args == ["second"]
+    transport.awake = True
+    assert queue.enqueue(keyed, "third").replaced
+    record = queue.operations.read(first.id)
+    assert (record.sent, record.sends, record.errors) == (True, 1, ())
+
+
+def test_a_sent_job_that_is_replaced_keeps_its_message(queue: JobQueue, transport: SilentTransport) -> None:
+    transport.awake = True
+    keyed = tasks.echo.using(key="k", key_mode="replace")
+    first = queue.enqueue(keyed, 1)
+    sent = queue.operations.read(first.id)
+    assert queue.enqueue(keyed.using(expires=60, timeout=5), 2).replaced
+    assert transport.called == ["default"]
+    record = queue.operations.read(first.id)
+    assert (record.sent, record.sent_at, record.queued_at) == (True, sent.sent_at, sent.queued_at)
+    assert (record.payload != sent.payload, record.expires_at is None, record.options) == (True, False, {"timeout": 5})
+    assert queue.enqueue(keyed.using(queue="other"), 3).replaced
+    assert transport.called == ["default", "other"]
+    record = queue.operations.read(first.id)
+    assert (record.queue, record.sent, record.expires_at, record.options) == ("other", True, None, {})
+
+
+def test_a_job_that_was_replaced_cannot_be_withdrawn_by_its_first_producer(
+    queue: JobQueue, transport: SilentTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed, again = tasks.echo.using(key="k", key_mode="replace"), iter([True])
+    send = SilentTransport.send
+
+    def replaced_meanwhile(self: SilentTransport, name: str, messages: Sequence[Message]) -> Sequence[SendResult]:
+        if next(again, False):
+            assert queue.enqueue(keyed.using(delay=60), "second").replaced
+            return [SendResult(SendOutcome.FAILED)] * len(messages)
+        return send(self, name, messages)
+
+    monkeypatch.setattr(SilentTransport, "send", replaced_meanwhile)
+    first = queue.enqueue(keyed, "first")
+    assert (first.created, first.status().state, first.status().args) == (True, JobState.SCHEDULED, ["second"])
+
+
+def test_a_repeated_insert_recognises_its_job_although_another_producer_has_replaced_it(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert, calls = queue.operations.store.insert, iter([True])
+    keyed = tasks.echo.using(key="k", key_mode="replace", delay=60)
+
+    def lose_the_first_answer(inserts: Sequence[Insert]) -> Sequence[WriteResult]:
+        written = insert(inserts)
+        if next(calls, False):
+            assert queue.enqueue(keyed, "second").replaced
+            raise BackendUnavailable("the answer was lost")
+        return written
+
+    monkeypatch.setattr("queueport.engine.enqueue.QUICK", 60.0)
+    monkeypatch.setattr(queue.operations.store, "insert", lose_the_first_answer)
+    first = queue.enqueue(keyed, "first")
+    assert (first.created, first.status().args) == (True, ["second"])
+    assert len(queue.jobs()) == 1

@@ -15,7 +15,7 @@ from queueport import JobQueue, JobState, get_queue
 from queueport.errors import BackendUnavailable, DuplicateJob, JobNotFound
 from queueport.spi.message import Message
 from queueport.spi.store import Insert, WriteResult
-from queueport.testing.tasks import QUEUE, echo
+from queueport.testing.tasks import QUEUE, echo, wait_for
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
 from queueport_rq.job import QueueportJob
@@ -119,6 +119,40 @@ class TestEnqueueing(RQCase):
         assert queue.enqueue(echo.using(key="k"), 4).id == held.id
         queue.enqueue(echo.using(delay=60), 5)
         assert harness.rq.queue(QUEUE).count == 2
+
+    def test_a_job_that_replaces_another_is_not_sent(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keyed = echo.using(key="k", key_mode="replace")
+        first = queue.enqueue(keyed, 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(queue.driver, "publish", refused)
+            patched.setattr(queue.operations.store, "swap", refused)
+            assert queue.enqueue(keyed, 2).replaced
+        assert queue.enqueue(keyed.using(delay=60), 3).replaced
+        assert harness.rq.queue(QUEUE).count == 1
+        assert queue.enqueue(keyed, 4).replaced  # now it must be published again
+        with harness.working(queue):
+            assert first.result(10) == 4
+        assert trace.times(first.id) == 1
+
+    def test_a_running_job_keeps_its_key_if_the_job_that_takes_it_cannot_be_sent(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace
+    ) -> None:
+        keyed = wait_for.using(key="k", key_mode="replace")
+        first = queue.enqueue(keyed, "first")
+        harness.rq.client.set(harness.rq.queue("odd").key, "not a list")
+        with harness.working(queue):
+            eventually(lambda: first.status().state is JobState.RUNNING)
+            with pytest.raises(BackendUnavailable) as caught:
+                queue.enqueue(keyed.using(job_id="mine", queue="odd"), "second")
+            harness.rq.client.delete(harness.rq.queue("odd").key)
+            assert caught.value.rejected == ("mine",)
+            assert first.status().key == "k"
+            assert queue.enqueue(keyed.using(key_mode="return"), "third") == first
+            trace.open("first")
+            assert first.result(10) == "first"
+        assert [job.id for job in queue.jobs()] == [first.id]
 
     def test_a_job_that_is_not_sent_is_not_recorded(self, queue: JobQueue, harness: RQHarness, trace: Trace) -> None:
         harness.rq.client.set(harness.rq.queue("odd").key, "not a list")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +20,14 @@ from adapters.sqs.tests.clients import client
 from adapters.sqs.tests.test_dynamodb import own_table
 from queueport.engine.lifecycle import Lifecycle
 from queueport.engine.rules import Succeeded
+from queueport.errors import BackendUnavailable
+from queueport.job import new_id
 from queueport.spi.history import MINUTE, start_of
 from queueport.spi.record import Change, Record
 from queueport.spi.store import Insert, LeaseRenewal, Swap
+from queueport.status import JobState
 from queueport.testing.stores.harness import CARRIED, RULES, TOKEN, Clock, bare, put, rev, run
+from queueport_sqs.dynamodb import listing
 from queueport_sqs.dynamodb.records import Item, size
 from queueport_sqs.dynamodb.schema import INDEXES
 from queueport_sqs.dynamodb.store import DynamoStore
@@ -184,3 +190,23 @@ def test_a_key_costs_four_units_more(store: DynamoStore, meter: Meter) -> None:
 def test_an_idle_poll_for_due_jobs_costs_one_query_for_each_shard(store: DynamoStore, meter: Meter) -> None:
     assert list(store.claim_due(100, 10.0, rev())) == []
     assert meter.spent() == (0, EMPTY * store.names.shards, store.names.shards)
+
+
+def test_a_shortened_id_is_first_searched_among_the_jobs_of_its_time(store: DynamoStore, meter: Meter) -> None:
+    """The first digits of an id are the time at which it was made, so that a search need not read the whole index."""
+    new, old = new_id(), f"{1_600_000_000_000:012x}7abc8{'0' * 15}"
+    put(store, new)
+    put(store, old)
+    meter.spent()
+    partitions = store.names.shards * len(JobState)
+    assert store.ids(new[:12], 9) == [new]
+    assert meter.spent()[2] == partitions
+    assert store.ids(old[:12], 9) == [old]
+    assert meter.spent()[2] == 2 * partitions
+
+
+def test_a_search_for_ids_that_takes_too_long_ends(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = count(0.0, 10.0)
+    monkeypatch.setattr(listing, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    with pytest.raises(BackendUnavailable, match=r"takes too long, because the DynamoDB table .*: give the whole id$"):
+        store.ids("mine", 9)

@@ -101,7 +101,7 @@ class TestConflicts:
                 raise cancelled(len(parameters["TransactItems"]), (-1, "TransactionConflict"))
             return call(operation, parameters)
 
-        store.table._call_timeout = 0.5
+        store.table.call_timeout = 0.5
         intercept(store, busy)
         started = time.monotonic()
         with pytest.raises(BackendUnavailable, match="too busy") as raised:
@@ -119,7 +119,7 @@ class TestConflicts:
                 raise cancelled(len(items), (-1, "TransactionConflict"))
             return call(operation, parameters)
 
-        store.table._call_timeout = 1.0
+        store.table.call_timeout = 1.0
         intercept(store, busy)
         with pytest.raises(BackendUnavailable, match="too busy"):
             put(store)
@@ -517,7 +517,7 @@ class TestFailures:
         store = harness.open(clock=clock)
         new = [Insert(bare(f"j{n}"), Change({"state": JobState.SCHEDULED, "wake_at": 1.0}), "r") for n in range(60)]
         store.insert(new)
-        store.table._call_timeout = 1.0
+        store.table.call_timeout = 1.0
         hanging = threading.Event()
 
         def hang(call: Call, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:

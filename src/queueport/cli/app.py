@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import queueport
-from queueport.cli import backends, contract, enqueue, jobs, replay, schedules, system, web, workers
+from queueport.cli import backends, contract, enqueue, jobs, live_workers, replay, schedules, system, web, workers
 from queueport.cli.exit_codes import CommandLine
 from queueport.cli.options import with_queue
 
@@ -70,6 +70,7 @@ recurring.command("import")(with_queue(schedules.import_schedules, takes_url=Tru
 app.add_typer(recurring, name="schedules", rich_help_panel=JOBS)
 
 app.command(rich_help_panel=SYSTEM)(with_queue(system.stats))
+app.command("workers", rich_help_panel=SYSTEM)(with_queue(live_workers.list_workers))
 app.command(rich_help_panel=SYSTEM)(with_queue(system.pause))
 app.command(rich_help_panel=SYSTEM)(with_queue(system.resume))
 app.command(rich_help_panel=SYSTEM)(with_queue(system.history))

@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -10,6 +10,7 @@ from queueport.capability import Capability
 from queueport.cli import output
 from queueport.cli.options import Arguments, Json, KeywordArguments
 from queueport.errors import BackendUnavailable, ConfigurationError, Unsupported, nearest
+from queueport.job import KeyMode
 from queueport.queue import JobQueue
 from queueport.tasks import Task, registry, task
 from queueport.workers import modules
@@ -37,7 +38,16 @@ def enqueue(
     priority: Annotated[int | None, typer.Option("--priority", help="-10 to 10; a higher number runs sooner.")] = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", help="If a job with this task and key is alive, print its id and enqueue nothing."),
+        typer.Option(
+            "--key", help="If a job with this task and key is alive, print its id and enqueue nothing; see --key-mode."
+        ),
+    ] = None,
+    key_mode: Annotated[
+        str | None,
+        typer.Option("--key-mode", help="If the key is taken: return, reject or replace.  \\[default: return]"),
+    ] = None,
+    unique_for: Annotated[
+        float | None, typer.Option("--unique-for", help="Seconds for which the key stays taken after the job's end.")
     ] = None,
     job_id: Annotated[str | None, typer.Option("--id", help="The new job's id; default: a new UUID.")] = None,
     module_names: Annotated[
@@ -68,6 +78,8 @@ def enqueue(
         headers=dict(_header(text) for text in headers) if headers else None,
         priority=priority,
         key=key,
+        key_mode=cast("KeyMode | None", key_mode),  # `using` checks it
+        unique_for=unique_for,
         job_id=job_id,
     )
     try:
@@ -76,8 +88,11 @@ def enqueue(
         if not error.unknown:
             raise
         raise type(error)(f"{error}; to enqueue it again, repeat the command with --id {error.unknown[0]}") from error
-    output.print_result({"id": handle.id, "created": handle.created}, handle.id, as_json)
-    if not handle.created:
+    result = {"id": handle.id, "created": handle.created, "replaced": handle.replaced}
+    output.print_result(result, handle.id, as_json)
+    if handle.replaced:
+        typer.echo(f"note: no job was added, but job {handle.id} now has these arguments and options", err=True)
+    elif not handle.created:
         typer.echo(f"note: no job was added, because job {handle.id} holds the key {key!r}", err=True)
     if registry.get(name) is None:
         where = ", ".join(modules.environment()) or f"a loaded module (name one by --module or {modules.TASKS_ENV})"

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from queueport.cli.options import completed
 from queueport.cli.output import one_line
 from queueport.errors import ConfigurationError, DuplicateJob, InvalidJob, QueueportError, Unsupported
 from queueport.spi.url import hidden
@@ -39,7 +40,7 @@ class CommandLine(TyperGroup):
         given.update(prog_name="queueport", standalone_mode=False)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # escape characters that the terminal cannot encode
-        sys.exit(_exit_code(lambda: run(_checked(arguments), **given)))
+        sys.exit(_exit_code(lambda: run(completed(_checked(arguments)), **given)))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. If the reader closes the output (`| head`), exit without an error message."""

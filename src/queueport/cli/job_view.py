@@ -14,7 +14,8 @@ from queueport.status import JobStatus
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
+
+    from queueport.cli.tables import Table
 
 POLL = 0.25
 """Maximum seconds that `status --follow` waits between two reads of the job's status."""
@@ -32,11 +33,11 @@ def job_table(jobs: Iterable[JobStatus]) -> "Table":
             j.state,
             f"{j.failures}/{j.max_attempts}" if j.max_attempts is not None else str(j.failures),
             output.ago(j.enqueued_at),
-            output.truncated(_note(j)),
+            _note(j),
         )
         for j in jobs
     ]
-    return output.table(("id", "task", "queue", "state", ">failed", ">age", "note"), rows)
+    return output.table(("id", "task", "queue", "state", ">failed", ">age", "note"), rows, ids="id")
 
 
 def _note(job: JobStatus) -> str:
@@ -61,17 +62,13 @@ def details(job: JobStatus) -> "Sequence[RenderableType]":
 
     Long values and errors are shortened; the traceback is shown in full.
     """
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2))
-    for name, value in _fields(job):
-        if value not in (None, "", [], {}):
-            grid.add_row(name, output.escaped(output.shortened(_text(value))))
+    rows = [(name, output.shortened(_text(value))) for name, value in _fields(job) if value not in (None, "", [], {})]
     for error in job.errors:
         failure = f"attempt {error.attempt}, {_text(error.at)}: {error.type}: {error.message}"
-        grid.add_row("failed", output.escaped(output.shortened(failure)))
+        rows.append(("failed", output.shortened(failure)))
+    made = output.table(("", ""), rows, multiline=True)
     traceback = job.errors[-1].traceback.rstrip() if job.errors else ""
-    return (grid, output.escaped(f"\n{traceback}")) if traceback else (grid,)
+    return (made, output.escaped(traceback)) if traceback else (made,)
 
 
 def _fields(job: JobStatus) -> Iterator[tuple[str, Any]]:
@@ -146,12 +143,12 @@ def _changes(queue: JobQueue, job: JobStatus) -> Iterator[JobStatus]:
 
 
 def _live_row(job: JobStatus) -> "RenderableType":
+    from rich.console import Group
     from rich.progress_bar import ProgressBar
-    from rich.table import Table
 
-    grid = Table.grid(padding=(0, 2))
-    cells: list[RenderableType] = [output.escaped(job.id), output.escaped(job.task), job.state.value]
+    parts: list[RenderableType] = [output.escaped(f"{job.id}  {job.task}  {job.state}")]
     if job.progress is not None and job.progress.total is not None and not job.finished:
-        cells.append(ProgressBar(job.progress.total, job.progress.current, width=30))
-    grid.add_row(*cells, output.escaped(_note(job)))
-    return grid
+        parts.append(ProgressBar(job.progress.total, job.progress.current, width=30))
+    if note := _note(job):
+        parts.append(output.escaped(note))
+    return Group(*parts)

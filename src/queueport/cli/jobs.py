@@ -1,15 +1,21 @@
 """`queueport status`, `jobs`, `retry`, `cancel`, `purge` and `dead`: inspect and change jobs. For operators."""
 
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from queueport.cli import output
 from queueport.cli.exit_codes import FAILED, print_error
 from queueport.cli.job_view import details, follow, job_table
-from queueport.cli.options import After, ErrorFilter, JobId, Json, Limit, QueueFilter, TaskFilter
+from queueport.cli.options import After, ErrorFilter, JobId, Json, Limit, QueueFilter, TaskFilter, Watch
+from queueport.cli.watching import show
+from queueport.errors import ConfigurationError
 from queueport.queue import JobQueue
 from queueport.status import CancelOutcome, JobState, JobStatus
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 def status(
@@ -17,14 +23,17 @@ def status(
     *,
     job_id: JobId,
     until_final: Annotated[bool, typer.Option("--follow", help="Show changes until the job ends.")] = False,
+    watch: Watch = None,
     as_json: Json = False,
 ) -> None:
     """Show one job.
 
     With --follow the exit code is 1 if the job ends dead or cancelled.
     """
+    if until_final and watch is not None:
+        raise ConfigurationError("--follow and --watch exclude each other: give one of them")
     if not until_final:
-        _print_job(queue.status(job_id), as_json)
+        _print_job(lambda: queue.status(job_id), as_json, watch)
     elif follow(queue, job_id, as_json=as_json).state is not JobState.SUCCEEDED:
         raise typer.Exit(FAILED)
 
@@ -37,10 +46,11 @@ def list_jobs(
     task: TaskFilter = None,
     limit: Limit = 100,
     after: After = None,
+    watch: Watch = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    _print_jobs(queue.jobs(state, queue_name, task, limit, after), limit, as_json)
+    _print_jobs(lambda: queue.jobs(state, queue_name, task, limit, after), limit, as_json, watch)
 
 
 def retry(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
@@ -93,15 +103,16 @@ def list_dead(
     error: ErrorFilter = None,
     limit: Limit = 100,
     after: After = None,
+    watch: Watch = None,
     as_json: Json = False,
 ) -> None:
     """List dead jobs with their errors, newest first."""
-    _print_jobs(queue.dead_letters.list(queue_name, task, error, limit, after), limit, as_json)
+    _print_jobs(lambda: queue.dead_letters.list(queue_name, task, error, limit, after), limit, as_json, watch)
 
 
 def show_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
     """Show one dead job: arguments, errors, traceback."""
-    _print_job(queue.dead_letters.get(job_id), as_json)
+    _print_job(lambda: queue.dead_letters.get(job_id), as_json)
 
 
 def retry_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
@@ -140,22 +151,22 @@ def purge_dead(
     _print_count(queue.dead_letters.purge(queue_name, older_than), "discarded", as_json)
 
 
-def _print_job(job: JobStatus, as_json: bool) -> None:
-    if as_json:
-        output.print_json(job.as_dict())
-    else:
-        output.print_parts(*details(job))
+def _print_job(read: Callable[[], JobStatus], as_json: bool, watch: float | None = None) -> None:
+    show(read, JobStatus.as_dict, details, as_json=as_json, watch=watch)
 
 
-def _print_jobs(found: list[JobStatus], limit: int, as_json: bool) -> None:
+def _print_jobs(read: Callable[[], list[JobStatus]], limit: int, as_json: bool, watch: float | None) -> None:
     """Print one page of jobs, as JSON or as a table.
 
     If a table has `limit` jobs, also print the option for the next page, on standard error.
     """
-    if as_json:
-        output.print_json([job.as_dict() for job in found])
-        return
-    output.print_parts(job_table(found))
+    found: list[JobStatus] = []
+
+    def table(jobs: list[JobStatus]) -> "Sequence[RenderableType]":
+        found[:] = jobs
+        return [job_table(jobs)]
+
+    show(read, lambda jobs: [job.as_dict() for job in jobs], table, as_json=as_json, watch=watch)
     if len(found) == limit:
         typer.echo(f"for the next page, add --after {found[-1].id}", err=True)
 

@@ -3,17 +3,21 @@
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Concatenate
 
 import typer
 
+from queueport.cli.job_ids import full_id
 from queueport.connect import URL_VARIABLE, get_queue, named
 from queueport.errors import ConfigurationError
 from queueport.queue import JobQueue
 from queueport.spi.settings import duration
 from queueport.spi.url import BackendURL
 from queueport.workers.modules import TASKS_ENV
+
+SHORTENED = "shortened"
+"""Marks the annotation of a job id, or of a list of them, that may be shortened: `with_queue` completes it."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 QueueFilter = Annotated[str | None, typer.Option("--queue", help="Only jobs of this queue.")]
@@ -27,6 +31,7 @@ Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of jo
 After = Annotated[
     str | None,
     typer.Option("--after", metavar="ID", help="Only jobs older than this job (the next page)."),
+    SHORTENED,
 ]
 Modules = Annotated[
     list[str] | None,
@@ -39,7 +44,9 @@ Arguments = Annotated[
 KeywordArguments = Annotated[
     list[str] | None, typer.Option("--kw", metavar="NAME=VALUE", help="A keyword argument; repeatable.")
 ]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.", show_default=False)]
+JobId = Annotated[
+    str, typer.Argument(metavar="ID", help="The job's id, or the beginning of it.", show_default=False), SHORTENED
+]
 
 
 def parse_seconds(text: str) -> float:
@@ -53,11 +60,46 @@ def parse_seconds(text: str) -> float:
     return found
 
 
+WATCH_SECONDS = 2.0
+"""The seconds between two refreshes if `--watch` has no number. The minimum is SHORTEST_WATCH."""
+SHORTEST_WATCH = 0.1
+
+Watch = Annotated[
+    float | None,
+    typer.Option(
+        "--watch",
+        parser=lambda text: max(SHORTEST_WATCH, parse_seconds(text)),
+        metavar="[SECONDS]",
+        help=f"Refresh every SECONDS, or every {WATCH_SECONDS:g} s, until Ctrl-C.",
+        show_default=False,
+    ),
+]
+
+
+def completed(arguments: Sequence[str]) -> list[str]:
+    """The arguments of the command line, with WATCH_SECONDS after a `--watch` without a number."""
+    made: list[str] = []
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            return [*made, *arguments[place:]]
+        alone = argument == "--watch" and not _are_seconds(arguments[place + 1 : place + 2])
+        made.append(f"{argument}={WATCH_SECONDS:g}" if alone else argument)
+    return made
+
+
+def _are_seconds(words: Sequence[str]) -> bool:
+    try:
+        return bool(words) and parse_seconds(words[0]) >= 0
+    except typer.BadParameter:
+        return False
+
+
 def with_queue(command: Callable[Concatenate[JobQueue, ...], None], *, takes_url: bool = False) -> Callable[..., None]:
     """Add the options `--url`, `--store` and `--namespace` to a command, which then gets the queue as first argument.
 
-    The queue is closed after the command. With `takes_url`, the command also accepts the URL as its first positional
-    argument, before the modules. If the command takes modules, a first argument without `://` names a module instead.
+    Shortened ids are completed before the command starts. The queue is closed after the command. With `takes_url`, the
+    command also accepts the URL as its first positional argument, before the modules. If the command takes modules, a
+    first argument without `://` names a module instead.
     """
 
     def run(
@@ -94,8 +136,16 @@ def with_queue(command: Callable[Concatenate[JobQueue, ...], None], *, takes_url
         with named(URL_VARIABLE if chosen == os.environ.get(URL_VARIABLE) else None):
             BackendURL.parse(chosen)
         with get_queue(chosen, store=store, namespace=namespace) as queue:
+            for name in (name for name in ids if options[name] is not None):
+                given = options[name]
+                options[name] = full_id(queue, given) if isinstance(given, str) else [full_id(queue, i) for i in given]
             command(queue, **options)
 
+    ids = [
+        parameter.name
+        for parameter in inspect.signature(command).parameters.values()
+        if SHORTENED in getattr(parameter.annotation, "__metadata__", ())
+    ]
     # typer reads a command's options from its signature: give `run` the options of `command` and the shared ones
     url_argument, *shared = (p for p in inspect.signature(run).parameters.values() if p.name != "options")
     own = list(inspect.signature(command).parameters.values())[1:]

@@ -6,23 +6,22 @@ rich does not interpret it as markup and no control characters except line ends 
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from queueport.spi.url import hidden
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
     from rich.text import Text
+
+    from queueport.cli.tables import Table
 
 UNFOLDED = 100_000
 """The width in columns of an output that is not a terminal. It is so large that practically no line is folded."""
-LAST_COLUMN = 30
-"""The minimum width of the last column of a table, unless the texts of the column are shorter. If the terminal is too
-narrow for a last column of this width, the rows of the table continue on the next line."""
 LONG = 2_000
 """The maximum number of characters of a value or an error in the details of a job. `--json` prints the whole value."""
 
@@ -58,34 +57,48 @@ def print_parts(*given: "RenderableType") -> None:
 
 
 def console() -> "Console":
-    """The console for tables. If the output is not a terminal, the console's width is practically unlimited."""
+    """The console for tables: as wide as the terminal, or practically unlimited if the output is not a terminal."""
     from rich.console import Console
 
     class Output(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich's own method would exit with code 1
 
-    return Output(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else UNFOLDED)
+    return Output(highlight=False, markup=False, emoji=False, width=width())
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], gap: int = 2) -> "Table":
-    """A table. A column whose name begins with `>` is aligned to the right. Only the last column may be folded."""
-    from rich.table import Table
-    from rich.text import Text
+def width() -> int:
+    """The width of the output in columns: that of the terminal, or COLUMNS, or UNFOLDED if it is not a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNFOLDED
 
-    cells = [
-        [cell if isinstance(cell, Text) else escaped("" if cell is None else str(cell)) for cell in row] for row in rows
-    ]
-    made = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
-    for place, column in enumerate(columns):
-        name, last = column.lstrip(">"), place == len(columns) - 1
-        side: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-        width = max([len(name), *(row[place].cell_len for row in cells)])
-        min_width = min(width, LAST_COLUMN) if last else width
-        made.add_column(name, justify=side, overflow="fold", no_wrap=not last, min_width=min_width)
-    for row in cells:
-        made.add_row(*row)
-    return made
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    gap: int = 2,
+    *,
+    keys: int = 1,
+    ids: str | None = None,
+    multiline: bool = False,
+) -> "Table":
+    """A table that fits the terminal, as `queueport.cli.tables` describes.
+
+    A column whose name begins with `>` contains numbers. The first `keys` columns say what a row is about. `ids`
+    is the name of the column with job ids, which may be shortened. Line ends in cells are escaped, unless the table is
+    `multiline`.
+    """
+    from queueport.cli.tables import Column, Table
+
+    kept = "\n" if multiline else ""
+    cells = [["" if cell is None else _escape(str(cell).strip(), kept) for cell in row] for row in rows]
+    return Table(
+        [
+            Column(name.lstrip(">"), [row[place] for row in cells], number=name.startswith(">"), ids=name == ids)
+            for place, name in enumerate(columns)
+        ],
+        gap,
+        keys,
+    )
 
 
 def escaped(text: str) -> "Text":
@@ -105,13 +118,6 @@ def one_line(text: str) -> str:
 
 def _escape(text: str, kept: str = "") -> str:
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
-
-
-def truncated(text: str) -> "Text":
-    """The escaped text for the last column of a table. When it is printed, it is truncated at the terminal's width."""
-    made = escaped(text)
-    made.no_wrap, made.overflow = True, "ellipsis"
-    return made
 
 
 def shortened(text: str, length: int = LONG) -> str:

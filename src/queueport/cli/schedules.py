@@ -2,34 +2,44 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from queueport.cli import output
 from queueport.cli.enqueue import call_of, declared_task
 from queueport.cli.exit_codes import FAILED
-from queueport.cli.options import Arguments, Json, KeywordArguments
+from queueport.cli.options import Arguments, Json, KeywordArguments, Watch
+from queueport.cli.watching import show
 from queueport.engine.schedules import read_entries, template
 from queueport.errors import QueueportError
 from queueport.queue import JobQueue
 from queueport.recurrence import Schedule
 from queueport.workers.modules import TASKS_ENV
 
+if TYPE_CHECKING:
+    from queueport.cli.tables import Table
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.", show_default=False)]
 
 
-def list_schedules(queue: JobQueue, *, as_json: Json = False) -> None:
+def list_schedules(queue: JobQueue, *, watch: Watch = None, as_json: Json = False) -> None:
     """List all schedules."""
-    found = queue.schedules.list()
-    if as_json:
-        output.print_json([schedule.as_dict() for schedule in found])
-        return
+    show(
+        queue.schedules.list,
+        lambda found: [schedule.as_dict() for schedule in found],
+        lambda found: [_table(found)],
+        as_json=as_json,
+        watch=watch,
+    )
+
+
+def _table(found: Iterable[Schedule]) -> "Table":
     rows = [
         (s.name, s.recurrence.description, _time(s.next_at, s.paused), _time(s.last_at), s.last_state or "")
         for s in found
     ]
-    output.print_parts(output.table(("name", "when", "next", "last", "state"), rows))
+    return output.table(("name", "when", "next", "last", "state"), rows)
 
 
 def show_schedule(queue: JobQueue, *, name: Name, as_json: Json = False) -> None:
@@ -123,8 +133,9 @@ def resume_schedule(queue: JobQueue, *, name: Name, as_json: Json = False) -> No
 def run_schedule(queue: JobQueue, *, name: Name, as_json: Json = False) -> None:
     """Enqueue a job of a schedule now, and print its id."""
     handle = queue.schedules.run_now(name)
-    output.print_result({"id": handle.id, "created": handle.created}, handle.id, as_json)
-    if not handle.created:
+    result = {"id": handle.id, "created": handle.created, "replaced": handle.replaced}
+    output.print_result(result, handle.id, as_json)
+    if not handle.created and not handle.replaced:
         typer.echo(f"note: no job was added, because job {handle.id} of this schedule has not ended", err=True)
 
 

@@ -1,9 +1,7 @@
 """`queueport stats`, `check` and `setup`: commands for the whole system. For operators and health probes."""
 
 import socket
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +9,9 @@ import typer
 
 from queueport.cli import output
 from queueport.cli.exit_codes import FAILED
-from queueport.cli.options import Json, Modules, QueueFilter, QueueName, TaskFilter, parse_seconds
+from queueport.cli.live_workers import worker_table
+from queueport.cli.options import Json, Modules, QueueFilter, QueueName, TaskFilter, Watch, parse_seconds
+from queueport.cli.watching import show
 from queueport.errors import BackendUnavailable, ConfigurationError, encodable
 from queueport.job import DEFAULT_QUEUE
 from queueport.queue import JobQueue
@@ -23,47 +23,19 @@ from queueport.thresholds import EVERY, Thresholds
 from queueport.workers import modules
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import RenderableType
+
+    from queueport.cli.tables import Table
 
 LIMIT = "[QUEUE=]NUMBER"
 
 
-def stats(
-    queue: JobQueue,
-    *,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
-    interval: Annotated[
-        float, typer.Option("--interval", min=0.1, help="Seconds between two refreshes with --watch.")
-    ] = 1.0,
-    as_json: Json = False,
-) -> None:
+def stats(queue: JobQueue, *, watch: Watch = None, as_json: Json = False) -> None:
     """Show the number of jobs by queue and state, the last minute and hour, the paused queues, and the live workers."""
-    if watch and not as_json and sys.stdout.isatty():
-        from rich.live import Live
-
-        with Live(_tables(queue.stats()), console=output.console(), auto_refresh=False) as live:
-            for _ in _ticks(interval):
-                live.update(_tables(queue.stats()), refresh=True)
-        return
-    for _ in _ticks(interval if watch else None):
-        current = queue.stats()
-        if as_json:
-            output.print_json(current.as_dict())
-        else:
-            output.print_parts(_tables(current))
+    show(queue.stats, Stats.as_dict, _tables, as_json=as_json, watch=watch)
 
 
-def _ticks(interval: float | None) -> Iterator[None]:
-    """Yield at once, and then again after each interval, forever. With None, yield only once."""
-    yield
-    while interval is not None:
-        time.sleep(interval)
-        yield
-
-
-def _tables(current: Stats) -> "Group":
-    from rich.console import Group
-
+def _tables(current: Stats) -> "Sequence[RenderableType]":
     show_depth = any(counts.depth != counts.queued for counts in current.queues.values())
     states = [state.value for state in JobState]
     columns = ["queue", *(f">{state}" for state in states), ">oldest", *([">depth"] if show_depth else ())]
@@ -84,17 +56,16 @@ def _tables(current: Stats) -> "Group":
         if counts.paused is not None
     ]
     pauses = output.table(("paused queue", ">since", "reason"), paused)
-    live = [(w.name, ", ".join(w.queues), len(w.tasks), output.ago(w.heartbeat_at)) for w in current.workers]
-    workers = output.table(("worker", "queues", ">tasks", ">last heartbeat"), live)
+    live = current.workers
     counters = f"{current.processed} jobs ended, {current.failed} attempts failed, {len(live)} workers live"
     past = _past(current)
-    recent = output.table(PAST, past, gap=1)
+    recent = output.table(PAST, past, gap=1, keys=2)
     parts = [
         *((recent, "") if past else ()),
         *((pauses, "") if paused else ()),
-        *((workers, "") if live else ()),
+        *((worker_table(live), "") if live else ()),
     ]
-    return Group(queues, "", *parts, counters)
+    return queues, "", *parts, counters
 
 
 def pause(
@@ -158,14 +129,20 @@ def history(
             help="Length of a point; whole hours if --since is above 24h.",
         ),
     ] = 60.0,
+    watch: Watch = None,
     as_json: Json = False,
 ) -> None:
     """Show what happened to jobs in the past, with percentiles of waits and run times."""
-    points = queue.history(queue_name, task, since, step)
-    if as_json:
-        output.print_json([point.as_dict() for point in points])
-        return
-    form = "%H:%M" if since <= 86_400 else "%m-%d %H:%M"
+    show(
+        lambda: queue.history(queue_name, task, since, step),
+        lambda points: [point.as_dict() for point in points],
+        lambda points: [_history_table(points, "%H:%M" if since <= 86_400 else "%m-%d %H:%M")],
+        as_json=as_json,
+        watch=watch,
+    )
+
+
+def _history_table(points: Sequence[HistoryPoint], form: str) -> "Table":
     rows = [
         [
             point.at.astimezone().strftime(form),
@@ -176,7 +153,7 @@ def history(
         for point in points
     ]
     columns = ("time", *(f">{name}" for name in EVENTS), ">wait p95", ">run p95")
-    output.print_parts(output.table(columns, rows, gap=1))
+    return output.table(columns, rows, gap=1)
 
 
 EVENTS = ("enqueued", "succeeded", "failed", "dead", "retried", "cancelled")

@@ -183,7 +183,7 @@ class _Telemetry:
 
     # -- producers ---------------------------------------------------------------------------------
 
-    def send(self, jobs: Sequence[Job[Any]], backend: str, send: Send) -> list[str]:
+    def send(self, jobs: Sequence[Job[Any]], backend: str, send: Send) -> list[Any]:
         """Send jobs inside a span. The headers of each job get the context of a span, unless they have one already."""
         if not jobs:
             return send(jobs)

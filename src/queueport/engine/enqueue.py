@@ -38,7 +38,7 @@ from queueport.spi.url import hidden
 from queueport.status import JobError, JobState
 from queueport.tasks import Task, registry, task
 
-__all__ = ["Enqueue", "make_job"]
+__all__ = ["Enqueue", "Verdict", "make_job"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 
@@ -64,14 +64,16 @@ class _Fate(Enum):
     UNKNOWN = auto()
     """The job may run, because the store did not answer."""
     TAKEN = auto()
-    """A job with the same id exists already. This call has not enqueued the job."""
+    """A job with the same id exists already, or another job has the key and the mode is "reject". This call has not
+    enqueued the job."""
 
 
-class _Verdict(NamedTuple):
+class Verdict(NamedTuple):
     """The outcome of the enqueue of one job, with its details.
 
-    If `fate` is REJECTED or UNKNOWN, `cause` is the error, or None if the backend named no error. `publish` is the
-    inserted record if its message must still be published; otherwise None.
+    If `fate` is REJECTED or UNKNOWN, `cause` is the error, or None if the backend named no error. If it is TAKEN,
+    `cause` is the error about the key, or None if the id is taken. `publish` is the inserted or replaced record if its
+    message must still be published; otherwise None.
     """
 
     id: str
@@ -79,6 +81,10 @@ class _Verdict(NamedTuple):
     fate: _Fate
     cause: Exception | None = None
     publish: Record | None = None
+    held: bool = False
+    """True if the key was taken, so that the job with this id existed before, and was not changed."""
+    replaced: bool = False
+    """True if the job with this id, which existed before, has taken over the new job's arguments and options."""
 
 
 def make_job(what: Task[..., Any, Any] | Job[Any] | str, args: Sequence[Any], kwargs: dict[str, Any]) -> Job[Any]:
@@ -113,15 +119,16 @@ class Enqueue:
         self._runtime = operations.runtime
         self._first_change = lru_cache(FIRST_CHANGES)(operations.lifecycle.new)
 
-    def accept(self, jobs: Sequence[Job[Any]]) -> list[str]:
-        """Accept jobs. Returns the id of each job; if another job holds its key, the id of that other job.
+    def accept(self, jobs: Sequence[Job[Any]]) -> list[Verdict]:
+        """Accept jobs. Returns the verdict of each job; if another job holds its key, with the id of that other job.
 
-        Every job is checked before the first one is inserted. Raises Unsupported, InvalidState, PayloadTooLarge,
-        DuplicateJob and BackendUnavailable. The last two contain the ids of all jobs, grouped by outcome.
+        Every job is checked before the first one is inserted. Raises InvalidJob, Unsupported, InvalidState,
+        PayloadTooLarge, DuplicateJob and BackendUnavailable. The last two contain the ids of all jobs, grouped by
+        outcome.
         """
         try:
             for job in jobs:
-                if job.options.key is not None:
+                if job.options.key is not None and job.options.key_mode != "replace":
                     self._check_key(job)
         except BackendUnavailable as error:
             error.rejected = tuple(job.id for job in jobs)
@@ -136,21 +143,20 @@ class Enqueue:
                 "enqueued",
                 rejected=given,
             )
-        ids: list[str] = []
-        verdicts: list[_Verdict] = []
+        verdicts: list[Verdict] = []
         for group in _groups(inserts):
             found = self._accept(group)
             if hooks.event_hooks:
                 self._operations.events.enqueued(
-                    i for i, v in zip(group, found, strict=True) if v.fate is _Fate.ACCEPTED and v.id == i.record.id
+                    i
+                    for i, v in zip(group, found, strict=True)
+                    if v.fate is _Fate.ACCEPTED and v.id == i.record.id and not v.held
                 )
+            verdicts += found
             for verdict in found:
-                verdicts.append(verdict)
-                if verdict.fate is _Fate.ACCEPTED:
-                    ids.append(verdict.id)
-            if len(ids) < len(verdicts):
-                raise self._failure(verdicts, given[len(verdicts) :])
-        return ids
+                if verdict.fate is not _Fate.ACCEPTED:
+                    raise self._failure(verdicts, given[len(verdicts) :])
+        return verdicts
 
     def add_dead(self, job: Job[Any], error: JobError) -> None:
         """Insert a job directly as a dead letter. Raises PayloadTooLarge, DuplicateJob and BackendUnavailable."""
@@ -166,10 +172,13 @@ class Enqueue:
     def insert_of(self, job: Job[Any], limits: Limits | None = None) -> Insert:
         """Check a job, and make its record and first change, without I/O.
 
-        Raises Unsupported and PayloadTooLarge.
+        Raises InvalidJob, Unsupported and PayloadTooLarge.
         """
         limits = self._operations.limits if limits is None else limits
         options = job.options
+        if options.key is None and (options.key_mode is not None or options.unique_for is not None):
+            name = "unique_for" if options.key_mode is None else "key_mode"
+            raise InvalidJob(f"{name}= has no effect without a key: pass key=, or leave it out")
         if options.priority:
             self._need(Capability.PRIORITY, "priority")
         if options.group is not None:
@@ -186,7 +195,8 @@ class Enqueue:
         if run_at is not None:  # record the producer's time itself, not the store's time plus a delay
             names = ("run_at", "wake_at") if change.set["state"] is JobState.SCHEDULED else ("run_at",)
             change = replace(change.with_next(Change(dict.fromkeys(names, run_at))), then=change.then)
-        return Insert(record, change, self._runtime.new_id())
+        replaces = self._lifecycle.replace(record, change) if options.key_mode == "replace" else None
+        return Insert(record, change, self._runtime.new_id(), reject=options.key_mode == "reject", replace=replaces)
 
     def _check_key(self, job: Job[Any]) -> None:
         """Raise InvalidState if a task enqueues a job with the task and key of its own job, which holds the key."""
@@ -219,27 +229,29 @@ class Enqueue:
 
     # -- insert, publish, mark ---------------------------------------------------------------------
 
-    def _accept(self, inserts: Sequence[Insert]) -> list[_Verdict]:
+    def _accept(self, inserts: Sequence[Insert]) -> list[Verdict]:
         try:
             inserts = self._with_messages(inserts)
             written = self._insert(inserts)
         except BackendUnavailable as error:
             fates = dict.fromkeys(error.rejected, _Fate.REJECTED)
-            return [_Verdict(i.record.id, fates.get(i.record.id, _Fate.UNKNOWN), error) for i in inserts]
+            return [Verdict(i.record.id, fates.get(i.record.id, _Fate.UNKNOWN), error) for i in inserts]
         silent: list[BackendUnavailable] = []
         verdicts = [
-            _Verdict(i.record.id, _Fate.ACCEPTED)
+            Verdict(i.record.id, _Fate.ACCEPTED)
             if w.outcome is WriteOutcome.APPLIED and not i.change.then
             else self._settle_insert(i, w, silent)
             for i, w in zip(inserts, written, strict=True)
         ]
-        new = [verdict.publish for verdict in verdicts if verdict.publish is not None]
-        if not new:
+        unsent = [(verdict.replaced, verdict.publish) for verdict in verdicts if verdict.publish is not None]
+        if not unsent:
             return verdicts
-        failed = self._publish(new)
-        return [failed.get(verdict.id, verdict) if verdict.publish is not None else verdict for verdict in verdicts]
+        failed = self._publish([record for replaced, record in unsent if not replaced])
+        # A replaced job was accepted before, so it is not withdrawn: if this publish fails, a dispatcher repeats it.
+        self._operations.publish([record for replaced, record in unsent if replaced])
+        return [verdict if verdict.replaced else failed.get(verdict.id, verdict) for verdict in verdicts]
 
-    def _failure(self, verdicts: Sequence[_Verdict], rest: Sequence[str]) -> BackendUnavailable | DuplicateJob:
+    def _failure(self, verdicts: Sequence[Verdict], rest: Sequence[str]) -> BackendUnavailable | DuplicateJob:
         """Make the error to raise if a job was not accepted. `rest` has the ids of the jobs that were not tried.
 
         If the cause of the first failed job is a BackendUnavailable, the new error's text begins with the cause's text.
@@ -252,11 +264,12 @@ class Enqueue:
         rejected = [*ids(_Fate.REJECTED, _Fate.TAKEN), *rest]
         failed = [verdict for verdict in verdicts if verdict.fate in (_Fate.REJECTED, _Fate.UNKNOWN)]
         if not failed:
+            taken = next(verdict for verdict in verdicts if verdict.fate is _Fate.TAKEN)
             message = (
-                f"a job with the id {ids(_Fate.TAKEN)[0]!r} exists already: choose another job_id, unless this call "
-                "repeats one whose outcome is unknown"
+                f"a job with the id {taken.id!r} exists already: choose another job_id, unless this call repeats one "
+                "whose outcome is unknown"
             )
-            return DuplicateJob(message, accepted=accepted, rejected=rejected)
+            return DuplicateJob(str(taken.cause or message), accepted=accepted, rejected=rejected)
         cause, count, parts = failed[0].cause, len(verdicts) + len(rest), list[str]()
         if isinstance(cause, BackendUnavailable):
             parts.append(str(cause))
@@ -315,7 +328,7 @@ class Enqueue:
             raise _unavailable(error, [i for i in error.rejected if i in first.rejected]) from error.__cause__
         return [_recognise(i, w, since) for i, w in zip(inserts, again, strict=True)]
 
-    def _settle_insert(self, insert: Insert, written: WriteResult, silent: list[BackendUnavailable]) -> _Verdict:
+    def _settle_insert(self, insert: Insert, written: WriteResult, silent: list[BackendUnavailable]) -> Verdict:
         """Decide the outcome of one job of a batch. `written` is the store's answer to its insert.
 
         If another job holds the key and is not sent yet, the producer of that other job may still withdraw it. To
@@ -327,33 +340,48 @@ class Enqueue:
         while True:
             found = written.record
             if written.error is not None:
-                return _Verdict(own, _Fate.REJECTED, written.error)
+                return Verdict(own, _Fate.REJECTED, written.error)
             mine = found is not None and found.rev == insert.rev
+            if written.outcome is WriteOutcome.REPLACED and found is not None:
+                publishes = found.state is JobState.QUEUED and not found.sent
+                return Verdict(found.id, _Fate.ACCEPTED, publish=found if publishes else None, replaced=True)
             if mine or written.applied:
                 publishes = mine and FollowUp.PUBLISH in insert.change.then
-                return _Verdict(own, _Fate.ACCEPTED, publish=found if publishes else None)
+                return Verdict(own, _Fate.ACCEPTED, publish=found if publishes else None)
             held = written.outcome is WriteOutcome.KEY_HELD
             if found is None or not (held or found.reason == "not_sent"):
-                return _Verdict(own, _Fate.TAKEN)
+                return Verdict(own, _Fate.TAKEN)
             if held and (found.sent or found.state is not JobState.QUEUED):
-                return _held(insert.record, found)
+                return _held(insert, found)
             if silent:
-                return _Verdict(own, _Fate.REJECTED, silent[0])
-            change = Change({"sends": found.sends}) if held else Change(delete=True)
-            try:
-                done = self._store.swap([Swap(found.id, found.rev, change, self._runtime.new_id())])[0]
-            except BackendUnavailable as error:
-                silent.append(error)
-                continue
-            if held and done.applied:
-                return _held(insert.record, found)
-            try:
-                written = self._insert([insert])[0]
-            except BackendUnavailable as error:
-                silent.append(error)
-                return _Verdict(own, _Fate.REJECTED if own in error.rejected else _Fate.UNKNOWN, error)
+                return Verdict(own, _Fate.REJECTED, silent[0])
+            settled = self._change_found(insert, written, found, silent)
+            if isinstance(settled, Verdict):
+                return settled
+            written = settled
 
-    def _publish(self, records: Sequence[Record]) -> dict[str, _Verdict]:
+    def _change_found(
+        self, insert: Insert, written: WriteResult, found: Record, silent: list[BackendUnavailable]
+    ) -> Verdict | WriteResult:
+        """Take the step of `_settle_insert` that changes or deletes the record `found`. Returns the outcome, or the
+        store's answer to go on with.
+        """
+        held, own = written.outcome is WriteOutcome.KEY_HELD, insert.record.id
+        change = Change({"sends": found.sends}) if held else Change(delete=True)
+        try:
+            done = self._store.swap([Swap(found.id, found.rev, change, self._runtime.new_id())])[0]
+        except BackendUnavailable as error:
+            silent.append(error)
+            return written
+        if held and done.applied:
+            return _held(insert, found)
+        try:
+            return self._insert([insert])[0]
+        except BackendUnavailable as error:
+            silent.append(error)
+            return Verdict(own, _Fate.REJECTED if own in error.rejected else _Fate.UNKNOWN, error)
+
+    def _publish(self, records: Sequence[Record]) -> dict[str, Verdict]:
         """Publish the messages of new records, and withdraw each job whose publish was not confirmed.
 
         Returns the outcome of each job whose publish was not confirmed, by id.
@@ -365,7 +393,7 @@ class Enqueue:
         certain = [sent.outcome is not SendOutcome.UNKNOWN for _, sent in failed]
         changes = [self._lifecycle.withdraw(certain=each) for each in certain]
         fates = self._withdraw([(record, change) for (record, _), change in zip(failed, changes, strict=True)])
-        return {r.id: _Verdict(r.id, fate, sent.error) for (r, sent), fate in zip(failed, fates, strict=True)}
+        return {r.id: Verdict(r.id, fate, sent.error) for (r, sent), fate in zip(failed, fates, strict=True)}
 
     def _withdraw(self, changes: Sequence[tuple[Record, Change]]) -> Sequence[_Fate]:
         """Withdraw jobs. Returns the outcome of each job, in order.
@@ -424,10 +452,16 @@ def _bare_record(job: Job[Any]) -> Record:
     return frozen(draft, Record)
 
 
-def _held(new: Record, holder: Record) -> _Verdict:
-    """The outcome for the job `new`, whose key the job `holder` holds: the producer gets the handle of `holder`."""
+def _held(insert: Insert, holder: Record) -> Verdict:
+    """The outcome for a job whose key the job `holder` has: the producer gets the handle of `holder`. In the mode
+    "reject", the producer gets a DuplicateJob.
+    """
+    new = insert.record
+    if insert.reject:
+        text = f"job {holder.id} of task {new.task} has the key {new.key!r} already: wait until it is free"
+        return Verdict(new.id, _Fate.TAKEN, DuplicateJob(text))
     _warn_of_other_arguments(new, holder)
-    return _Verdict(holder.id, _Fate.ACCEPTED)
+    return Verdict(holder.id, _Fate.ACCEPTED, held=True)
 
 
 def _warn_of_other_arguments(new: Record, holder: Record) -> None:
@@ -460,4 +494,6 @@ def _recognise(insert: Insert, written: WriteResult, since: float) -> WriteResul
     if written.outcome is not WriteOutcome.REFUSED or found is None or found.enqueued_at < since:
         return written
     same = (found.task, found.queue, found.payload) == (new.task, new.queue, new.payload)
+    if insert.replace is not None:  # another producer may have replaced it meanwhile
+        same = same or (found.task, found.key) == (new.task, new.key)
     return WriteResult(WriteOutcome.APPLIED, found) if same else written

@@ -22,6 +22,7 @@ from typing import Any
 from queueport.engine.rules import AttemptOutcome, Refusal, Rules, Succeeded
 from queueport.errors import PublishFailed, QueueportError, UnknownTask, WorkerLost, bases_of, message_of, type_of
 from queueport.spi.record import Change, FollowUp, Record
+from queueport.spi.store import Replacement
 from queueport.status import WAITING, JobError, JobState
 
 __all__ = ["PUBLISH_FAILED", "Lifecycle", "publish_failed"]
@@ -83,6 +84,27 @@ class Lifecycle:
         queued = self.enter_queued()
         return replace(queued.with_next(Change(stamp=stamp)), then=queued.then)
 
+    def replace(self, record: Record, new: Change) -> Replacement:
+        """What an insert of `record` with the first change `new` does to a job that holds its key.
+
+        A job that waits becomes as new, with the fields of `record`. It keeps its id, its attempts and its errors. If
+        its message was sent and is still right, it keeps its place, unless it now has to wait for its time. A running
+        job only gives up its key.
+        """
+        names = ("payload", "queue", "priority", "group", "headers", "options")
+        fresh = {"failures": 0, "crashes": 0, "progress": None, "reason": None, "run_at": None, "expires_at": None}
+        values = {**{name: getattr(record, name) for name in names}, **fresh}
+        unsent = dict.fromkeys(("token", "unknown_since", "sent_at", "wake_at"))
+        unsent |= {"interrupted": False, "sent": False, "sends": 0}
+        first = replace(new, stamp={name: at for name, at in new.stamp.items() if name != "enqueued_at"})
+        waiting = replace(Change({**values, **unsent}).with_next(first), then=new.then)
+        sent = None
+        if new.set["state"] is JobState.QUEUED:
+            times = ("run_at", "expires_at", *(() if self.rules.carries else ("wake_at",)))
+            given, stamp = ({name: kept[name] for name in times if name in kept} for kept in (new.set, new.stamp))
+            sent = Change(values).with_next(Change(given, stamp))
+        return Replacement(waiting, sent, Change({"key": None}))
+
     def new_dead(self, error: JobError) -> Change:
         """The first change of a job that an operator adds to the dead letters. No on_dead hook is called."""
         change = self._dead({"errors": (error,)})
@@ -114,7 +136,7 @@ class Lifecycle:
 
     def send_refused(self, record: Record, *, why: str, now: float) -> Change:
         """Make a queued job dead, because the backend refuses its message for good."""
-        return self._dead({"errors": _unconfirmed(record, why, now)})
+        return self._dead({"errors": _unconfirmed(record, why, now)}, record)
 
     def withdraw(self, *, certain: bool) -> Change:
         """Withdraw a new job whose publish failed: delete it if its message has certainly not arrived (`certain`), or
@@ -189,9 +211,12 @@ class Lifecycle:
             values = {"state": JobState.SUCCEEDED, "result": outcome.result}
             rules = self.rules
             keep = record.option("keep_result", rules.keeps(record) if rules.keep_named else rules.keep_succeeded)
+            stamp = {"finished_at": 0.0}
+            if "unique_for" in record.options:
+                stamp["key_until"] = record.options["unique_for"]
             if keep is None:  # no time limit: the dispatcher deletes the oldest jobs beyond a number
-                return Change({**values, "wake_at": None}, {"finished_at": 0.0}, 1)
-            return Change(values, {"finished_at": 0.0, "wake_at": keep}, 1)
+                return Change({**values, "wake_at": None}, stamp, 1)
+            return Change(values, {**stamp, "wake_at": keep}, 1)
         policy = record.retry_policy(self.rules.retry)
         failures = record.failures + int(outcome.burns)
         failed = {"failures": failures, "errors": _history(record, outcome.error)}
@@ -199,7 +224,7 @@ class Lifecycle:
         if again and (not outcome.burns or failures < policy.max_attempts):
             wait = policy.delay(max(failures, 1), random) if outcome.delay is None else outcome.delay
             return Change({"state": JobState.RETRYING, **failed}, {"wake_at": wait}, failed=int(outcome.burns))
-        return self._dead(failed, failed=1)
+        return self._dead(failed, record, failed=1)
 
     def interrupt(self, record: Record, *, token: str, stopped: bool) -> Change | Refusal:
         """End an attempt because its worker stops: queue the job again, and count neither a failure nor a crash.
@@ -285,7 +310,7 @@ class Lifecycle:
             return Refusal.NOT_ALLOWED
         budgets = {"life": record.life + 1, "failures": 0, "crashes": 0}
         cleared = {"cancel_requested": False, "buried": False}
-        forgotten = dict.fromkeys(("expires_at", "finished_at", "reason", "progress"))
+        forgotten = dict.fromkeys(("expires_at", "finished_at", "reason", "progress", "key_until"))
         change = self.enter_queued(None, {**budgets, **cleared, **forgotten})
         return self._unbury(change) if record.state is JobState.DEAD else change
 
@@ -378,7 +403,7 @@ class Lifecycle:
                 "retry the job"
             )
             error = _error(UnknownTask(message), record, now)
-            return self._dead({"errors": _history(record, error), "unknown_since": None})
+            return self._dead({"errors": _history(record, error), "unknown_since": None}, record)
         if not self.rules.carries:
             return Change({"sent": True, "wake_at": record.expires_at, "unknown_since": None})
         if record.unknown_since is not None or record.reason is not None:
@@ -400,12 +425,14 @@ class Lifecycle:
         crashed = {"crashes": crashes, "errors": _history(record, _error(WorkerLost(message), record, now))}
         if crashes < record.option("crash_limit", self.rules.crash_limit):
             return replace(self.enter_queued(record.expires_at, crashed), failed=1)
-        return self._dead({**crashed, "token": None}, failed=1)
+        return self._dead({**crashed, "token": None}, record, failed=1)
 
     # -- final states ------------------------------------------------------------------------------
 
-    def _dead(self, values: Mapping[str, Any], *, failed: int = 0) -> Change:
+    def _dead(self, values: Mapping[str, Any], record: Record | None = None, *, failed: int = 0) -> Change:
         stamp = {"finished_at": 0.0, "wake_at": self.rules.claim if self.rules.buries else self.rules.keep_dead}
+        if record is not None and "unique_for" in record.options:
+            stamp["key_until"] = record.options["unique_for"]
         then = frozenset({FollowUp.CALL_ON_DEAD, FollowUp.BURY} if self.rules.buries else {FollowUp.CALL_ON_DEAD})
         return Change({**values, "state": JobState.DEAD, "buried": False}, stamp, 1, failed, then=then)
 

@@ -45,7 +45,7 @@ BATCH = 100
 """The maximum number of ticks of one schedule that one round handles, and of jobs that are published together."""
 ROUND = 1.0
 """After this number of seconds, a round leaves further missed ticks to the next one: the dispatcher has other work."""
-OPTIONS = ("timeout", "crash_limit", "keep_result", "priority", "group", "key")
+OPTIONS = ("timeout", "crash_limit", "keep_result", "priority", "group", "key", "key_mode", "unique_for")
 """The options of a job that are stored in its schedule, besides the retry policy."""
 
 

@@ -54,9 +54,11 @@ class Record:
     key: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The options `retry`, `timeout`, `crash_limit` and `keep_result` that the producer gave. They never change."""
+    """The options `retry`, `timeout`, `crash_limit`, `keep_result` and `unique_for` that the producer gave. They change
+    only if the job is replaced."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """The same four options, as the worker of the latest attempt declares its task. `options` take precedence."""
+    """The first four of these options, as the worker of the latest attempt declares its task. `options` take
+    precedence."""
     rev: str = ""
     """A random text, new on every write. A swap is applied only if the `expected` of the swap is equal to this text."""
     life: int = 1
@@ -105,6 +107,9 @@ class Record:
     progress: Progress | None = None
     reason: str | None = None
     """Why the job is cancelled, or "paused"; see `JobStatus.reason`."""
+    key_until: float | None = None
+    """Until when the job keeps its key although it has ended. The write that ends the job sets this time. None: the key
+    is free from the end."""
     v: int = RECORD_VERSION
 
     def option(self, name: str, default: Any) -> Any:

@@ -17,6 +17,7 @@ from itertools import compress
 from operator import ne
 from typing import Any
 
+from queueport.errors import BackendUnavailable
 from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record
 from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Query, QueueCounts, Swap
 from queueport.stats import WorkerStats
@@ -41,6 +42,9 @@ __all__ = [
     "reading",
     "renew",
     "renewal",
+    "replace_waiting",
+    "replacing",
+    "search_too_long",
     "startable",
     "swap",
     "unreadable_holder",
@@ -69,6 +73,30 @@ def insert(item: Insert, now: float, found: Record | None) -> Transition | None:
     key of the new record.
     """
     return None if found is not None else Transition(item.change.applied(item.record, item.rev, now), item.change)
+
+
+def replacing(item: Insert, holder: Record) -> Change | None:
+    """The change that an insert makes to the job that holds its key. None: it makes none, and the outcome is KEY_HELD.
+
+    If the holder is running, it gives up the key by this change, and the store must then insert the record.
+    """
+    changes, new = item.replace, item.record
+    if changes is None or holder.key != new.key or holder.state.final or not readable(holder):
+        return None
+    if holder.state is JobState.RUNNING:
+        return changes.running
+    if changes.sent is not None and holder.state is JobState.QUEUED and holder.sent:
+        place = holder.queue, holder.priority, holder.group
+        return changes.sent if place == (new.queue, new.priority, new.group) else changes.waiting
+    return changes.waiting
+
+
+def replace_waiting(item: Insert, now: float, found: Record | None) -> Transition | None:
+    """Make the change of `replacing`, if the job still holds the key of the insert and waits."""
+    if found is None or found.state is JobState.RUNNING:
+        return None
+    change = replacing(item, found)
+    return None if change is None else Transition(change.applied(found, item.rev, now), change)
 
 
 def swap(item: Swap, now: float, found: Record | None) -> Transition | None:
@@ -115,6 +143,14 @@ def begun(record: Record, change: Change, rev: str, now: float) -> Record:
 def readable(record: Record) -> bool:
     """False if a newer release wrote the record. The verbs that hand out work must then ignore the record."""
     return record.v <= RECORD_VERSION
+
+
+def search_too_long(prefix: str, shown: str) -> BackendUnavailable:
+    """The error for a search for ids that takes too long in the store `shown`."""
+    return BackendUnavailable(
+        f"the search for ids that begin with {prefix!r:.80} takes too long, because {shown} has too many keys: "
+        "give the whole id"
+    )
 
 
 def unreadable_holder(job_id: str) -> Record:

@@ -33,6 +33,7 @@ __all__ = [
     "LeaseRenewal",
     "Query",
     "QueueCounts",
+    "Replacement",
     "StoreStats",
     "Swap",
     "WriteOutcome",
@@ -54,7 +55,11 @@ class WriteOutcome(Enum):
     REFUSED = auto()
     """The condition did not hold. For an insert: the id exists."""
     KEY_HELD = auto()
-    """Another job of the same task holds the key, so the change was not applied. That job has not ended."""
+    """Another job of the same task holds the key, so the change was not applied. That job has not ended, or an insert
+    found that the job has ended, but keeps its key (`Record.key_until`)."""
+    REPLACED = auto()
+    """Another job of the same task holds the key. The store has applied a change of `Insert.replace` to that job, and
+    has not inserted the record."""
     NOT_SENT = auto()
     """The server refused `Insert.commands`, which publish the message, so the record was not inserted."""
 
@@ -65,7 +70,8 @@ class WriteResult:
 
     `record` depends on the outcome. APPLIED: the record after the change (None: deleted). REFUSED: the record as found
     (None: no such job, or its record cannot be read). KEY_HELD: the record of the job that holds the key, or the result
-    of `queueport.spi.storage.unreadable_holder`. NOT_SENT: None.
+    of `queueport.spi.storage.unreadable_holder` if the record cannot be read or was deleted. REPLACED: the record of
+    that job after the change. NOT_SENT: None.
     """
 
     outcome: WriteOutcome
@@ -80,6 +86,24 @@ class WriteResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """The changes of which an insert makes one to the job that holds its key, if that job has not ended.
+
+    `queueport.spi.storage.replacing` chooses the change. The holder then gets the rev of the insert. The store must
+    leave a holder alone that a newer release wrote, or whose record it cannot read.
+    """
+
+    waiting: Change
+    """For a job that waits: it takes over the fields of the new record. The outcome is REPLACED."""
+    sent: Change | None
+    """For a queued job that was sent and has the queue, priority and group of the new record; its message stays valid.
+    The outcome is REPLACED. None: apply `waiting`."""
+    running: Change
+    """For a running job: it gives up the key, and in the same atomic step the new record is inserted. The outcome is
+    that of the insert. If `Insert.commands` fail, neither is changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Insert:
     """Insert `record`, which has the producer's fields, with `change` applied to it and with the rev `rev`."""
 
@@ -89,6 +113,10 @@ class Insert:
     commands: tuple[Command, ...] = ()
     """Commands that the store must run in the same atomic step, only if the record is inserted. Given only if
     `JobStore.shares_server` has returned True for the server of the backend."""
+    reject: bool = False
+    """For the core: the answer KEY_HELD is an error for the producer. A store ignores this."""
+    replace: Replacement | None = None
+    """What to do if another job that has not ended holds the key; None: the outcome is KEY_HELD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +244,11 @@ class JobStore(ABC):
     def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
         """Insert each record whose id does not exist and whose key no other job holds, in the order given.
 
+        If another job holds the key, apply `Insert.replace`, in the same atomic step, and run no `Insert.commands`.
+
+        A write that sets `key_until`, and after which the job has ended, keeps the key taken for inserts until that
+        time, even if the record is deleted before. This ends early if a retry makes a job with this key alive.
+
         `BackendUnavailable.rejected` should contain the ids of the records that this call certainly did not insert and
         will not insert later. The store must not repeat a call that may have been applied: the record may have been
         changed since, and then its rev no longer shows which call inserted it. Only `queueport.engine.enqueue` may
@@ -234,6 +267,14 @@ class JobStore(ABC):
         """At most `query.limit` matching records, the latest inserted first.
 
         If the query has a state, must not scan jobs in other states.
+        """
+
+    @abstractmethod
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        """At most `limit` ids that begin with `prefix`, sorted. For people who type the beginning of an id.
+
+        A store without an index by id may search all its ids. If this takes longer than `call_timeout` seconds, it must
+        raise `queueport.spi.storage.search_too_long`.
         """
 
     @abstractmethod
@@ -328,8 +369,8 @@ class JobStore(ABC):
     def put_document(self, document: Document, expected: str | None, insert: Insert | None = None) -> bool:
         """Write the document if the one with its kind and name has the rev `expected`; None: if there is none.
 
-        With `insert`, which has no `commands`, insert this record in the same atomic step. If its id exists, or another
-        job holds its key, write only the document.
+        With `insert`, which has no `commands`, insert this record in the same atomic step, as the verb `insert` does.
+        If its id exists, or another job holds its key, write only the document, and what `Insert.replace` says.
 
         Returns False if nothing was written, because the rev is another one. Returns True without a further write if it
         is the rev of `document`: an earlier call has written it. A caller without an answer can thus repeat its call.

@@ -301,10 +301,12 @@ class FakeQueue(JobQueue):
 
     def _send(self, jobs: Sequence[Job[R]]) -> list[JobHandle[R]]:
         handles = super()._send(jobs)
-        for handle in handles:
+        # With `unique_for`, the job that keeps a key may have no record any more.
+        known = [handle for handle in handles if self.operations.store.get([handle.id]) != [None]]
+        for handle in known:
             self._seen[handle.id] = handle.status()
         if self._inline:
-            for handle in handles:
+            for handle in known:
                 self._run_inline(handle)
         return handles
 

@@ -240,6 +240,15 @@ async def pass_on_async(value: int) -> str:
 
 @task
 @traced
+def follow(times: int) -> str:
+    """Enqueue a job of this task with the key of this job, and return its id; with 0, return "end"."""
+    if times == 0:
+        return "end"
+    return follow.using(key=current_job().key, key_mode="replace").enqueue(times - 1).id
+
+
+@task
+@traced
 def close_queue() -> None:
     """Close the queue that `get_queue()` returns in a task, in several ways, to test that this queue stays open."""
     with get_queue() as queue:

@@ -6,10 +6,12 @@ import threading
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
 from typing import Any
 
 from queueport.spi.locks import ForkAware
 from queueport.spi.record import Change, Record
+from queueport.spi.storage import unreadable_holder
 from queueport.spi.store import Document
 from queueport.stats import WorkerStats
 from queueport.status import JobState
@@ -36,6 +38,11 @@ class Records(ForkAware):
         self.last: int = 0
         self.holders: dict[tuple[str, str], str] = {}
         """The id of the job that holds each key, by task and key."""
+        self.kept: dict[tuple[str, str], tuple[str, float]] = {}
+        """The keys that ended jobs keep, by task and key: the id of the job, and the time until which it keeps the key.
+        Some of these times may have passed."""
+        self._kept_until: list[tuple[float, tuple[str, str]]] = []
+        """A heap of the keys in `kept`, by time."""
         self.states: dict[JobState, list[Entry]] = {state: [] for state in JobState}
         self.due: list[Entry] = []
         """The jobs with a wake_at, in the order of wake_at."""
@@ -71,6 +78,23 @@ class Records(ForkAware):
             return None
         job_id = self.holders.get((record.task, record.key), record.id)
         return None if job_id == record.id else self.get(job_id)
+
+    def keeper(self, new: Record, now: float) -> Record | None:
+        """The record of the ended job that keeps the key of `new`, which has a key and is to be added; None: no job."""
+        job_id, until = self.kept.get((new.task, new.key or ""), ("", now))
+        if until <= now or new.state.final:
+            return None
+        return self.get(job_id) or unreadable_holder(job_id)
+
+    def keep(self, ended: Record, until: float, now: float) -> None:
+        """Let an ended job keep its key. Also forgets keys whose time is over."""
+        key = ended.task, ended.key or ""
+        self.kept[key] = ended.id, until
+        heappush(self._kept_until, (until, key))
+        while self._kept_until and self._kept_until[0][0] <= now:
+            past, key = heappop(self._kept_until)
+            if key in self.kept and self.kept[key][1] <= past:
+                del self.kept[key]
 
     def write(self, old: Record | None, new: Record | None, change: Change | None = None) -> None:
         """Replace `old` by `new`, and update the indexes. If `old` is None, `new` is added; if `new` is None, `old` is

@@ -73,7 +73,26 @@ class MemoryStore(ClaimingStore):
         return cls(_named.setdefault((name, namespace), Records()) if name else None)
 
     def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
-        return self._write_all((one.record.id, partial(storage.insert, one)) for one in inserts)
+        with self._changed:
+            now = self._clock()
+            try:
+                return [self._insert(one, now) for one in inserts]
+            finally:
+                self._changed.notify_all()
+
+    def _insert(self, insert: Insert, now: float) -> WriteResult:
+        written = self._write(insert.record.id, partial(storage.insert, insert), now)
+        holder = written.record
+        if insert.replace is None or written.outcome is not WriteOutcome.KEY_HELD or holder is None:
+            return written
+        change = storage.replacing(insert, holder)
+        if change is None:
+            return written
+        changed = change.applied(holder, insert.rev, now)
+        self._replace(holder, changed, change, now)
+        if holder.state is JobState.RUNNING:
+            return self._write(insert.record.id, partial(storage.insert, insert), now)
+        return WriteResult(WriteOutcome.REPLACED, changed)
 
     def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
         return self._write_all((one.id, partial(storage.swap, one)) for one in swaps)
@@ -98,10 +117,21 @@ class MemoryStore(ClaimingStore):
         if made is None:
             return WriteResult(WriteOutcome.REFUSED, found)
         holder = None if made.new is None else self.records.holder(made.new)
+        if holder is None and found is None and made.new is not None and made.new.key is not None:
+            holder = self.records.keeper(made.new, now)
         if holder is not None:
             return WriteResult(WriteOutcome.KEY_HELD, holder)
         self._replace(found, made.new, made.change, now)
+        if made.new is not None and made.new.key is not None:
+            self._keep_key(found, made.new, made.change, now)
         return WriteResult(WriteOutcome.APPLIED, made.new)
+
+    def _keep_key(self, old: Record | None, new: Record, change: Change, now: float) -> None:
+        if not new.state.final:
+            if old is not None and old.state.final:
+                self.records.kept.pop((new.task, new.key or ""), None)
+        elif new.key_until is not None and ("key_until" in change.stamp or "key_until" in change.set):
+            self.records.keep(new, new.key_until, now)
 
     def _replace(self, old: Record | None, new: Record | None, change: Change, now: float) -> None:
         self.records.write(old, new, change)
@@ -117,6 +147,10 @@ class MemoryStore(ClaimingStore):
         with self._changed:
             before = math.inf if query.after is None else self.records.numbers.get(query.after, 0)
             return list(islice(self._matching(query, before), query.limit))
+
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        with self._changed:
+            return sorted(job_id for job_id in self.records.numbers if job_id.startswith(prefix))[:limit]
 
     def count(self, query: Query) -> int:
         with self._changed:
@@ -199,7 +233,7 @@ class MemoryStore(ClaimingStore):
                 kept = dataclasses.replace(document, value=copy.deepcopy(dict(document.value)))
                 self.records.documents[document.kind, document.name] = kept
                 if insert is not None:
-                    self._write(insert.record.id, partial(storage.insert, insert), self._clock())
+                    self._insert(insert, self._clock())
                     self._changed.notify_all()
             return rev in (expected, document.rev)
 

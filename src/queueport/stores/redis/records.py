@@ -16,7 +16,7 @@ from queueport.spi import storage
 from queueport.spi.history import HOUR, KEEP_MINUTES, MINUTE, HistoryCounts, HistoryQuery, gathered
 from queueport.spi.record import Change, Flat, Record, flat_value
 from queueport.spi.storage import Tally, given_fields, is_default, newest_error, reading, worker_stats
-from queueport.spi.store import Document, Insert, Query, StoreStats
+from queueport.spi.store import Document, Insert, Query, Replacement, StoreStats
 from queueport.stats import WorkerStats
 
 __all__ = [
@@ -50,12 +50,23 @@ SPAN = 120
 
 
 def insert_arguments(insert: Insert) -> list[bytes]:
-    """The arguments of one insert: the id, the change, and the commands that the script must run in the same step."""
+    """The arguments of one insert: the id, the change, the commands that the script must run in the same step, and the
+    changes of `Insert.replace`.
+    """
     values = {**given_fields(insert.record), **insert.change.set, "rev": insert.rev}
     del values["id"]
     commands = [argument for command in insert.commands for argument in (b"%d" % len(command), *command)]
     change = _change_arguments(values, insert.change, clears=False)
+    if insert.replace is not None:
+        change[0] += b"|replace"
+        commands += _replacement_arguments(insert.replace, insert.rev)
     return [insert.record.id.encode(), *change, b"%d" % len(insert.commands), *commands]
+
+
+def _replacement_arguments(replacement: Replacement, rev: str) -> list[bytes]:
+    """The arguments that prelude.lua reads with `replacement_argument`."""
+    found = [*change_arguments(replacement.waiting, rev), *change_arguments(replacement.running, rev)]
+    return [*found, b"0"] if replacement.sent is None else [*found, b"1", *change_arguments(replacement.sent, rev)]
 
 
 def change_arguments(change: Change, rev: str) -> list[bytes]:

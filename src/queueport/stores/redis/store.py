@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -21,7 +22,7 @@ from redis import exceptions
 from queueport.errors import BackendUnavailable
 from queueport.spi.history import FOLDED, KEEP_HOURS, KEEP_MINUTES, HistoryCounts, HistoryQuery
 from queueport.spi.record import RECORD_VERSION, CorruptRecord, Record
-from queueport.spi.storage import document_text, renewal, unreadable_holder
+from queueport.spi.storage import document_text, renewal, search_too_long, unreadable_holder
 from queueport.spi.store import (
     LOST_KEPT,
     Begin,
@@ -56,7 +57,9 @@ insert that it reads in this part or later.
 """
 PAGE = 500
 """The maximum number of records that one run of a search reads."""
-OUTCOMES = {0: WriteOutcome.REFUSED, 1: WriteOutcome.APPLIED, 2: WriteOutcome.KEY_HELD}
+SCANNED = 1_000
+"""The number of keys that one step of a search for ids looks at. A step takes the server about a millisecond."""
+OUTCOMES = {0: WriteOutcome.REFUSED, 1: WriteOutcome.APPLIED, 2: WriteOutcome.KEY_HELD, 4: WriteOutcome.REPLACED}
 
 
 class RedisStore(JobStore):
@@ -199,7 +202,7 @@ class RedisStore(JobStore):
         if packed is None:
             return WriteResult(OUTCOMES[outcome], None)
         (found,), moved = self._readable([packed])
-        if outcome == 2 and found is None:
+        if outcome in (2, 4) and found is None:
             holder = records.text_of(records.fields(packed)["id"])
             return None if moved else WriteResult(OUTCOMES[2], unreadable_holder(holder))
         return WriteResult(OUTCOMES[outcome if found else 0], found)
@@ -248,6 +251,23 @@ class RedisStore(JobStore):
             if not seq or len(found) >= query.limit:
                 return found[: query.limit]
             after = b""
+
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        start, deadline = self.prefix + b"job:", time.monotonic() + self.redis.call_timeout
+        pattern = re.sub(rb"([*?\[\]\\])", rb"\\\1", start + prefix.encode()) + b"*"
+        # The first command names a key of the namespace, so that the node of a cluster that has these keys runs both.
+        here, found, cursor = (b"EXISTS", self.prefix + b"counts"), set[str](), b"0"
+        while True:
+            scan = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % SCANNED)
+            _, answer = answers = self.redis.ask([here, scan], deadline=deadline)
+            for refusal in (one for one in answers if isinstance(one, exceptions.RedisError)):
+                raise self._unavailable(refusal) from refusal
+            cursor, keys = answer
+            found |= {key[len(start) :].decode() for key in keys}
+            if cursor == b"0":
+                return sorted(found)[:limit]
+            if time.monotonic() > deadline:
+                raise search_too_long(prefix, self.redis.target.shown)
 
     def count(self, query: Query) -> int:
         if query.finished_before is not None:

@@ -21,11 +21,13 @@ from queueport.spi.storage import Tally, names_error
 from queueport.spi.store import Query, StoreStats
 from queueport.stores.sqlite.schema import Tables
 
-__all__ = ["count", "due", "ended", "find", "overflow", "queued", "ready", "stats", "unnoticed", "unreceived"]
+__all__ = ["count", "due", "ended", "find", "ids", "overflow", "queued", "ready", "stats", "unnoticed", "unreceived"]
 
 IDS = 500
 """The maximum number of ids in one statement. By default, SQLite accepts at least 999 parameters."""
 
+AFTER = "\x7f"
+"""A character that comes after every character of an id."""
 LAST = 2**63 - 1
 """The highest possible seq."""
 
@@ -48,6 +50,12 @@ def find(tables: Tables, query: Query) -> list[Any]:
     statement = f"SELECT seq FROM @jobs WHERE {condition} AND seq < ? ORDER BY seq DESC"
     found = heapq.merge(*_each_kind(tables, query, statement, (*parameters, before)), reverse=True)
     return _rows(tables, islice(found, query.limit))
+
+
+def ids(tables: Tables, prefix: str, limit: int) -> list[str]:
+    """At most `limit` ids that begin with the prefix, sorted."""
+    statement = "SELECT id FROM @jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+    return [job_id for (job_id,) in tables.rows(statement, (prefix, f"{prefix}{AFTER}", limit))]
 
 
 def count(tables: Tables, query: Query) -> int:

@@ -15,7 +15,14 @@ from typing import Any
 
 from queueport.spi.history import MINUTE, Before, events, nothing, start_of
 from queueport.spi.record import RECORD_VERSION, Change, CorruptRecord, Record, writers
-from queueport.spi.storage import document, given_names_and_values, newest_error, renewal, unreadable_holder
+from queueport.spi.storage import (
+    document,
+    given_names_and_values,
+    newest_error,
+    renewal,
+    replacing,
+    unreadable_holder,
+)
 from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState
 from queueport.stores.sqlite import history
@@ -39,6 +46,11 @@ REV_OF = "SELECT rev FROM @documents WHERE kind = ? AND name = ?"
 
 IS_EXPECTED = "id = ? AND rev = ?"
 """The condition of a swap."""
+
+HOLDER = "SELECT @COLUMNS FROM @jobs WHERE task = ? AND key = ? AND @ALIVE AND id <> ?"
+"""Reads the job that holds a key, unless it is the job with this id."""
+KEEPER = "SELECT id FROM @kept WHERE task = ? AND key = ? AND until > ?"
+"""Reads the id of the ended job that keeps a key."""
 
 QUEUED = Before(JobState.QUEUED)
 
@@ -159,13 +171,28 @@ class Writing:
 
     def insert(self, insert: Insert) -> WriteResult:
         new, names, values = self._new(insert)
+        if new.key is not None and (kept := self._keeper(new)) is not None:
+            existing = row_of(self.tables, new.id)
+            return kept if existing is None else WriteResult(WriteOutcome.REFUSED, self._found(new.id))
         try:
             self.tables.cursor_of(_insert(names), values)
         except sqlite3.IntegrityError:
             if row_of(self.tables, new.id) is not None:
                 return WriteResult(WriteOutcome.REFUSED, self._found(new.id))
-            return self._held(new) or self.insert(insert)
+            held = self._held(new)
+            return self.insert(insert) if held is None else self._replaced(insert, held)
         return self._applied(insert.change, new)
+
+    def _replaced(self, insert: Insert, held: WriteResult) -> WriteResult:
+        """The result of an insert whose key is held, as `held` says, after a change of `Insert.replace`."""
+        holder = held.record
+        change = None if holder is None else replacing(insert, holder)
+        if holder is None or change is None:
+            return held
+        changed = self.swap(Swap(holder.id, holder.rev, change, insert.rev, holder))
+        if holder.state is JobState.RUNNING:
+            return self.insert(insert)
+        return WriteResult(WriteOutcome.REPLACED, changed.record)
 
     def insert_all(self, inserts: Sequence[Insert]) -> list[WriteResult]:
         """`insert` for several records, with one statement for consecutive records that have the same columns.
@@ -173,6 +200,9 @@ class Writing:
         Raises NotAll if one of the records cannot be inserted.
         """
         rows = [self._new(insert) for insert in inserts]
+        for new, _, _ in rows:
+            if new.key is not None and self._keeper(new) is not None:
+                raise NotAll
         try:
             for names, group in groupby(rows, itemgetter(1)):
                 self.tables.count_of(_insert(names), [values for _, _, values in group])
@@ -314,7 +344,30 @@ class Writing:
         self._processed += change.processed
         self._failed += change.failed
         self._count(old, new, change)
+        if new is not None and new.key is not None:
+            self._keep_key(old, new, change)
         return WriteResult(WriteOutcome.APPLIED, new)
+
+    def _keep_key(self, old: Record | Before | None, new: Record, change: Change) -> None:
+        """Let a job that has ended keep its key, if the change says so; or forget who keeps it, if the job was retried.
+
+        Also forgets keys whose time is over.
+        """
+        if not new.state.final:
+            if old is not None and old.state.final:
+                self.tables.rows("DELETE FROM @kept WHERE task = ? AND key = ?", (new.task, new.key))
+        elif new.key_until is not None and ("key_until" in change.stamp or "key_until" in change.set):
+            keep = "INSERT OR REPLACE INTO @kept (task, key, id, until) VALUES (?, ?, ?, ?)"
+            self.tables.rows(keep, (new.task, new.key, new.id, new.key_until))
+            self.tables.rows("DELETE FROM @kept WHERE until <= ?", (self.now,))
+
+    def _keeper(self, new: Record) -> WriteResult | None:
+        """The result KEY_HELD, if an ended job keeps the key of a new record, and no other job holds it."""
+        kept = () if new.state.final else self.tables.rows(KEEPER, (new.task, new.key, self.now))
+        if not kept or self.tables.rows(HOLDER, (new.task, new.key, new.id)):
+            return None
+        ((job_id,),) = kept
+        return WriteResult(WriteOutcome.KEY_HELD, self._found(job_id) or unreadable_holder(job_id))
 
     def _count(self, old: Record | Before | None, new: Record | None, change: Change) -> None:
         name = events(old, new, change, self.now)
@@ -329,8 +382,7 @@ class Writing:
         newer release wrote the damaged record, the record stays, and the result has `unreadable_holder`. If no other
         job holds the key, raises again the IntegrityError that the caller handles.
         """
-        statement = "SELECT @COLUMNS FROM @jobs WHERE task = ? AND key = ? AND @ALIVE AND id <> ?"
-        holders = self.tables.rows(statement, (wanting.task, wanting.key, wanting.id))
+        holders = self.tables.rows(HOLDER, (wanting.task, wanting.key, wanting.id))
         if not holders:
             raise  # noqa: PLE0704  # the IntegrityError that the caller handles has another cause
         try:

@@ -18,7 +18,7 @@ from queueport.spi.record import RECORD_VERSION, Record
 
 __all__ = ["FIELDS", "SCHEMA", "Tables", "named", "prepare"]
 
-SCHEMA = 3
+SCHEMA = 4
 """The version of the tables. If you change a statement below, raise the version and add a step to MIGRATIONS."""
 
 FIELDS = ("seq", *(field.name for field in dataclasses.fields(Record)))
@@ -43,6 +43,12 @@ HISTORY = """
         n INTEGER NOT NULL, PRIMARY KEY (step, at, queue, task, name)
     ) WITHOUT ROWID"""
 """The numbers of the history: `step` is the length of the interval in seconds, and `at` is its start."""
+KEPT = """
+    CREATE TABLE @kept (
+        task TEXT NOT NULL, key TEXT NOT NULL, id TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (task, key)
+    ) WITHOUT ROWID"""
+"""The keys that ended jobs keep until a time."""
+KEPT_UNTIL = "CREATE INDEX @kept_until ON @kept (until)"
 
 TABLES = (
     """
@@ -64,7 +70,8 @@ TABLES = (
         error TEXT,       -- the type of the newest error
         error_name TEXT,  -- the names in `newest_error`; in older rows, the class without its module
         "payload" BLOB NOT NULL,
-        "result" BLOB
+        "result" BLOB,
+        "key_until" REAL
     )""",
     """
     CREATE TABLE @counts (
@@ -82,6 +89,7 @@ TABLES = (
     "CREATE TABLE @aside (seq INTEGER PRIMARY KEY, id TEXT, reason TEXT NOT NULL, at REAL NOT NULL, record TEXT)",
     DOCUMENTS,
     HISTORY,
+    KEPT,
 )
 SENT = """
     CREATE INDEX @sent ON @jobs (queue, priority, sent_at)
@@ -98,6 +106,7 @@ INDEXES = (
     CREATE INDEX @errors ON @jobs (state, queue, task, error_name, seq, error, finished_at)
     WHERE error_name IS NOT NULL""",
     "CREATE INDEX @newer ON @jobs (v) WHERE @NEWER",
+    KEPT_UNTIL,
 )
 _UP = """INSERT INTO @counts (state, queue, task, priority, n) VALUES (new.state, new.queue, new.task, new.priority, 1)
     ON CONFLICT DO UPDATE SET n = n + 1;"""
@@ -113,7 +122,11 @@ TRIGGERS = (
 )
 CREATE = TABLES + INDEXES + TRIGGERS
 
-MIGRATIONS: Mapping[int, Sequence[str]] = {1: ("DROP INDEX @sent", SENT), 2: (DOCUMENTS, HISTORY)}
+MIGRATIONS: Mapping[int, Sequence[str]] = {
+    1: ("DROP INDEX @sent", SENT),
+    2: (DOCUMENTS, HISTORY),
+    3: ('ALTER TABLE @jobs ADD COLUMN "key_until" REAL', KEPT, KEPT_UNTIL),
+}
 """For each older version, the statements that migrate tables of this version to the next version. A statement may add
 columns and tables but must not remove any, because processes of the previous release may still use the tables."""
 

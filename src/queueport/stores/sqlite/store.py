@@ -214,6 +214,10 @@ class SqliteStore(ClaimingStore):
     def find(self, query: Query) -> Sequence[Record]:
         return self._found(lambda tables: listing.find(tables, query))
 
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        with self.database.read() as tables:
+            return listing.ids(tables, prefix, limit)
+
     def count(self, query: Query) -> int:
         with self.database.read() as tables:
             return listing.count(tables, query)

@@ -29,7 +29,7 @@ from uuid import UUID
 
 import pytest
 
-from queueport import AsyncJobQueue, Capability, Job, JobQueue, Limits, Retry, get_queue, task
+from queueport import AsyncJobQueue, Capability, Job, JobHandle, JobQueue, Limits, Retry, get_queue, task
 from queueport.errors import (
     BackendUnavailable,
     DuplicateJob,
@@ -51,7 +51,7 @@ from queueport.testing.tasks import Parcel, Point
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
 
-__all__ = ["ArgumentTests", "EnqueueTests", "IdentityTests", "OriginTests", "RefusalTests"]
+__all__ = ["ArgumentTests", "EnqueueTests", "IdentityTests", "KeyModeTests", "OriginTests", "RefusalTests"]
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ for handle in queue.enqueue_many(tasks.echo.job(number) for number in range(10))
 """A program that enqueues jobs in threads and prints the ids of the jobs. The test puts code of PATCHES before this
 program, so that the threads are greenlets."""
 THREADS = 8
-"""The number of threads that `at_once` starts, for tests of E7, E8 and E10."""
+"""The number of threads that `at_once` starts, for tests of E7, E8, E10 and E13 to E15."""
 BATCH = [f"job-{number}" for number in range(10)]
 """The ids of a batch that is sent only in part: the jobs in ACCEPTED are accepted, and those in REJECTED are not."""
 SECRET_NUMBER = 271_828_182
@@ -647,6 +647,246 @@ def at_once(call: Callable[[int], T]) -> list[T]:
         return list(pool.map(run, range(THREADS)))
 
 
+class KeyModeTests(Case):
+    """Lines E13, E14 and E15: what happens if a key is taken, and how long it is taken."""
+
+    def test_E13_a_taken_key_is_rejected(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        keyed = tasks.wait_for.using(key="k", key_mode="reject")
+        first = queue.enqueue(keyed.using(delay=3600), "first")
+
+        def is_rejected(state: JobState) -> None:
+            assert first.status().state is state
+            with pytest.raises(DuplicateJob, match=first.id) as caught:
+                queue.enqueue(keyed.using(job_id="second"), "second")
+            assert (caught.value.accepted, caught.value.rejected) == ((), ("second",))
+
+        is_rejected(JobState.SCHEDULED)
+        first.retry()
+        is_rejected(JobState.QUEUED)
+        with pytest.raises(DuplicateJob, match="'k'") as caught:
+            queue.enqueue_many([tasks.echo.job(1), keyed.using(job_id="second").job("second"), tasks.echo.job(2)])
+        assert (len(caught.value.accepted), caught.value.rejected) == (2, ("second",))
+        assert queue.enqueue(keyed.using(key_mode="return"), "second") == first
+        with harness.working(queue):
+            eventually(lambda: first.status().state is JobState.RUNNING)
+            is_rejected(JobState.RUNNING)
+            trace.open("first")
+            first.result(10)
+            trace.open("second")
+            second = queue.enqueue(keyed, "second")
+            assert second.created
+            assert second.result(10) == "second"
+            assert [queue.result(job_id, 10) for job_id in caught.value.accepted] == [1, 2]
+        assert len(trace.runs()) == 4
+
+    def test_E13_many_threads_enqueue_one_job_and_the_others_are_rejected(self, queue: JobQueue) -> None:
+        def enqueue(number: int) -> bool:
+            try:
+                return queue.enqueue(tasks.echo.using(key="k", key_mode="reject"), number).created
+            except DuplicateJob:
+                return False
+
+        assert sum(at_once(enqueue)) == 1
+        assert len(queue.jobs()) == 1
+
+    def test_E13_a_mode_without_a_key_is_refused(self, queue: JobQueue) -> None:
+        with no_io(queue), pytest.raises(InvalidJob, match="key="):
+            queue.enqueue(tasks.echo.using(key_mode="reject"), 1)
+        unknown: Any = "throw"
+        with no_io(queue), pytest.raises(InvalidJob, match="'reject'"):
+            queue.enqueue(tasks.echo.using(key="k", key_mode=unknown), 1)
+
+    def test_E14_a_waiting_job_takes_the_new_arguments_and_run_time(
+        self, queue: JobQueue, harness: Harness, trace: Trace
+    ) -> None:
+        keyed = tasks.add.using(key="k", key_mode="replace")
+        first = queue.enqueue(keyed.using(delay=3600, headers={"n": "1"}), 1)
+        assert (first.created, first.replaced) == (True, False)
+        second = queue.enqueue(keyed.using(delay=7200, queue="other", headers={"n": "2"}), 2, b=3)
+        assert (second.id, second.created, second.replaced) == (first.id, False, True)
+        status = first.status()
+        assert (status.state, status.queue, status.headers) == (JobState.SCHEDULED, "other", {"n": "2"})
+        assert (status.args, status.kwargs) == ([2], {"b": 3})
+        assert status.next_attempt_at is not None
+        assert timedelta(seconds=7190) < status.next_attempt_at - datetime.now(UTC) < timedelta(seconds=7210)
+        assert len(queue.jobs()) == 1
+        handles = [queue.enqueue(keyed, 4), *queue.enqueue_many([keyed.job(5), tasks.add.job(0), keyed.job(6)])]
+        assert [handle.replaced for handle in handles] == [True, True, False, True]
+        assert [handle.id for handle in (handles[0], handles[1], handles[3])] == [first.id] * 3
+        asyncio.run(self._replace_async(queue, keyed.job(7)))
+        assert (first.status().state, first.status().queue) == (JobState.QUEUED, tasks.QUEUE)
+        with harness.working(queue):
+            assert first.result(10) == 8
+            assert handles[2].result(10) == 1
+            another = queue.enqueue(keyed, 9)
+            assert (another.created, another.result(10)) == (True, 10)
+        assert [trace.times(handle.id) for handle in (first, another)] == [1, 1]
+
+    @staticmethod
+    async def _replace_async(queue: JobQueue, job: Job[int]) -> None:
+        handle = await AsyncJobQueue(queue).enqueue(job)
+        assert (handle.created, handle.replaced) == (False, True)
+
+    def test_E14_a_queued_job_that_is_delayed_does_not_start_early(
+        self, queue: JobQueue, harness: Harness, trace: Trace
+    ) -> None:
+        keyed = tasks.echo.using(key="k", key_mode="replace")
+        handle = queue.enqueue(keyed, "first")
+        assert queue.enqueue(keyed.using(delay=2), "second").replaced
+        assert handle.status().state is JobState.SCHEDULED
+        due = handle.status().next_attempt_at
+        assert due is not None
+        with harness.working(queue):
+            assert queue.enqueue(tasks.echo, "later").result(10) == "later"
+            assert handle.result(15) == "second"
+        started = handle.status().started_at
+        assert started is not None
+        assert started >= due, "the message that was sent before has started the job"
+        assert trace.times(handle.id) == 1
+
+    def test_E14_a_retrying_job_is_as_new(self, queue: JobQueue, harness: Harness) -> None:
+        keyed = tasks.later.using(key="k", key_mode="replace", retry=Retry(max_attempts=2))
+        handle = queue.enqueue(keyed, 3600.0, True, 1)
+        with harness.working(queue):
+            eventually(lambda: handle.status().state is JobState.RETRYING)
+            assert handle.status().failures == 1
+            assert queue.enqueue(keyed, 0.1, True, 2).replaced
+            assert handle.result(10) == 3, "the failure of other arguments counts"
+
+    def test_E14_a_running_job_goes_on_and_a_new_job_gets_the_key(
+        self, queue: JobQueue, harness: Harness, trace: Trace
+    ) -> None:
+        keyed = tasks.wait_for.using(key="k", key_mode="replace")
+        first = queue.enqueue(keyed, "first")
+        with harness.working(queue, threads=2):
+            eventually(lambda: first.status().state is JobState.RUNNING)
+            second = queue.enqueue(keyed.using(delay=3600), "second")
+            assert (second.created, second.replaced, second == first) == (True, False, False)
+            assert (first.status().args, first.status().state) == (["first"], JobState.RUNNING)
+            assert queue.enqueue(keyed.using(key_mode="return"), "third") == second
+            trace.open("first")
+            assert first.result(10) == "first"
+            assert queue.enqueue(keyed, "fourth") == second
+            trace.open("fourth")
+            assert second.result(10) == "fourth"
+        assert [trace.times(handle.id) for handle in (first, second)] == [1, 1]
+
+    def test_E14_many_threads_replace_one_job(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        def replace(number: int) -> tuple[str, bool, bool]:
+            handle = queue.enqueue(tasks.echo.using(key="k", key_mode="replace", delay=3600), number)
+            return handle.id, handle.created, handle.replaced
+
+        found = at_once(replace)
+        assert len({job_id for job_id, _, _ in found}) == 1
+        assert sum(created for _, created, _ in found) == 1
+        assert sum(replaced for _, _, replaced in found) == THREADS - 1
+        job_id = found[0][0]
+        given = queue.status(job_id).args[0]
+        queue.retry(job_id)
+        with harness.working(queue):
+            assert queue.result(job_id, 10) == given
+        assert trace.times(job_id) == 1
+
+    def test_E14_the_last_call_of_many_that_race_with_a_worker_is_not_lost(
+        self, queue: JobQueue, harness: Harness, trace: Trace
+    ) -> None:
+        keyed = tasks.echo.using(key="k", key_mode="replace")
+        created: list[str] = []
+
+        def replace(thread: int) -> None:
+            for number in range(2):
+                handle = queue.enqueue(keyed, [thread, number])
+                assert handle.created is not handle.replaced
+                if handle.created:
+                    created.append(handle.id)
+
+        with harness.working(queue, threads=2):
+            at_once(replace)
+            last = queue.enqueue(keyed, "last")
+            created += [last.id] if last.created else []
+            assert last.result(20) == "last"
+            for job_id in created:
+                queue.result(job_id, 20)
+        assert Counter(run.job for run in trace.runs()) == dict.fromkeys(created, 1)
+
+    def test_E15_a_key_stays_taken_after_the_end(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
+        keyed = tasks.echo.using(key="k", unique_for=timedelta(seconds=3))
+        first = queue.enqueue(keyed.using(delay=0.1), "first")
+        with harness.working(queue):
+            assert first.result(10) == "first"
+            again = queue.enqueue(tasks.echo.using(key="k"), "again")
+            assert (again, again.created, again.replaced) == (first, False, False)
+            for number in range(2):
+                with pytest.raises(DuplicateJob, match=first.id):
+                    queue.enqueue(tasks.echo.using(key="k", key_mode="reject"), number)
+            assert not queue.enqueue(tasks.echo.using(key="k", key_mode="replace"), "again").replaced
+            assert queue.enqueue(keyed.using(key="another"), "other").result(10) == "other"
+
+            def enqueued() -> JobHandle[Any] | None:
+                handle = queue.enqueue(keyed, "second")
+                return handle if handle.created else None
+
+            second = cast("JobHandle[Any]", eventually(enqueued, 10))
+            assert second.result(10) == "second"
+        ends, begins = first.status().finished_at, second.status().enqueued_at
+        assert ends is not None
+        assert timedelta(seconds=3) <= begins - ends <= timedelta(seconds=5)
+        assert [trace.times(handle.id) for handle in (first, second)] == [1, 1]
+
+    def test_E15_a_dead_job_keeps_its_key_and_a_cancelled_job_does_not(self, queue: JobQueue, harness: Harness) -> None:
+        keyed = tasks.fail.using(key="k", unique_for=3600, retry=Retry(max_attempts=1))
+        cancelled = queue.enqueue(keyed.using(delay=3600))
+        cancelled.cancel()
+        dead = queue.enqueue(keyed)
+        assert dead.created
+        with harness.working(queue), pytest.raises(JobFailed):
+            dead.result(10)
+        assert queue.enqueue(keyed) == dead
+        dead.retry()
+        assert dead.status().state is JobState.QUEUED
+        assert queue.enqueue(keyed) == dead
+        dead.cancel()
+        assert queue.enqueue(keyed).created
+
+    def test_E15_a_key_stays_taken_although_the_record_was_deleted(self, queue: JobQueue, harness: Harness) -> None:
+        keyed = tasks.echo.using(key="k", unique_for=3600, keep_result=0)
+        first = queue.enqueue(keyed, 1)
+        with harness.working(queue):
+            eventually(lambda: not queue.jobs(), 15)
+        again = queue.enqueue(keyed, 2)
+        assert (again, again.created) == (first, False)
+        with pytest.raises(JobNotFound):
+            again.status()
+        with pytest.raises(DuplicateJob, match=first.id):
+            queue.enqueue(keyed.using(key_mode="reject"), 3)
+        same_id = queue.enqueue(keyed.using(job_id=first.id), 4)
+        assert (same_id, same_id.created) == (first, False)
+        assert queue.jobs() == []
+
+    def test_E15_many_threads_enqueue_one_job_until_it_is_over(self, queue: JobQueue, harness: Harness) -> None:
+        def enqueue(number: int) -> int:
+            keyed = tasks.echo.using(key="k", unique_for=3600)
+            return sum(queue.enqueue(keyed, [number, again]).created for again in range(2))
+
+        with harness.working(queue, threads=2):
+            assert sum(at_once(enqueue)) == 1
+
+    def test_E15_options_that_have_no_effect_are_refused(self, queue: JobQueue) -> None:
+        with no_io(queue), pytest.raises(InvalidJob, match="key="):
+            queue.enqueue(tasks.echo.using(unique_for=1), 1)
+        with no_io(queue), pytest.raises(InvalidJob, match="replace"):
+            queue.enqueue(tasks.echo.using(key="k", unique_for=1).using(key_mode="replace"), 1)
+        for bad in (0, -1, "1"):
+            seconds: Any = bad
+            with no_io(queue), pytest.raises(InvalidJob, match="unique_for"):
+                queue.enqueue(tasks.echo.using(key="k", unique_for=seconds), 1)
+
+    def test_E14_a_task_may_replace_the_job_with_its_own_key(self, queue: JobQueue, harness: Harness) -> None:
+        first = queue.enqueue(tasks.follow.using(key="k"), 2)
+        with harness.working(queue):
+            assert queue.result(queue.result(first.result(10), 10), 10) == "end"
+
+
 class OriginTests(Case):
     """Lines E10, E11 and E12: threads, forks and tasks that enqueue; tasks by name; order."""
 
@@ -788,5 +1028,5 @@ def _exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-class EnqueueTests(ArgumentTests, RefusalTests, IdentityTests, OriginTests):
+class EnqueueTests(ArgumentTests, RefusalTests, IdentityTests, KeyModeTests, OriginTests):
     """All lines of group E."""

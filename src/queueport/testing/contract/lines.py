@@ -166,6 +166,28 @@ ENQUEUE = Group(
             "jobs of two groups for four threads.",
             partly=(Capability.PRIORITY, Capability.GROUPS),
         ),
+        Line(
+            "E13",
+            'With `key_mode="reject"`, enqueueing a key that is taken raises `DuplicateJob`, and the other jobs of the '
+            "batch are enqueued.",
+            "Enqueues the key again while its holder is scheduled, queued and running, in a batch, and from 8 threads "
+            "at once; then after its end.",
+        ),
+        Line(
+            "E14",
+            'With `key_mode="replace"`, a waiting job that has the key takes over the arguments, options and run time '
+            "of the new job: `replaced`. It does not start earlier, even if its message was sent before. A running job "
+            "goes on, and a new job gets the key, so the last call is never lost.",
+            "Replaces a job while it is scheduled, queued, retrying and running, in a batch, from its own task, from 8 "
+            "threads at once, and from 8 threads while a worker runs the jobs.",
+        ),
+        Line(
+            "E15",
+            "With `unique_for`, the key of a job stays taken for this time after the job has succeeded or died, even "
+            "if its record is deleted before; after a cancellation, it is free at once.",
+            "Enqueues the key again, in each mode, after the job has succeeded, died and been cancelled and after its "
+            "record was deleted, until a new job is made; and from 8 threads while a worker runs the job.",
+        ),
     ),
 )
 

@@ -27,9 +27,10 @@ MOVES: dict[tuple[JobState | None, JobState | None], set[str]] = {
     (None, S): {PRODUCER},
     (None, Q): {PRODUCER},
     (None, DEAD): {PRODUCER},  # added with `dead_letters.add`
-    (S, Q): {DISPATCHER, PRODUCER},  # dispatcher: due; producer: retry
+    (S, Q): {DISPATCHER, PRODUCER},  # dispatcher: due; producer: retry, replace
     (S, CANCELLED): {DISPATCHER, PRODUCER},  # dispatcher: expired; producer: cancel, purge
     (Q, None): {PRODUCER},  # withdrawn
+    (Q, S): {PRODUCER},  # replaced
     (Q, R): {WORKER},
     (Q, DEAD): {DISPATCHER, PRODUCER, WORKER},  # dispatcher: unknown task; each role: the broker refuses the message
     (Q, CANCELLED): {DISPATCHER, PRODUCER, WORKER},  # dispatcher, worker: expired; producer: cancel, purge, withdrawal
@@ -38,7 +39,8 @@ MOVES: dict[tuple[JobState | None, JobState | None], set[str]] = {
     (R, OK): {WORKER},
     (R, DEAD): {DISPATCHER, WORKER},  # dispatcher: leases lapsed too often; worker: failed, no retry left or allowed
     (R, CANCELLED): {DISPATCHER, WORKER},  # cancel was requested
-    (A, Q): {DISPATCHER, PRODUCER},  # dispatcher: due; producer: retry
+    (A, Q): {DISPATCHER, PRODUCER},  # dispatcher: due; producer: retry, replace
+    (A, S): {PRODUCER},  # replaced
     (A, CANCELLED): {DISPATCHER, PRODUCER},  # dispatcher: expired; producer: cancel, purge
     (DEAD, Q): {PRODUCER, WORKER},  # producer: retry; worker: native redrive
     (DEAD, CANCELLED): {PRODUCER},  # discard
@@ -92,6 +94,8 @@ class Checker:
         """Tokens whose heartbeat was rejected while the task's code ran."""
         self.stopped: set[str] = set()
         """Tokens whose task was interrupted because its worker stops."""
+        self.kept_keys: dict[tuple[str, str], float] = {}
+        """The time until which an ended job keeps each key, by task and key."""
         self.begins: Counter[str] = Counter()
         self.deaths: Counter[Death] = Counter()
         self.hook_calls: Counter[Death] = Counter()
@@ -252,7 +256,10 @@ class Checker:
             self._deleted(job_id, before)
             return
         self._any_record(before, after)
-        if before is not None and move[0] is move[1]:
+        if before is not None and before.headers != after.headers:
+            self._replaced(actor, before, after)
+        elif before is not None and move[0] is move[1]:
+            assert before.key == after.key or after.state is R, "a waiting job gives up its key"
             assert _budgets(before) == _budgets(after), "a budget is burned without a move"
             if after.interrupted and not before.interrupted:
                 assert self.holders[before.token or ""] == actor.process, "a stale worker marks an attempt interrupted"
@@ -265,6 +272,18 @@ class Checker:
         elif move != (DEAD, CANCELLED):
             self._ended(before, after)
 
+    def _replaced(self, actor: Actor, before: Record, after: Record) -> None:
+        """Check a job that has taken over the fields of another job."""
+        assert actor.role is PRODUCER, "a job is replaced by another role than a producer"
+        assert before.state in (S, Q, A), f"a job is replaced while it is {before.state}"
+        assert after.state in (S, Q), f"a job is {after.state} after it was replaced"
+        assert (before.id, before.key, before.attempts) == (after.id, after.key, after.attempts), "another job"
+        assert (after.failures, after.crashes) == (0, 0), "budgets of other arguments count"
+        if after.state is S:
+            self.due[after.id] = after.wake_at or 0.0
+        elif not (before.sent and after.sent):
+            assert (after.token, after.interrupted, after.sends) == (None, False, 0), "values of another job"
+
     def _any_record(self, before: Record | None, after: Record) -> None:
         """Check the rules that hold for a record after every write."""
         begun_now = after.state is R and (before is None or before.state is not R)
@@ -276,6 +295,9 @@ class Checker:
         assert published or after.state.final or after.wake_at is not None, f"a job is never due: {after}"
         assert not (published and self.rules.carries) or after.wake_at is None, "a sent job is due"
         self._withdrawn(after)
+        if after.key is not None and not after.state.final and (before is None or before.state.final):
+            until = self.kept_keys.pop((after.task, after.key), 0.0)
+            assert before is not None or self.now >= until, "a job gets a key that is still taken"
 
     def _withdrawn(self, record: Record | None) -> None:
         if record is not None and record.id in self.rejected:
@@ -321,6 +343,10 @@ class Checker:
         self.processed += 1
         cancels = (after.id, after.life) in self.requested
         assert not cancels or after.state is CANCELLED, "a cancel request is forgotten"
+        unique_for = after.options.get("unique_for")
+        if after.state in (OK, DEAD) and before is not None and unique_for is not None and after.key is not None:
+            until = self.kept_keys[after.task, after.key] = self.now + unique_for
+            assert after.key_until == until, "a key is not kept after the end"
         assert after.reason != "not_sent" or after.id not in self.accepted, "an accepted job is withdrawn"
         assert after.reason != "expired" or self.now >= (after.expires_at or 0.0), "a job expires too early"
         if after.state is DEAD and before is not None:

@@ -99,11 +99,15 @@ class System:
         return self.store
 
     def job(self, plan: str, task: str, **options: Any) -> Job[str]:
-        """A new job with this plan, which is not enqueued yet. Options that are None are left out."""
+        """A new job with this plan, which is not enqueued yet. Options that are None are left out.
+
+        The plan is a header, so that a job which is replaced also gets the plan of the new job.
+        """
         job_id = f"job{len(self.plans)}"
         self.plans[job_id], self.checker.records[job_id] = plan, None
         given = {name: value for name, value in options.items() if value is not None}
-        return TASKS[task].using(job_id=job_id, **PLANS[plan], **given).job()
+        headers = {"plan": plan, "of": job_id}
+        return TASKS[task].using(job_id=job_id, headers=headers, **PLANS[plan], **given).job()
 
     def _checked(self, verb: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a verb of the store: add points before and after its effect, and let the checker check its writes."""
@@ -235,7 +239,7 @@ class Process:
         """Run the code of a task: do what the plan of the current job says."""
         job, token = current_job(), self.worker.token
         checker, check = self._system.checker, self._system.scheduler.check
-        plan = self._system.plans[job.id]
+        plan = job.headers["plan"]
         check(checker.task_starts, token, job.id)
         try:
             self.worker.point()

@@ -27,6 +27,9 @@ seconds = st.sampled_from([0.5, 1.0, 2.0, 3.5, 5.0, 20.0])
 plans = st.sampled_from(["succeeds", "fails", *PLANS])
 tasks = st.sampled_from([("task", "other"), ("task", "other"), ("task",)])
 keys = st.sampled_from([None, "k", "k"])
+modes = st.sampled_from(["return", "return", "replace", "unique"])
+UNIQUE_FOR = 8.0
+"""The `unique_for` of a job with a key and the mode "unique"."""
 whens = st.sampled_from([(None, None), (None, None), (None, None), (5.0, None), (None, 4.0), (5.0, 6.0)])
 reaches = st.tuples(st.sampled_from([*[MANY] * 4, *range(8)]), st.sampled_from([None, None, None, None, *Fault]))
 half_way = st.tuples(st.sampled_from([*[MANY] * 3, *range(6)]), st.sampled_from([None, None, None, *Fault]))
@@ -87,10 +90,15 @@ class LifecycleMachine(RuleBasedStateMachine):
     # -- producers and operators ----------------------------------------------------------------------
 
     @precondition(lambda self: len(self.on.plans) < JOBS)
-    @rule(plan=plans, task=st.sampled_from(["task", "task", "other"]), key=keys, when=whens, reach=half_way)
-    def enqueue(self, *, plan: str, task: str, key: str | None, when: When, reach: Reach) -> None:
-        """A producer enqueues a job, or adds it to the dead letters."""
-        app, job = self.on.application, self.on.job(plan, task, key=key, delay=when[0], expires=when[1])
+    @rule(plan=plans, task=st.sampled_from(["task", "task", "other"]), key=keys, when=whens, reach=half_way, mode=modes)
+    def enqueue(self, *, plan: str, task: str, key: str | None, when: When, reach: Reach, mode: str = "return") -> None:
+        """A producer enqueues a job, or adds it to the dead letters.
+
+        `mode` is the `key_mode`, or "unique" if the key stays taken for UNIQUE_FOR seconds after the end.
+        """
+        app = self.on.application
+        options = {"unique_for": UNIQUE_FOR} if mode == "unique" else {"key_mode": mode}
+        job = self.on.job(plan, task, key=key, delay=when[0], expires=when[1], **(options if key else {}))
         self.on.produce(partial(app.add_dead if plan == "is dead" else app.enqueue, job), reach)
 
     @precondition(lambda self: self.on.plans)

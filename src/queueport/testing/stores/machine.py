@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from queueport.spi.history import HOUR, MINUTE, HistoryQuery, start_of
 from queueport.spi.record import RECORD_VERSION, Change, Record
-from queueport.spi.store import Begin, ClaimingStore, Document, Insert, LeaseRenewal, Query, Swap
+from queueport.spi.store import Begin, ClaimingStore, Document, Insert, LeaseRenewal, Query, Replacement, Swap
 from queueport.stats import WorkerStats
 from queueport.status import JobState, Progress
 from queueport.stores.memory.store import MemoryStore
@@ -56,6 +57,15 @@ stamps = st.dictionaries(
 )
 counted = st.integers(0, 2)
 changes = st.builds(Change, values, stamps, counted, counted)
+ends = st.builds(
+    lambda change, state, seconds: replace(
+        change, set={**change.set, "state": state}, stamp={**change.stamp, "key_until": seconds}
+    ),
+    changes,
+    st.sampled_from([JobState.SUCCEEDED, JobState.DEAD]),
+    st.integers(1, 12),
+)
+"""Changes that end a job, and let it keep its key."""
 records = st.builds(
     Record,
     id=ids,
@@ -66,6 +76,9 @@ records = st.builds(
     priority=st.integers(-1, 1),
     key=st.sampled_from([None, None, "k1", "k2"]),
     v=st.sampled_from([RECORD_VERSION] * 4 + [RECORD_VERSION + 1]),
+)
+replacements = st.builds(
+    Replacement, waiting=changes, sent=st.none() | changes, running=st.just(Change({"key": None, "sends": 3}))
 )
 queries = st.builds(
     Query,
@@ -112,19 +125,24 @@ class StoreMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
-    @rule(new=st.lists(st.tuples(records, changes), min_size=1, max_size=4))
-    def insert(self, new: list[tuple[Record, Change]]) -> None:
-        self.both("insert", [Insert(record, change, self.rev()) for record, change in new])
+    @rule(new=st.lists(st.tuples(records, changes, st.none() | replacements), min_size=1, max_size=4))
+    def insert(self, new: list[tuple[Record, Change, Replacement | None]]) -> None:
+        self.both("insert", [Insert(record, change, self.rev(), replace=which) for record, change, which in new])
 
     @rule(
-        wanted=st.lists(st.tuples(ids, st.booleans(), st.just(Change(delete=True)) | changes), min_size=1, max_size=4),
+        wanted=st.lists(
+            st.tuples(ids, st.booleans(), st.just(Change(delete=True)) | changes | ends), min_size=1, max_size=4
+        ),
         known=st.booleans(),
     )
     def swap(self, wanted: list[tuple[str, bool, Change]], known: bool) -> None:
         swaps = []
-        for job_id, stale, change in wanted:
+        for job_id, stale, wish in wanted:
             (found,) = self.model.get([job_id])
             rev = "stale" if stale or found is None else found.rev
+            ended = found is not None and found.state.final
+            # The lifecycle sets `key_until` only when a job ends.
+            change = Change({"priority": 0}) if ended and "key_until" in wish.stamp else wish
             swaps.append(Swap(job_id, rev, change, self.rev(), found if known else None))
         self.both("swap", swaps)
 
@@ -168,6 +186,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.both("find", query)
         assert self.store.count(query) == self.model.count(query)
 
+    @rule(job_id=ids, length=st.integers(0, 2), limit=st.integers(1, 3))
+    def find_ids(self, job_id: str, length: int, limit: int) -> None:
+        self.both("ids", job_id[:length], limit)
+
     @rule(wanted=st.sets(ids))
     def wait(self, wanted: set[str]) -> None:
         found = {record.id: record for record in self.store.wait(wanted, 0.0)}
@@ -181,11 +203,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.both("workers")
         self.both("workers", lost=True)
 
-    @rule(name=st.sampled_from("ab"), known=st.booleans(), new=st.none() | st.tuples(records, changes))
-    def put_document(self, name: str, known: bool, new: tuple[Record, Change] | None) -> None:
+    @rule(
+        name=st.sampled_from("ab"),
+        known=st.booleans(),
+        new=st.none() | st.tuples(records, changes, st.none() | replacements),
+    )
+    def put_document(self, name: str, known: bool, new: tuple[Record, Change, Replacement | None] | None) -> None:
         found = {one.name: one.rev for one in self.model.documents("kind")}
         document = Document("kind", name, {"n": self.rev()}, self.rev())
-        insert = None if new is None else Insert(*new, self.rev())
+        insert = None if new is None else Insert(new[0], new[1], self.rev(), replace=new[2])
         expected = found.get(name) if known else "stale"
         answers = [store.put_document(document, expected, insert) for store in (self.model, self.store)]
         assert answers == [known, known]

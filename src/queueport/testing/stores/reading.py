@@ -8,14 +8,19 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
+from queueport.engine.lifecycle import Lifecycle
 from queueport.spi.record import Change, Record
-from queueport.spi.store import JobStore, Query, Swap
+from queueport.spi.store import Begin, Insert, JobStore, Query, Swap
 from queueport.status import JobState
 from queueport.testing.stores.harness import (
     LONG,
+    RULES,
     START,
+    TOKEN,
     Case,
     Clock,
+    applied,
+    bare,
     dead,
     error,
     put,
@@ -66,6 +71,35 @@ class FindTests(Case):
             ]
             assert found(store, state=state, queue=queue, task=task) == wanted
             assert store.count(Query(state=state, queue=queue, task=task)) == len(wanted)
+
+    def test_ids_are_found_by_their_beginning(self, store: JobStore) -> None:
+        names = ["0199aa01", "0199aa02", "0199aabb", "0199ab", "0199aa", "x_1", "x-1", "X1"]
+        for name in reversed(names):
+            put(store, name)
+        dead(store, "0199aa03")
+        assert store.ids("0199aa", 9) == ["0199aa", "0199aa01", "0199aa02", "0199aa03", "0199aabb"]
+        assert store.ids("0199aa", 2) == ["0199aa", "0199aa01"]
+        assert [list(store.ids(prefix, 9)) for prefix in ("0199ab", "x_", "x", "X", "y", "0199abc")] == [
+            ["0199ab"],
+            ["x_1"],
+            ["x-1", "x_1"],
+            ["X1"],
+            [],
+            [],
+        ]
+        (record,) = store.get(["0199aa02"])
+        assert record is not None
+        store.swap([Swap(record.id, record.rev, Change(delete=True), rev())])
+        assert store.ids("0199aa0", 9) == ["0199aa01", "0199aa03"]
+
+    def test_ids_that_begin_with_the_time_are_found(self, store: JobStore) -> None:
+        times = [int(START * 1000) + ms for ms in (-60_000, 0, 1, 60_000_000)]
+        names = [f"{at:012x}7abc8{'0' * 15}" for at in times]
+        for name in names:
+            put(store, name)
+        for name in names:
+            assert list(store.ids(name[:14], 9)) == [name]
+        assert list(store.ids(names[1][:11], 9)) == names[1:3]
 
     def test_the_error_filter_accepts_full_and_short_names(self, store: JobStore) -> None:
         dead(store, "a", kind="one.Rejected")
@@ -136,7 +170,7 @@ class WaitTests(Case):
         assert time.monotonic() - started < LONG
 
     def test_wait_returns_when_a_job_ends(self, store: JobStore) -> None:
-        records = [run(store, put(store)) for _ in range(600)]
+        records = [record for _ in range(30) for record in _running(store, 20)]
         seen: list[str] = []
 
         def wait() -> None:
@@ -150,3 +184,12 @@ class WaitTests(Case):
         waiting.join(LONG)
         assert seen == [records[-1].id]
         assert time.monotonic() - started < LONG / 2
+
+
+def _running(store: JobStore, count: int) -> list[Record]:
+    """Insert and begin this number of jobs. Returns their records."""
+    lifecycle = Lifecycle(RULES)
+    new = store.insert([Insert(bare(), lifecycle.new(delay=None, expires=None), rev()) for _ in range(count)])
+    change = lifecycle.begin(token=TOKEN, worker="worker", defaults={})
+    begun = store.begin([Begin(record.id, record.task, change, rev()) for record in (applied([each]) for each in new)])
+    return [applied([each]) for each in begun]

@@ -12,7 +12,7 @@ from queueport.testing.stores.history import HistoryTests
 from queueport.testing.stores.machine import RandomTests
 from queueport.testing.stores.reading import FindTests, WaitTests
 from queueport.testing.stores.sharing import DamageTests, ProcessTests, ThreadTests
-from queueport.testing.stores.writing import KeyTests, WriteTests
+from queueport.testing.stores.writing import KeptKeyTests, KeyTests, ReplaceTests, WriteTests
 
 __all__ = ["SharedSuite", "StoreSuite"]
 
@@ -27,6 +27,8 @@ class StoreSuite(
     DispatcherTests,
     WaitTests,
     FindTests,
+    KeptKeyTests,
+    ReplaceTests,
     KeyTests,
     WriteTests,
 ):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from queueport.engine.lifecycle import Lifecycle
-from queueport.spi.record import RECORD_VERSION, Change
-from queueport.spi.store import Begin, Insert, JobStore, LeaseRenewal, Swap, WriteOutcome
+from queueport.spi.record import RECORD_VERSION, Change, Record
+from queueport.spi.storage import unreadable_holder
+from queueport.spi.store import Begin, Insert, JobStore, LeaseRenewal, Replacement, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, Progress
 from queueport.testing.stores.harness import (
     CARRIED,
@@ -28,7 +30,7 @@ from queueport.testing.stores.harness import (
     swap,
 )
 
-__all__ = ["KeyTests", "WriteTests"]
+__all__ = ["KeptKeyTests", "KeyTests", "ReplaceTests", "WriteTests"]
 
 WHOLE = {
     "payload": b"\0\xff" * 1000,
@@ -62,6 +64,7 @@ WHOLE = {
     "result": b"",
     "errors": (error("a.B"), replace(error(), message="\udc80 \0 é", traceback="")),
     "progress": Progress(0.5, None, "ü\udc80"),
+    "key_until": 1.5,
     "reason": "cancelled",
 }
 """For every field of a record that has a default, except `rev` and `v`: another value, to test that the store keeps
@@ -243,6 +246,170 @@ class WriteTests(Case):
         assert [answer.record for answer in answers] == [running, queued, ended, None]
         assert {answer.outcome for answer in answers} == {WriteOutcome.REFUSED}
         assert store.get([running.id, queued.id, ended.id]) == [running, queued, ended]
+
+
+def replacing(job_id: str, key: str, *, sent: bool = True, **fields: Any) -> Insert:
+    """An insert that replaces the job that holds the key. The changes set `payload` to their names."""
+    waiting, stays = Change({"payload": b"waiting", "queue": "q2"}, {"wake_at": 9.0}), Change({"payload": b"sent"})
+    running = Change({"key": None, "payload": b"running"})
+    new = Lifecycle(RULES).new(delay=None, expires=None)
+    changes = Replacement(waiting, stays if sent else None, running)
+    return Insert(bare(job_id, key=key, **fields), new, f"rev-{job_id}", replace=changes)
+
+
+class ReplaceTests(Case):
+    """Tests of `Insert.replace`: what an insert does to the job that holds its key."""
+
+    def test_a_waiting_holder_is_changed_and_nothing_is_inserted(self, store: JobStore, clock: Clock) -> None:
+        record = put(store, "a", key="k", delay=5.0)
+        clock.advance(1)
+        for number, state in enumerate((JobState.SCHEDULED, JobState.RETRYING, JobState.QUEUED)):
+            record = swap(store, record, state=state, sent=False, payload=b"old")
+            (answer,) = store.insert([replacing(f"b{number}", "k")])
+            assert answer.outcome is WriteOutcome.REPLACED
+            wake_at = clock.now + 9.0
+            changed = replace(record, payload=b"waiting", queue="q2", wake_at=wake_at, rev=f"rev-b{number}")
+            assert answer.record == changed
+            assert store.get(["a", f"b{number}"]) == [changed, None]
+            record = changed
+        assert {queue: counts.states[JobState.QUEUED] for queue, counts in store.stats().queues.items()}["q2"] == 1
+
+    def test_a_sent_holder_keeps_its_place_unless_the_new_job_has_another(self, store: JobStore) -> None:
+        holder = swap(store, put(store, "a", key="k"), sent=True)
+        (answer,) = store.insert([replacing("b", "k")])
+        assert (answer.outcome, answer.record) == (WriteOutcome.REPLACED, replace(holder, payload=b"sent", rev="rev-b"))
+        holder = swap(store, cast("Record", answer.record), payload=b"old")
+        others: list[dict[str, Any]] = [{"queue": "other"}, {"priority": 1}, {"group": "g"}, {"sent": False}]
+        for number, other in enumerate(others):
+            (answer,) = store.insert([replacing(f"c{number}", "k", **other)])
+            assert answer.record is not None
+            assert answer.record.payload == b"waiting", other
+            holder = swap(store, answer.record, payload=b"old", queue=holder.queue)
+
+    def test_a_running_holder_gives_up_its_key_to_the_new_job(self, store: JobStore) -> None:
+        holder = run(store, put(store, "a", key="k"))
+        (answer,) = store.insert([replacing("b", "k")])
+        assert answer.outcome is WriteOutcome.APPLIED
+        running = replace(holder, key=None, payload=b"running", rev="rev-b")
+        assert store.get(["a", "b"]) == [running, answer.record]
+        assert swap(store, running, state=JobState.RETRYING).key is None
+        (held,) = store.insert([Insert(bare("c", key="k"), Change({}), "r")])
+        assert (held.outcome, held.record) == (WriteOutcome.KEY_HELD, answer.record)
+        swap(store, cast("Record", answer.record), state=JobState.SUCCEEDED)
+        put(store, "d", key="k")
+
+    def test_an_ended_holder_or_a_free_key_leads_to_an_insert(self, store: JobStore) -> None:
+        assert applied(store.insert([replacing("a", "k")])).id == "a"
+        swap(store, cast("Record", store.get(["a"])[0]), state=JobState.DEAD)
+        assert applied(store.insert([replacing("b", "k")])).id == "b"
+        (again,) = store.insert([replacing("b", "k")])
+        assert (again.outcome, again.record) == (WriteOutcome.REFUSED, store.get(["b"])[0])
+
+    def test_a_holder_of_a_newer_release_is_left_alone(self, store: JobStore) -> None:
+        holder = put(store, "a", key="k", v=RECORD_VERSION + 1)
+        (answer,) = store.insert([replacing("b", "k")])
+        assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, holder)
+        assert store.get(["a", "b"]) == [holder, None]
+
+    def test_each_insert_of_a_batch_sees_the_earlier_ones_that_replace(self, store: JobStore) -> None:
+        put(store, "other", key="l")
+        plain = Lifecycle(RULES).new(delay=None, expires=None)
+        inserts = [
+            *(replacing("a", "k"), replacing("b", "k"), replacing("c", "l"), replacing("other", "m")),
+            *(Insert(bare("d", key="k"), plain, "r"), replacing("b", "n")),
+        ]
+        answers = store.insert(inserts)
+        found = [(answer.outcome.name, answer.record and answer.record.id) for answer in answers]
+        assert found == [
+            *(("APPLIED", "a"), ("REPLACED", "a"), ("REPLACED", "other"), ("REFUSED", "other")),
+            *(("KEY_HELD", "a"), ("APPLIED", "b")),
+        ]
+        assert [answer.record and answer.record.rev for answer in answers[1:5]] == [
+            *("rev-b", "rev-c", "rev-c", "rev-b"),
+        ]
+        assert [record and record.key for record in store.get(["a", "b", "c", "d", "other"])] == [
+            *("k", "n", None, None, "l"),
+        ]
+
+
+class KeptKeyTests(Case):
+    """Tests of `key_until`: an ended job keeps its key, so that no job with this key can be inserted."""
+
+    @staticmethod
+    def ended(store: JobStore, job_id: str, key: str = "k", seconds: float = 10.0) -> Record:
+        record = put(store, job_id, key=key)
+        change = Change({"state": JobState.SUCCEEDED}, {"key_until": seconds})
+        return applied(store.swap([Swap(record.id, record.rev, change, rev())]))
+
+    @staticmethod
+    def inserted(store: JobStore, job_id: str, key: str = "k") -> WriteResult:
+        new = Lifecycle(RULES).new(delay=None, expires=None)
+        return store.insert([Insert(bare(job_id, key=key), new, rev())])[0]
+
+    def test_an_ended_job_keeps_its_key_until_its_time(self, store: JobStore, clock: Clock) -> None:
+        ended = self.ended(store, "a")
+        assert ended.key_until == clock.now + 10.0
+        clock.advance(9.75)
+        answer = self.inserted(store, "b")
+        assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, ended)
+        (replacement,) = store.insert([replacing("c", "k")])
+        assert (replacement.outcome, replacement.record) == (WriteOutcome.KEY_HELD, ended)
+        assert self.inserted(store, "d", key="another").applied
+        clock.advance(0.25)
+        assert self.inserted(store, "b").applied
+        assert store.get(["c"]) == [None]
+
+    def test_the_key_stays_taken_after_the_record_was_deleted(self, store: JobStore, clock: Clock) -> None:
+        ended = self.ended(store, "a")
+        applied_or_none = store.swap([Swap("a", ended.rev, Change(delete=True), rev())])[0]
+        assert applied_or_none.applied
+        for job_id in ("a", "b"):
+            answer = self.inserted(store, job_id)
+            assert (answer.outcome, answer.record) == (WriteOutcome.KEY_HELD, unreadable_holder("a"))
+        clock.advance(10)
+        assert self.inserted(store, "a").applied
+
+    def test_a_job_without_key_until_or_that_is_deleted_alive_frees_its_key(self, store: JobStore) -> None:
+        swap(store, put(store, "a", key="k"), state=JobState.CANCELLED)
+        record = put(store, "b", key="k")
+        store.swap([Swap("b", record.rev, Change(delete=True), rev())])
+        assert self.inserted(store, "c").applied
+
+    def test_an_id_that_exists_is_refused_although_its_key_is_taken(self, store: JobStore) -> None:
+        ended = self.ended(store, "a")
+        answers = store.insert([Insert(bare(name, key="k"), Change({}), rev()) for name in ("a", "b")])
+        assert [(answer.outcome.name, answer.record) for answer in answers] == [("REFUSED", ended), ("KEY_HELD", ended)]
+
+    def test_a_retry_is_not_affected_and_ends_it(self, store: JobStore, clock: Clock) -> None:
+        failed = dead(store, key="k")
+        self.ended(store, "a")
+        change = Lifecycle(RULES).retry(failed)
+        assert isinstance(change, Change)
+        again = applied(store.swap([Swap(failed.id, failed.rev, change, rev())]))
+        (held,) = store.insert([Insert(bare("b", key="k"), Change({}), rev())])
+        assert (held.outcome, held.record) == (WriteOutcome.KEY_HELD, again)
+        swap(store, again, state=JobState.CANCELLED)
+        assert self.inserted(store, "c").applied
+
+    def test_the_latest_of_several_jobs_keeps_the_key(self, store: JobStore, clock: Clock) -> None:
+        self.ended(store, "a", seconds=3.0)
+        for number in range(15):
+            self.ended(store, f"other{number}", key=f"other{number}", seconds=2.0)
+        clock.advance(4)
+        latest = self.ended(store, "b", seconds=20.0)
+        clock.advance(10)
+        assert self.inserted(store, "c").record == latest
+        assert all(self.inserted(store, f"new{number}", key=f"other{number}").applied for number in range(15))
+        clock.advance(10)
+        assert self.inserted(store, "c").applied
+
+    def test_a_batch_is_answered_job_by_job(self, store: JobStore) -> None:
+        ended = self.ended(store, "a")
+        new = Lifecycle(RULES).new(delay=None, expires=None)
+        answers = store.insert([Insert(bare(name, key=key), new, rev()) for name, key in (("b", "l"), ("c", "k"))])
+        assert [(answer.outcome.name, answer.record and answer.record.id) for answer in answers] == [
+            *(("APPLIED", "b"), ("KEY_HELD", ended.id)),
+        ]
 
 
 class KeyTests(Case):

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-__all__ = ["bank", "database", "mail", "pytest"]
+__all__ = ["bank", "database", "mail", "pytest", "search"]
 
 
 class Bank:
@@ -39,8 +39,17 @@ class Mail:
             raise ConnectionError("the mail server does not answer")
 
 
+class Search:
+    def __init__(self) -> None:
+        self.puts: list[tuple[int, int]] = []
+
+    def put(self, document: int, version: int) -> None:
+        self.puts.append((document, version))
+
+
 bank = Bank()
 mail = Mail()
+search = Search()
 database = sqlite3.connect(":memory:", check_same_thread=False)
 database.executescript("CREATE TABLE done (id TEXT PRIMARY KEY); CREATE TABLE customers (id INTEGER, points INTEGER);")
 database.execute("INSERT INTO customers VALUES (1, 0)")

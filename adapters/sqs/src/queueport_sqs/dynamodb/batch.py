@@ -52,6 +52,8 @@ class Work:
     results: dict[int, WriteResult] = field(default_factory=dict)
     dirty: bool = False
     """True if the steps have changed the record."""
+    keeps: float | None = None
+    """The time until which the job keeps its key, if the steps end the job and say so."""
 
     def count(self, made: Transition, now: float) -> None:
         """Count a change of `new` for the history."""
@@ -61,20 +63,30 @@ class Work:
 
 
 class BesideFailed(Exception):
-    """The condition of the first action in `beside` failed, so nothing was written. `item` is the present item."""
+    """The condition of an action in `beside` failed, so nothing was written. `item` is the present item, and `number`
+    is the place of the action in `beside`.
+    """
 
-    def __init__(self, item: Item | None) -> None:
+    def __init__(self, item: Item | None, number: int = 0) -> None:
         super().__init__()
         self.item = item
+        self.number = number
 
 
 class Batch:
     """Runs all steps of one call of the store. Puts small records that it writes into `known`, this process's cache.
 
     `beside` are actions that must be part of the transaction which writes the job. The batch then has only one step.
+    `released` is a running job that gives up its key in this transaction: its record before that, and after.
     """
 
-    def __init__(self, reading: Reading, known: Known, beside: Sequence[Action] = ()) -> None:
+    def __init__(
+        self,
+        reading: Reading,
+        known: Known,
+        beside: Sequence[Action] = (),
+        released: tuple[Record, Record] | None = None,
+    ) -> None:
         self._beside = beside
         self._reading, self._names, self._commit = reading, reading.names, reading.commit
         self._known = known
@@ -85,7 +97,15 @@ class Batch:
         self._unread: set[str] = set()
         """The ids of inserts that were not read. Until DynamoDB answers otherwise, they are assumed to be unused."""
         self._holders: dict[str, str | None] = {}
-        """For each key whose holder is known: the id of the job that holds it, or None if no job does."""
+        """For each key whose holder is known: the id of the job that holds or keeps it, or None if no job does."""
+        self._kept: dict[str, float] = {}
+        """For each of these keys that an ended job keeps: the time until which the job keeps the key."""
+        if released is not None:
+            held, free = released
+            self._beside = [*beside, self._commit.update(held, free)]
+            self._records[free.id] = free
+            if (key := self._names.key(held)) is not None:
+                self._holders[key] = held.id  # the key's item still names this job, so it may be overwritten
 
     def run(self, steps: Sequence[Step]) -> list[WriteResult]:
         """Run all steps and return their results in order.
@@ -153,7 +173,8 @@ class Batch:
             new = None if made.new is None else fitted(made.new)
             had, wants = self._keys(work.new, new)
             key, moves = wants or had, had != wants
-            held = self._held(wants, new) if moves and wants is not None and new is not None else None
+            added = work.new is None
+            held = self._held(wants, new, added) if moves and wants is not None and new is not None else None
             if key is not None and (taken.get(key, step.id) != step.id or _changed(works, held)):
                 stopped.add(step.id)
                 taken[key] = step.id  # later steps that need the key must wait for this step
@@ -167,22 +188,28 @@ class Batch:
                     stopped.add(step.id)  # DynamoDB may refuse the key, so the job's later steps wait
             work.count(made, self._reading.now)
             work.counts.update(moved(work.new, new, made.change.processed, made.change.failed))
-            work.new, work.dirty = new, True
+            work.new, work.dirty, work.keeps = new, True, _keeps(made, new)
             work.seq = step.seq or work.seq
             work.results[number] = WriteResult(WriteOutcome.APPLIED, new)
         return works
 
-    def _held(self, key: str, wanting: Record) -> WriteResult | None:
+    def _held(self, key: str, wanting: Record, added: bool) -> WriteResult | None:
         """Return the result KEY_HELD if the batch knows that another job holds the key; else None.
 
-        A job that a newer queueport wrote counts as the holder if the key's item names the job.
+        A job that a newer queueport wrote counts as the holder if the key's item names the job. If `wanting` is to be
+        added, a job that has ended and keeps the key counts, too.
         """
         holder = self._holders.get(key)
-        if holder is None or holder == wanting.id:
+        kept = key in self._kept
+        if holder is None or (kept and not (added and self._kept[key] > self._reading.now)):
             return None
-        if holder not in self._records:
+        if holder == wanting.id and not kept:
+            return None
+        if holder not in self._records or (kept and holder in self._unread):
             self._read([holder])
         record = self._records[holder]
+        if kept:
+            return WriteResult(WriteOutcome.KEY_HELD, record or unreadable_holder(holder))
         if holder in self._reading.closed:  # a newer queueport wrote this job: only the job's id is known
             return WriteResult(WriteOutcome.KEY_HELD, unreadable_holder(holder))
         holds = record is not None and self._names.key(record) == key
@@ -204,8 +231,10 @@ class Batch:
             self.written -= unsent
         for write in writes if self._beside else ():
             answer = answers[write.id]
-            if isinstance(answer, Failed) and len(write.actions) in answer.found:
-                raise BesideFailed(answer.found[len(write.actions)])
+            own = len(write.actions)
+            for number, item in answer.found.items() if isinstance(answer, Failed) else ():
+                if number >= own:
+                    raise BesideFailed(item, number - own)
         self.written.difference_update(job_id for job_id in works if isinstance(answers[job_id], Failed))
         return {job_id for job_id, work in works.items() if self._settled(job_id, work, answers[job_id])}
 
@@ -217,9 +246,11 @@ class Batch:
             actions = [self._commit.put(new, work.seq) if old is None else self._commit.update(old, new)]
         had, wants = self._keys(work.old, work.new)
         if had is not None and had != wants and self._holders.get(had, job_id) == job_id:
-            actions.append(self._commit.delete(had, "holder", value(job_id)))
+            ends = self._commit.delete(had, "holder", value(job_id))
+            actions.append(ends if work.keeps is None else self._commit.keep(had, job_id, work.keeps))
         if wants is not None and had != wants:
-            actions.append(self._commit.hold(wants, job_id, self._holders.get(wants) or job_id))
+            ended = self._reading.now if old is None else None
+            actions.append(self._commit.hold(wants, job_id, self._holders.get(wants) or job_id, ended))
         return Write(
             job_id, actions, work.counts, work.counted, 0 if new is None else size(attributes(self._names, new))
         )
@@ -234,9 +265,9 @@ class Batch:
             return False
         had, wants = self._keys(work.old, work.new)
         if had is not None:
-            self._holders[had] = None
+            self._holds(had, None if work.keeps is None else job_id, work.keeps)
         if wants is not None:
-            self._holders[wants] = job_id
+            self._holds(wants, job_id)
         if work.new is not None:
             self._known.remember(work.new)
         return True
@@ -250,12 +281,28 @@ class Batch:
         for number, item in failed.found.items():
             key = wants or had
             if number > 0 and key is not None:
-                self._holders[key] = None if item is None else item["holder"]["S"]
+                until = (item or {}).get("until")
+                holder = None if item is None else item["holder"]["S"]
+                self._holds(key, holder, None if until is None else float(until["N"]))
+
+    def _holds(self, key: str, holder: str | None, until: float | None = None) -> None:
+        """Note which job holds a key, or keeps it until a time."""
+        self._holders[key] = holder
+        self._kept.pop(key, None)
+        if until is not None:
+            self._kept[key] = until
 
     def _keys(self, old: Record | None, new: Record | None) -> tuple[str | None, str | None]:
         """The names of the key items that the job holds before and after a change; None where it holds no key."""
         had, wants = (None if record is None else self._names.key(record) for record in (old, new))
         return had, wants
+
+
+def _keeps(made: Transition, new: Record | None) -> float | None:
+    """The time until which a job keeps its key after this change; None if the change does not say so."""
+    if new is None or not new.state.final or new.key is None:
+        return None
+    return new.key_until if "key_until" in made.change.stamp or "key_until" in made.change.set else None
 
 
 def _changed(works: Mapping[str, Work], held: WriteResult | None) -> bool:

@@ -8,6 +8,7 @@ conditions failed.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -117,17 +118,36 @@ class Commit:
         values = {":expected": expected}
         return self.action("Delete", key, ConditionExpression=f"{field} = :expected", ExpressionAttributeValues=values)
 
-    def hold(self, key: str, job_id: str, stale: str) -> Action:
-        """Make the action that gives a key to a job. It fails if the key's item names any other job.
+    def hold(self, key: str, job_id: str, stale: str, ended: float | None) -> Action:
+        """Make the action that gives a key to a job. It fails if the key's item names any other job that is alive.
 
         An exception is `stale`, a job that the key's item may still name although its record no longer holds the key.
-        If no such job is known, `stale` is `job_id`.
+        If no such job is known, `stale` is `job_id`. If the item names a job that has ended, the action fails if that
+        job keeps the key for longer than `ended`; with None, it does not fail.
         """
+        values = {":mine": value(job_id), ":stale": value(stale)}
+        kept = "attribute_exists(#until)" if ended is None else "#until <= :ended"
+        alive = "attribute_not_exists(#until) AND holder IN (:mine, :stale)"
         return self.action(
             "Put",
             Item={"pk": value(key), "holder": value(job_id)},
-            ConditionExpression="attribute_not_exists(pk) OR holder IN (:mine, :stale)",
-            ExpressionAttributeValues={":mine": value(job_id), ":stale": value(stale)},
+            ConditionExpression=f"attribute_not_exists(pk) OR {kept} OR ({alive})",
+            ExpressionAttributeNames={"#until": "until"},
+            ExpressionAttributeValues=values if ended is None else {**values, ":ended": value(ended)},
+        )
+
+    def keep(self, key: str, job_id: str, until: float) -> Action:
+        """Make the action that lets a job which ends keep its key. It fails if the key's item does not name the job."""
+        return self.action(
+            "Put",
+            Item={
+                "pk": value(key),
+                "holder": value(job_id),
+                "until": value(until),
+                "ttl": value(math.ceil(until)),
+            },
+            ConditionExpression="holder = :mine",
+            ExpressionAttributeValues={":mine": value(job_id)},
         )
 
     def action(self, kind: str, key: str | None = None, **parameters: Any) -> Action:

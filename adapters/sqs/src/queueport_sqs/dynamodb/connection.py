@@ -96,14 +96,14 @@ class Table(ForkAware):
         self.what = f"the DynamoDB table {name} in {region or 'the default region'}"
         self.clock: ServiceClock = ServiceClock()
         self._client = Client(self.what, "dynamodb", region=region, endpoint=endpoint, call_timeout=call_timeout)
-        self._call_timeout = call_timeout
+        self.call_timeout = call_timeout
         self._create = create
         self._unready = False
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
     def deadline(self) -> Deadline:
-        return Deadline(self.what, self._call_timeout)
+        return Deadline(self.what, self.call_timeout)
 
     def after_fork(self, *, child: bool) -> None:
         if child:
@@ -213,7 +213,7 @@ class Table(ForkAware):
         """Wait for all calls. Raises the first error, or BackendUnavailable if no call ends for `call_timeout`."""
         waiting = set(begun)
         while waiting:
-            done, waiting = wait(waiting, self._call_timeout, FIRST_COMPLETED)
+            done, waiting = wait(waiting, self.call_timeout, FIRST_COMPLETED)
             if not done:
                 raise BackendUnavailable(f"{self.what} did not answer in time: try again, or raise call_timeout")
             for future in done:
@@ -238,7 +238,7 @@ class Table(ForkAware):
         If that is not long enough, raises BackendUnavailable, and the next operation runs `setup` again.
         """
         self._unready = True
-        self.setup(self._call_timeout)
+        self.setup(self.call_timeout)
         self._unready = False
 
     def problems(self) -> list[str]:

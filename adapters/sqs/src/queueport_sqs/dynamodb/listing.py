@@ -7,13 +7,15 @@ returned; a job that was just written may be missing. `count` and `heads` trust 
 from __future__ import annotations
 
 import heapq
+import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
 from queueport.spi.record import Record
-from queueport.spi.storage import matches
+from queueport.spi.storage import matches, search_too_long
 from queueport.spi.store import Query
 from queueport.stats import WorkerStats
 from queueport.status import JobState
@@ -38,6 +40,19 @@ ERROR = (
 )
 """The condition that the attribute `error` contains the wanted class name, with or without the module. `error` contains
 several names, each between blanks; earlier releases wrote a single name without blanks."""
+
+
+TIME = re.compile(r"[0-9a-f]+")
+DIGITS, SURE = 12, 8
+"""The number of hexadecimal digits of the time in an id that queueport has made; and how many of them are needed to
+search for jobs by this time. With SURE digits, the time is known to about a minute."""
+MARGIN = 3600.0
+"""Seconds by which a job may have been inserted later, or seemingly earlier, than its id was made."""
+
+
+def _place(at: float) -> str:
+    """The first place, in the order of insertion, of jobs that were inserted at this time."""
+    return f"{max(0, int(at * 1e9)):016x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +149,36 @@ class Listing:
             return sum(page["Count"] for page in self._table.query(**parameters, Select="COUNT"))
 
         return sum(self._table.each(counted, self._states(query.state)))
+
+    def ids(self, prefix: str, timeout: float) -> set[str]:
+        """The ids that begin with the prefix, according to the index. Raises BackendUnavailable after `timeout`.
+
+        The ids that queueport makes begin with the time in milliseconds. A prefix that may be such a time is first
+        searched among the jobs that were inserted around that time, and only if there is none, among all jobs.
+        """
+        end = time.monotonic() + timeout
+        wanted = Search(LISTED, values={":start": value(self._names.job(prefix))}, filter="begins_with(pk, :start)")
+        if len(prefix) >= SURE and TIME.fullmatch(prefix[:DIGITS]):
+            first, last = (int(prefix[:DIGITS].ljust(DIGITS, digit), 16) / 1000 for digit in "0f")
+            places = {":from": value(_place(first - MARGIN)), ":to": value(_place(last + MARGIN))}
+            near = replace(wanted, bounds="BETWEEN :from AND :to", values={**wanted.values, **places})
+            if found := self._ids(near, prefix, end):
+                return found
+        return self._ids(wanted, prefix, end)
+
+    def _ids(self, search: Search, prefix: str, end: float) -> set[str]:
+        """The ids of the jobs that this search finds. `end` is on the monotonic clock."""
+
+        def in_partition(partition: str) -> list[str]:
+            keys: list[str] = []
+            for page in self._table.query(**search.query(partition)):
+                keys += [item["pk"]["S"] for item in page["Items"]]
+                if time.monotonic() > end:
+                    raise search_too_long(prefix, self._table.what)
+            return keys
+
+        found = chain.from_iterable(self._table.each(in_partition, self._states(None)))
+        return {key.split("#", 2)[2] for key in found}
 
     def heads(self, queues: Collection[str]) -> dict[str, float]:
         """The oldest queued_at of each of these queues that has queued jobs, according to the index."""

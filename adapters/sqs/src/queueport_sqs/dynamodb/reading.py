@@ -128,8 +128,10 @@ class Reading:
         if task is None or key is None:
             return ()
         place = self.names.key_of(task, key)
-        holder = self.table.get([place]).get(place, {}).get("holder")
-        return [self.commit.delete(place, "holder", holder)] if holder == value(job_id) else ()
+        item = self.table.get([place]).get(place, {})
+        if item.get("holder") != value(job_id) or "until" in item:  # with `until`, the key outlives its job
+            return ()
+        return [self.commit.delete(place, "holder", item["holder"])]
 
 
 class Waiting:

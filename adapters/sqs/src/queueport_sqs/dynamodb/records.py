@@ -3,7 +3,8 @@
 For each namespace NS the table holds these items, by key:
 
     NS#job#ID              a job: the fields of its record that differ from their defaults, index keys, `error`, `ttl`
-    NS#key#HASH            `holder`: the id of the job that is alive and holds the key of a task
+    NS#key#HASH            `holder`: the id of the job that is alive and holds the key of a task; or of a job that has
+                           ended and keeps the key, with the time `until` and a `ttl`
     NS#count#SHARD#QUEUE   a part of the counts of a queue: `PRIORITY#STATE`, `processed`, `failed`
     NS#counters            `parts`: the keys of all NS#count items
     NS#document#KIND#NAME  `rev` and `value` of a document

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,13 +36,14 @@ from queueport.spi.store import (
     Query,
     StoreStats,
     Swap,
+    WriteOutcome,
     WriteResult,
 )
 from queueport.spi.url import BackendURL
 from queueport.stats import WorkerStats
 from queueport.status import JobState
 from queueport_sqs.dynamodb.batch import Batch, BesideFailed, Step
-from queueport_sqs.dynamodb.commit import Commit
+from queueport_sqs.dynamodb.commit import Action, Commit
 from queueport_sqs.dynamodb.connection import Table
 from queueport_sqs.dynamodb.documents import Documents
 from queueport_sqs.dynamodb.history import History
@@ -138,14 +139,73 @@ class DynamoStore(JobStore, ForkAware):
     def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
         written: set[str] = set()
         try:
-            batch = Batch(self._reading(), self._known)
-            written = batch.written
-            seqs = [self._places.next(self.table.clock.now()) for _ in inserts]
-            steps = zip(inserts, seqs, strict=True)
-            return batch.run([Step(one.record.id, partial(storage.insert, one), seq=seq) for one, seq in steps])
+            if all(one.replace is None for one in inserts):
+                return self._insert(inserts, written)
+            return [result for some in _independent(inserts) for result in self._insert_or_replace(some, written)]
         except BackendUnavailable as error:
             error.rejected = tuple(one.record.id for one in inserts if one.record.id not in written)
             raise
+
+    def _insert(self, inserts: Sequence[Insert], written: set[str]) -> list[WriteResult]:
+        """Insert records. Adds the ids of those that were, or may have been, inserted to `written`."""
+        batch = Batch(self._reading(), self._known)
+        try:
+            return batch.run([self._step(one) for one in inserts])
+        finally:
+            written |= batch.written
+
+    def _step(self, insert: Insert) -> Step:
+        seq = self._places.next(self.table.clock.now())
+        return Step(insert.record.id, partial(storage.insert, insert), seq=seq)
+
+    def _insert_or_replace(self, inserts: Sequence[Insert], written: set[str]) -> list[WriteResult]:
+        """`_insert` for records of which no two have one id or one key; also applies `Insert.replace`."""
+        results = self._insert(inserts, written)
+
+        def replace(number: int) -> Record | None:
+            """Apply `replace` of an insert whose key is held. Returns the changed holder; None if there was none."""
+            insert = inserts[number]
+            deadline = self.table.deadline()
+            while (change := _change_of(insert, results[number])) is not None:
+                written.add(insert.record.id)
+                holder = cast("Record", results[number].record)
+                replaced = self._replace(insert, holder, change)
+                if replaced is not None:
+                    results[number] = replaced
+                    return self._known.get(holder.id, rev=insert.rev)
+                deadline.again(None)
+                results[number] = self._insert([insert], written)[0]
+            return None
+
+        held = [number for number, insert in enumerate(inserts) if _change_of(insert, results[number]) is not None]
+        for number, holder in zip(held, self.table.each(replace, held), strict=True):
+            for later in range(number + 1, len(inserts)):
+                if holder is not None and inserts[later].record.id == holder.id:
+                    results[later] = WriteResult(WriteOutcome.REFUSED, holder)
+        return results
+
+    def _replace(
+        self, insert: Insert, holder: Record, change: Change, beside: Sequence[Action] = ()
+    ) -> WriteResult | None:
+        """Make the change to the job that holds the key of an insert, and insert the record if the holder is running.
+
+        Returns None if the holder was moved to another state meanwhile. Raises BesideFailed for an action of `beside`.
+        """
+        reading = self._reading()
+        if holder.state is not JobState.RUNNING:
+            step = Step(holder.id, partial(storage.replace_waiting, insert), holder)
+            (done,) = Batch(reading, self._known, beside).run([step])
+            return WriteResult(WriteOutcome.REPLACED, done.record) if done.applied else None
+        released = change.applied(holder, insert.rev, reading.now)
+        try:
+            (done,) = Batch(reading, self._known, beside, (holder, released)).run([self._step(insert)])
+        except BesideFailed as failed:
+            if failed.number < len(beside):
+                raise
+            return None
+        if done.applied:
+            self._known.remember(released)
+        return done
 
     def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
         return self._run(
@@ -199,6 +259,9 @@ class DynamoStore(JobStore, ForkAware):
     def find(self, query: Query) -> Sequence[Record]:
         return self._listing().find(query)
 
+    def ids(self, prefix: str, limit: int) -> Sequence[str]:
+        return sorted(self._listing().ids(prefix, self.table.call_timeout))[:limit]
+
     def count(self, query: Query) -> int:
         if query.task is not None or query.error is not None or query.finished_before is not None:
             return self._listing().count(query)
@@ -235,18 +298,26 @@ class DynamoStore(JobStore, ForkAware):
     def put_document(self, document: Document, expected: str | None, insert: Insert | None = None) -> bool:
         actions = self._documents.putting(document, expected)
         try:
-            if insert is not None:
-                reading = self._reading()
-                step = Step(
-                    insert.record.id, partial(storage.insert, insert), seq=self._places.next(self.table.clock.now())
-                )
-                (written,) = Batch(reading, self._known, actions).run([step])
-                if written.applied:
-                    return True
-            self._documents.put(actions)
+            if insert is None or not self._insert_beside(insert, actions):
+                self._documents.put(actions)
         except BesideFailed as failed:
             return failed.item is not None and failed.item.get("rev") == value(document.rev)
         return True
+
+    def _insert_beside(self, insert: Insert, actions: Sequence[Action]) -> bool:
+        """Insert a record, or apply `Insert.replace`, in one transaction with these actions. Returns False if nothing
+        was written, because the id exists or the key is held. Raises BesideFailed.
+        """
+        deadline = self.table.deadline()
+        while True:
+            (written,) = Batch(self._reading(), self._known, actions).run([self._step(insert)])
+            change = _change_of(insert, written)
+            if change is None:
+                return written.applied
+            replaced = self._replace(insert, cast("Record", written.record), change, actions)
+            if replaced is not None:
+                return replaced.outcome in (WriteOutcome.APPLIED, WriteOutcome.REPLACED)
+            deadline.again(None)
 
     def delete_document(self, kind: str, name: str, expected: str) -> bool:
         return self._documents.delete(kind, name, expected)
@@ -264,6 +335,26 @@ class DynamoStore(JobStore, ForkAware):
 
     def close(self) -> None:
         self.table.close()
+
+
+def _independent(inserts: Sequence[Insert]) -> Iterator[Sequence[Insert]]:
+    """Split the inserts, in order, into groups in which no two have the same id, or the same task and key."""
+    start, seen = 0, set[object]()
+    for number, insert in enumerate(inserts):
+        new = insert.record
+        own: set[object] = {new.id} if new.key is None else {new.id, (new.task, new.key)}
+        if seen & own:
+            yield inserts[start:number]
+            start, seen = number, set()
+        seen |= own
+    yield inserts[start:]
+
+
+def _change_of(insert: Insert, result: WriteResult) -> Change | None:
+    """The change to the job that holds the key of an insert with this result; None if no change is to be made."""
+    if result.outcome is not WriteOutcome.KEY_HELD or result.record is None:
+        return None
+    return storage.replacing(insert, result.record)
 
 
 class _Places:

@@ -29,6 +29,8 @@ cluster keep all keys of a namespace on one node.
   counts       hash     the number of entries of each index that is not empty
   queues       set      every queue that was ever used
   keys         hash     TASK, a NUL, KEY: the id of the job that holds the key
+  kept         hash     TASK, a NUL, KEY: the id of the ended job that keeps the key
+  kept:until   zset     TASK, a NUL, KEY, by the time until which an ended job keeps the key
   counters     hash     seq, processed, failed
   history:STEP     zset     starts of the minutes (STEP 60) or hours (3600) that have numbers; a start is also its score
   history:STEP:AT  hash     the numbers of such an interval: `NAME:QUEUE:TASK`; and `:QUEUE:TASK` for each pair of queue

@@ -259,8 +259,28 @@ local function release_key(record)
   end
 end
 
+-- Let a job that has ended keep its key until a time. Also forgets some of the keys whose time is over.
+local function keep_key(name, id, till)
+  call('HSET', key('kept'), name, id)
+  call('ZADD', key('kept:until'), till, name)
+  local past = call('ZRANGEBYSCORE', key('kept:until'), '-inf', present, 'LIMIT', 0, 10)
+  if #past > 0 then
+    call('ZREM', key('kept:until'), unpack(past))
+    call('HDEL', key('kept'), unpack(past))
+  end
+end
+
+-- The ended job that keeps a key: its record, or if the record was deleted, a record as `unreadable_holder` makes it.
+local function keeper(name)
+  local till = call('ZSCORE', key('kept:until'), name)
+  if not till or tonumber(till) <= now then return nil end
+  local id = call('HGET', key('kept'), name)
+  return load(id) or {id = id, task = '', queue = '', payload = '', state = 'running'}
+end
+
 -- The layout of a change, "set|stamped|cleared", names its fields in the order of their values. Most changes of a batch
--- have the same layout, so each layout is split only once. The cleared fields have no values.
+-- have the same layout, so each layout is split only once. The cleared fields have no values. The layout of an insert
+-- that may replace another job ends with "|replace".
 local layouts = {}
 local function layout(text)
   if not layouts[text] then
@@ -287,12 +307,23 @@ local function change_argument()
       change.set[name] = seconds == 0 and present or exact(now + seconds)
     end
     change.clear = parts[3]
+    change.replaces = parts[4] ~= nil
   end
   return change
 end
 
+-- Read the arguments that follow an insert which may replace another job; nil for any other insert. They are the
+-- changes `waiting`, `running` and, after a 1, `sent`.
+local function replacement_argument(change)
+  if not change.replaces then return nil end
+  local found = {waiting = change_argument(), running = change_argument()}
+  found.sent = number() == 1 and change_argument() or found.waiting
+  return found
+end
+
 -- Apply a change to a record; a new record has only an id. Returns the changed record, which has no fields if it was
--- deleted. If another job holds the key, does nothing, and returns nil and that job.
+-- deleted. If another job holds the key, does nothing, and returns nil and that job. For a new record, that job may also
+-- be an ended one that keeps the key.
 local function apply_change(record, change)
   local id, set, clear = record.id, change.set, change.clear
   if record.key or set.key then
@@ -302,10 +333,17 @@ local function apply_change(record, change)
       local name = after.task .. '\0' .. after.key
       local holder = call('HGET', key('keys'), name)
       local held = holder and holder ~= id and load(holder)
+      if not held and not record.state then held = keeper(name) end
       if held then return nil, held end
       if holder ~= id then call('HSET', key('keys'), name, id) end
+      if record.state and not ALIVE[record.state] and call('ZREM', key('kept:until'), name) == 1 then
+        call('HDEL', key('kept'), name)
+      end
     elseif ALIVE[record.state] then
       release_key(record)
+    end
+    if not change.delete and after.key and not ALIVE[after.state] and set.key_until then
+      keep_key(after.task .. '\0' .. after.key, id, set.key_until)
     end
   end
   local job, entry, before = key('job:' .. id), entry_of(record.seq or set.seq, id), indexes_of(record)
@@ -338,6 +376,25 @@ local function apply_change(record, change)
   processed, failed = processed + change.processed, failed + change.failed
   if record.state ~= state and not ALIVE[record.state] then call('PUBLISH', key('ended:' .. id), '') end
   return record
+end
+
+-- Insert a record whose id is absent. If another job holds the key, make the change of `replacement` that `replacing` in
+-- Python chooses. Returns 1 and the record, 2 and the holder of the key, or 4 and the holder after the change. The third
+-- value is the running job that has given up the key.
+local function insert_record(id, change, replacement)
+  local new, holder = apply_change({id = id}, change)
+  if new then return 1, new end
+  local changes = replacement and ALIVE[holder.state] and holder.key and (tonumber(holder.v) or 1) <= known_version
+  if not changes then return 2, holder end
+  if holder.state == 'running' then
+    apply_change(holder, replacement.running)
+    return 1, apply_change({id = id}, change), holder
+  end
+  local set = change.set
+  local same = holder.queue == set.queue and holder.group == set.group
+    and (tonumber(holder.priority) or 0) == (tonumber(set.priority) or 0)
+  local stays = holder.state == 'queued' and holder.sent == '1' and same
+  return 4, apply_change(holder, stays and replacement.sent or replacement.waiting)
 end
 
 -- The body of the verbs swap, begin and heartbeat. `condition` decides whether a record may be changed, and may add to

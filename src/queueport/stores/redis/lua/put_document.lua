@@ -7,10 +7,11 @@ local found = string.match(call('HGET', place, name) or '', '^(%S+) ') or ''
 if found ~= expected then return found == rev and 1 or 0 end
 call('HSET', place, name, rev .. ' ' .. value)
 for _ = 1, number() do
-  local id, change = argument(), change_argument()
-  if number() == 0 and not load(id) then
+  local id, change, commands = argument(), change_argument(), number()
+  local replacement = replacement_argument(change)
+  if commands == 0 and not load(id) then
     change.set.seq = string.format('%.0f', call('HINCRBY', key('counters'), 'seq', 1))
-    apply_change({id = id}, change)
+    insert_record(id, change, replacement)
   end
 end
 return 1
