@@ -298,15 +298,15 @@ class JobQueue:
         None keeps them. They are plain JSON values, as `status` shows them, or values of the annotated types. If this
         process has registered the task, its annotations check all arguments. `new_id` is the id of the new job.
 
-        Raises JobNotFound, InvalidJob if the arguments do not fit, DuplicateJob if a job that has not ended holds the
-        key, which can be the existing job itself, and the other errors of `enqueue`.
+        Raises JobNotFound, InvalidJob if the arguments do not fit, DuplicateJob if the key is taken, perhaps by the
+        existing job itself, and the other errors of `enqueue`.
         """
         job = replayed(self.operations.read(job_id), args, kwargs, new_id)
         handle = self._accept([job])[0]
         if handle.id != job.id:
             raise DuplicateJob(
                 f"job {job_id} cannot be replayed while job {handle.id} holds its key {job.options.key!r}: wait until "
-                "that job has ended, or cancel it",
+                "that job has ended and its unique_for, if it has one, is over; or cancel it",
                 rejected=[job.id],
             )
         return handle

@@ -231,6 +231,25 @@ def test_hooks_and_coroutines_replay_too(queue: JobQueue) -> None:
     assert (new.id, new.created, status.args, status.headers["stamp"]) == ("async-1", True, ["bob"], "1")
 
 
+def test_a_key_that_unique_for_keeps_refuses_the_replay_until_it_is_free(job_queue: FakeQueue) -> None:
+    old = job_queue.enqueue(send.using(key="k", unique_for=60.0), "ann")
+    job_queue.drain()
+    assert old.status().state is JobState.SUCCEEDED
+    with pytest.raises(DuplicateJob, match=f"while job {old.id} holds its key 'k': wait until .* unique_for"):
+        job_queue.replay(old.id)
+    job_queue.advance(61)
+    new = job_queue.replay(old.id)
+    assert job_queue.operations.read(new.id).options["unique_for"] == 60.0
+
+
+def test_a_job_that_has_lost_its_key_is_replayed_without_it(job_queue: FakeQueue) -> None:
+    old = job_queue.enqueue(send.using(key="k", unique_for=60.0), "ann")
+    record = job_queue.operations.read(old.id)
+    job_queue.operations.store.swap([Swap(old.id, record.rev, Change({"key": None}), "new")])
+    record = job_queue.operations.read(job_queue.replay(old.id).id)
+    assert (record.key, record.options) == (None, {})
+
+
 def test_a_fake_queue_replays(job_queue: FakeQueue) -> None:
     old = job_queue.enqueue(send, "bad")
     job_queue.drain()

@@ -13,6 +13,8 @@ from queueport.tasks import registry
 
 __all__ = ["replayed"]
 
+OPTIONS = ("timeout", "crash_limit", "keep_result")
+"""The options of the record that a replay has too, besides the retry policy and `unique_for`."""
 OWN_HEADERS = "queueport-"
 """Headers that begin with this tell how queueport made a job, such as the tick of its schedule, so a replay does not
 get them."""
@@ -27,7 +29,9 @@ def replayed(
 
     Raises InvalidJob, and ConfigurationError if an annotation of the task cannot be resolved.
     """
-    own = {name: record.options[name] for name in ("timeout", "crash_limit", "keep_result") if name in record.options}
+    own = {name: record.options[name] for name in OPTIONS if name in record.options}
+    if record.key is not None and "unique_for" in record.options:  # a later job may have replaced the one with the key
+        own["unique_for"] = record.options["unique_for"]
     retry = record.options.get("retry")
     headers = {
         name: text
