@@ -11,13 +11,13 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from queueport.capability import Capability, Limits
 from queueport.context import warn_of_wait
 from queueport.engine.enqueue import make_job
 from queueport.errors import ConfigurationError, ResultTimeout
-from queueport.job import AsyncJobHandle, Job, JobHandle, ResultType
+from queueport.job import AsyncJobHandle, Job, JobFilters, JobHandle, ResultType
 from queueport.queue import WAIT, JobQueue, final_result
 from queueport.recurrence import Schedule
 from queueport.spi.record import Record
@@ -177,9 +177,12 @@ class AsyncJobQueue:
         task: str | Task[..., Any, Any] | None = None,
         limit: int = 100,
         after: str | None = None,
+        *,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """See `JobQueue.jobs`."""
-        return await asyncio.to_thread(self.sync.jobs, state, queue, task, limit, after)
+        return await asyncio.to_thread(self.sync.jobs, state, queue, task, limit, after, error=error, **more)
 
     async def stats(self) -> Stats:
         """See `JobQueue.stats`."""
@@ -250,9 +253,10 @@ class AsyncDeadLetters:
         error: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """See `DeadLetters.list`."""
-        return await asyncio.to_thread(self._sync.list, queue, task, error, limit, after)
+        return await asyncio.to_thread(self._sync.list, queue, task, error, limit, after, **more)
 
     async def get(self, job_id: str) -> JobStatus:
         """See `DeadLetters.get`."""

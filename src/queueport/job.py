@@ -15,7 +15,7 @@ from queueport.errors import ConfigurationError, InvalidJob, nearest
 from queueport.retry import LONGEST, Retry
 from queueport.status import CancelOutcome, JobStatus
 
-__all__ = ["AsyncJobHandle", "Job", "JobHandle", "JobOptions", "Options", "TaskOptions"]
+__all__ = ["AsyncJobHandle", "Job", "JobFilters", "JobHandle", "JobOptions", "Options", "TaskOptions"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -99,6 +99,20 @@ class JobOptions(TaskOptions, total=False):
     """The job's id: up to 64 ASCII letters, digits, `_` and `-`. Default: a new UUID."""
     headers: Mapping[str, str] | None
     """Names and texts that are sent with the job in addition to its arguments, such as a trace context."""
+
+
+class JobFilters(TypedDict, total=False):
+    """Filters of calls that find jobs, such as `JobQueue.jobs`, besides those for state, queue, task and error.
+
+    A job must match all filters that are given. None is the same as not given.
+    """
+
+    key: str | None
+    """The job's `key`. The jobs that held the key earlier match too."""
+    since: datetime | float | timedelta | None
+    """The job was enqueued at this aware time or later, or at most this number of seconds ago."""
+    until: datetime | float | timedelta | None
+    """The job was enqueued before this aware time, or more than this number of seconds ago."""
 
 
 @dataclass(frozen=True, slots=True)

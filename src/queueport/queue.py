@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from queueport import hooks
 from queueport.capability import Capability, Limits
@@ -37,7 +37,7 @@ from queueport.errors import (
     ResultTimeout,
     encodable,
 )
-from queueport.job import Job, JobHandle, ResultType
+from queueport.job import Job, JobFilters, JobHandle, ResultType
 from queueport.schedules import Schedules
 from queueport.spi.driver import Driver
 from queueport.spi.history import HOUR, MINUTE
@@ -296,13 +296,21 @@ class JobQueue:
         task: str | Task[..., Any, Any] | None = None,
         limit: int = 100,
         after: str | None = None,
+        *,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """Find jobs that match all given filters; returns at most `limit`, the latest enqueued first.
 
-        `after` is the id of the last job of the previous page. Raises ConfigurationError for a wrong argument, and
-        JobNotFound if the job of `after` has been deleted.
+            queue.jobs("dead", error="OSError", since=3600)         # enqueued in the last hour
+
+        `JobFilters` lists more filters. `error` is the name of the class of the latest error or of an ancestor, see
+        `DeadLetters`. `after` is the id of the last job of the previous page. Raises ConfigurationError for a wrong
+        argument, and JobNotFound if the job of `after` has been deleted.
         """
-        return self.operations.find(filters(state=state, queue=queue, task=task, limit=limit, after=after))
+        operations = self.operations
+        given: dict[str, Any] = {"state": state, "queue": queue, "task": task, "error": error}
+        return operations.find(filters(**given, limit=limit, after=after, more=more, now=operations.store.now))
 
     def stats(self) -> Stats:
         """The number of jobs by queue and state, the live workers, counters of ended jobs and failed attempts, and what

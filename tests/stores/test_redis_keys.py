@@ -136,6 +136,10 @@ def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisSt
     kinds = (b"listed", b"errors", b"queued", b"sent", b"due", b"leases")
     places = {key.encode() for key in keys(store, client) if key.split(":")[0].encode() in kinds}
     assert places == set(counts)
+    keyed = {f"keyed:{record.key}": 0 for record in store.find(Query(limit=99))}
+    for record in store.find(Query(limit=99)):
+        keyed[f"keyed:{record.key}"] += 1
+    assert keyed == {key: client.zcard(store.prefix + key.encode()) for key in keys(store, client) if "keyed" in key}
     holders = client.hgetall(store.prefix + b"keys")
     alive = {record.id.encode() for record in store.find(Query(limit=99)) if not record.state.final}
     assert set(holders.values()) == alive

@@ -170,15 +170,17 @@ def test_a_batch_of_jobs_shares_the_cost_of_the_counts(store: DynamoStore, meter
     assert meter.spent() == (90 * 5 + 4, 0, 1)
 
 
-def test_a_key_costs_four_units_more(store: DynamoStore, meter: Meter) -> None:
-    record = put(store, rules=CARRIED, key="k")
-    assert meter.spent()[0] == 9 + 2
-    changed(store, record, Lifecycle(CARRIED).withdraw(certain=False))
-    with_key = meter.spent()[0]
-    record = put(store, rules=CARRIED)
-    meter.spent()
-    changed(store, record, Lifecycle(CARRIED).withdraw(certain=False))
-    assert with_key == meter.spent()[0] + 2
+def test_a_key_costs_ten_units_more(store: DynamoStore, meter: Meter) -> None:
+    """Four for the holder of the key, and six for the search by the key."""
+    spent = {}
+    for key in (None, "k"):
+        record = put(store, rules=CARRIED, key=key)
+        added = meter.spent()[0]
+        record = changed(store, record, Lifecycle(CARRIED).withdraw(certain=False))
+        ended = meter.spent()[0]
+        changed(store, record, Change(delete=True))
+        spent[key] = added, ended, meter.spent()[0]
+    assert [with_key - without for without, with_key in zip(*spent.values(), strict=True)] == [2 + 3, 2, 3]
 
 
 def test_an_idle_poll_for_due_jobs_costs_one_query_for_each_shard(store: DynamoStore, meter: Meter) -> None:

@@ -23,6 +23,7 @@ from queueport.stats import WorkerStats
 from queueport.status import JobError, JobState
 
 __all__ = [
+    "CLOCK_STEP",
     "Tally",
     "Transition",
     "Verb",
@@ -46,6 +47,12 @@ __all__ = [
     "unreadable_holder",
     "worker_stats",
 ]
+
+
+CLOCK_STEP = 10.0
+"""Seconds by which the clock of a store may be set back, or differ between its processes, without an effect on
+searches by the time of the enqueue. Such a search may take records in the order of insertion for ordered by
+`enqueued_at`, except for this time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,6 +143,9 @@ def matches(query: Query, record: Record) -> bool:
         and (query.task is None or record.task == query.task)
         and (query.error is None or (error is not None and names_error(error, query.error)))
         and (query.finished_before is None or (finished is not None and finished < query.finished_before))
+        and (query.key is None or record.key == query.key)
+        and (query.since is None or record.enqueued_at >= query.since)
+        and (query.until is None or record.enqueued_at < query.until)
     )
 
 

@@ -138,7 +138,8 @@ class Query:
     `error` is the class name of the latest error or of one of its ancestors, with or without its module, as
     `queueport.spi.storage.names_error` compares it. `finished_before` is in seconds since the epoch, by the store's
     clock; with it, a job that has not ended does not match. `after` is the id of the last record of the previous page;
-    if that record is deleted, `find` finds nothing.
+    if that record is deleted, `find` finds nothing. `since` and `until` are such times too: the job was enqueued at
+    `since` or later, and before `until`.
     """
 
     state: JobState | None = None
@@ -148,6 +149,9 @@ class Query:
     finished_before: float | None = None
     after: str | None = None
     limit: int = 100
+    key: str | None = None
+    since: float | None = None
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +237,10 @@ class JobStore(ABC):
     def find(self, query: Query) -> Sequence[Record]:
         """At most `query.limit` matching records, the latest inserted first.
 
-        If the query has a state, must not scan jobs in other states.
+        If the query has a state, must not scan jobs in other states. With `key`, must not scan jobs with other keys or
+        without a key. With `since` or `until`, must not scan all jobs that were enqueued at other times. A store may
+        rely on its clock for this: it may miss jobs if its clock was set back by more than
+        `queueport.spi.storage.CLOCK_STEP`.
         """
 
     @abstractmethod

@@ -13,11 +13,12 @@ from __future__ import annotations
 import heapq
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
-from queueport.spi.storage import Tally, names_error
+from queueport.spi.storage import CLOCK_STEP, Tally, names_error
 from queueport.spi.store import Query, StoreStats
 from queueport.stores.sqlite.schema import Tables
 
@@ -38,25 +39,91 @@ def find(tables: Tables, query: Query) -> list[Any]:
 
     With `query.after`, only rows that were inserted before the row of that job; none if that job has no row.
     """
-    before = LAST
+    first, end = _span(tables, query)
     if query.after is not None:
-        before = next((seq for (seq,) in tables.rows("SELECT seq FROM @jobs WHERE id = ?", (query.after,))), 0)
-    if (query.state, query.queue, query.task, query.error, query.finished_before) == (None,) * 5:
+        end = min(end, next((seq for (seq,) in tables.rows("SELECT seq FROM @jobs WHERE id = ?", (query.after,))), 0))
+    if query == Query(after=query.after, limit=query.limit):
         statement = "SELECT @COLUMNS FROM @jobs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
-        return tables.rows(statement, (before, query.limit))
-    condition, parameters = _condition(query)
-    statement = f"SELECT seq FROM @jobs WHERE {condition} AND seq < ? ORDER BY seq DESC"
-    found = heapq.merge(*_each_kind(tables, query, statement, (*parameters, before)), reverse=True)
+        return tables.rows(statement, (end, query.limit))
+    found = heapq.merge(*_searches(tables, query, "seq", (first, end), "ORDER BY seq DESC"), reverse=True)
     return _rows(tables, islice(found, query.limit))
 
 
 def count(tables: Tables, query: Query) -> int:
-    """The number of matching rows. The table of counts is enough, unless the query has `error` or `finished_before`."""
-    if query.error is None and query.finished_before is None:
+    """The number of matching rows. The table of counts is enough if the query has only a state, a queue and a task."""
+    query = replace(query, after=None, limit=0)
+    if query == Query(query.state, query.queue, query.task, limit=0):
         return sum(n for *_, n in _kinds(tables, query))
-    condition, parameters = _condition(query)
-    counts = _each_kind(tables, query, f"SELECT count(*) FROM @jobs WHERE {condition}", parameters)
+    counts = _searches(tables, query, "count(*)", _span(tables, query))
     return sum(n for cursor in counts for (n,) in cursor)
+
+
+def _searches(tables: Tables, query: Query, what: str, span: tuple[int, int], order: str = "") -> list[sqlite3.Cursor]:
+    """Select `what` from the rows that match the query and have a seq in `span`. Returns a cursor for each statement.
+
+    A cursor finds each row only when the row is read.
+    """
+    within, times = ["seq >= ?", "seq < ?"], list[float](span)
+    if query.since is not None:
+        within, times = [*within, "enqueued_at >= ?"], [*times, query.since]
+    if query.until is not None:
+        within, times = [*within, "enqueued_at < ?"], [*times, query.until]
+    if query.key is None and any(each is not None for each in (query.state, query.queue, query.task, query.error)):
+        condition, parameters = _condition(query)
+        statement = f"SELECT {what} FROM @jobs WHERE {' AND '.join([condition, *within])} {order}"
+        return _each_kind(tables, query, statement, (*parameters, *times))
+    source, conditions, values = "@jobs", list[str](), list[Any]()
+    if query.key is not None:
+        source, conditions, values = "@jobs INDEXED BY @keyed", ["key = ?"], [query.key]
+    for name in ("state", "queue", "task"):
+        if (wanted := getattr(query, name)) is not None:
+            conditions, values = [*conditions, f"{name} = ?"], [*values, str(wanted)]
+    if query.error is not None:
+        conditions, values = [*conditions, NAMES_ERROR], [*values, *_names(query.error)]
+    if query.finished_before is not None:
+        conditions, values = [*conditions, "finished_at < ?"], [*values, query.finished_before]
+    statement = f"SELECT {what} FROM {source} WHERE {' AND '.join([*conditions, *within])} {order}"
+    return [tables.cursor_of(statement, [*values, *times])]
+
+
+NAMES_ERROR = """
+    (instr(' ' || error_name || ' ', ?) OR instr(' ' || error_name || ' ', ?) OR (error_name = ? AND error = ?))"""
+"""The condition that `names_error` checks, and, for rows of older releases, the one of `_errors`."""
+
+
+def _names(error: str) -> tuple[str, str, str, str]:
+    """The parameters of NAMES_ERROR."""
+    return f" {error} ", f".{error} ", error.rpartition(".")[2], error
+
+
+def _span(tables: Tables, query: Query) -> tuple[int, int]:
+    """The first seq, and the seq before which to end, of the rows that were enqueued between `since` and `until`.
+
+    Contains all these rows, and perhaps some of the seconds before and after that.
+    """
+    if query.since is None and query.until is None:
+        return 0, LAST
+    since = 0 if query.since is None else _first(tables, query.since - CLOCK_STEP)
+    return since, LAST if query.until is None else _first(tables, query.until + CLOCK_STEP)
+
+
+def _first(tables: Tables, time: float) -> int:
+    """The first seq whose row was enqueued at this time or later; LAST if there is none. Searches by bisection.
+
+    If the clock was set back, the order of seq is not that of the time. All rows before the result were then enqueued
+    before the time plus the step of the clock, and all others after the time minus the step.
+    """
+    first, last = tables.rows("SELECT min(seq), max(seq) FROM @jobs")[0]
+    low, high = (0, 0) if first is None else (first, last + 1)
+    statement = "SELECT seq, CAST(enqueued_at AS REAL) FROM @jobs WHERE seq >= ? ORDER BY seq LIMIT 1"
+    while low < high:
+        middle = (low + high) // 2
+        ((seq, at),) = tables.rows(statement, (middle,))
+        if at < time:
+            low = seq + 1
+        else:
+            high = middle
+    return LAST if first is None or low > last else low
 
 
 def overflow(tables: Tables, query: Query, keep: int, limit: int) -> list[Any]:

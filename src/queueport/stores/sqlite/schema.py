@@ -18,7 +18,7 @@ from queueport.spi.record import RECORD_VERSION, Record
 
 __all__ = ["FIELDS", "SCHEMA", "Tables", "named", "prepare"]
 
-SCHEMA = 3
+SCHEMA = 4
 """The version of the tables. If you change a statement below, raise the version and add a step to MIGRATIONS."""
 
 FIELDS = ("seq", *(field.name for field in dataclasses.fields(Record)))
@@ -86,6 +86,7 @@ TABLES = (
 SENT = """
     CREATE INDEX @sent ON @jobs (queue, priority, sent_at)
     WHERE state = 'queued' AND sent = 1 AND sent_at IS NOT NULL"""
+KEYED = "CREATE INDEX @keyed ON @jobs (key, seq) WHERE key IS NOT NULL"
 INDEXES = (
     "CREATE UNIQUE INDEX @key ON @jobs (task, key) WHERE key IS NOT NULL AND @ALIVE",
     "CREATE INDEX @due ON @jobs (wake_at) WHERE wake_at IS NOT NULL",
@@ -98,6 +99,7 @@ INDEXES = (
     CREATE INDEX @errors ON @jobs (state, queue, task, error_name, seq, error, finished_at)
     WHERE error_name IS NOT NULL""",
     "CREATE INDEX @newer ON @jobs (v) WHERE @NEWER",
+    KEYED,
 )
 _UP = """INSERT INTO @counts (state, queue, task, priority, n) VALUES (new.state, new.queue, new.task, new.priority, 1)
     ON CONFLICT DO UPDATE SET n = n + 1;"""
@@ -113,7 +115,7 @@ TRIGGERS = (
 )
 CREATE = TABLES + INDEXES + TRIGGERS
 
-MIGRATIONS: Mapping[int, Sequence[str]] = {1: ("DROP INDEX @sent", SENT), 2: (DOCUMENTS, HISTORY)}
+MIGRATIONS: Mapping[int, Sequence[str]] = {1: ("DROP INDEX @sent", SENT), 2: (DOCUMENTS, HISTORY), 3: (KEYED,)}
 """For each older version, the statements that migrate tables of this version to the next version. A statement may add
 columns and tables but must not remove any, because processes of the previous release may still use the tables."""
 

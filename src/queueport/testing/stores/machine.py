@@ -26,6 +26,8 @@ QUEUES = ["q1", "q2"]
 TASKS = ["app.one", "app.two"]
 TOKENS = ["t1", "t2"]
 
+ENQUEUED = Change(stamp={"enqueued_at": 0.0})
+
 _numbers = itertools.count()
 
 moments = st.one_of(st.none(), st.integers(-5, 15).map(lambda seconds: START + seconds))
@@ -76,6 +78,9 @@ queries = st.builds(
     finished_before=moments,
     after=st.none() | ids,
     limit=st.integers(1, 4),
+    key=st.sampled_from([None, None, "k1", "k2", "k3"]),
+    since=moments,
+    until=moments,
 )
 
 
@@ -114,7 +119,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(new=st.lists(st.tuples(records, changes), min_size=1, max_size=4))
     def insert(self, new: list[tuple[Record, Change]]) -> None:
-        self.both("insert", [Insert(record, change, self.rev()) for record, change in new])
+        inserts = [Insert(record, change.with_next(ENQUEUED), self.rev()) for record, change in new]
+        self.both("insert", inserts)
 
     @rule(
         wanted=st.lists(st.tuples(ids, st.booleans(), st.just(Change(delete=True)) | changes), min_size=1, max_size=4),
@@ -185,7 +191,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put_document(self, name: str, known: bool, new: tuple[Record, Change] | None) -> None:
         found = {one.name: one.rev for one in self.model.documents("kind")}
         document = Document("kind", name, {"n": self.rev()}, self.rev())
-        insert = None if new is None else Insert(*new, self.rev())
+        insert = None if new is None else Insert(new[0], new[1].with_next(ENQUEUED), self.rev())
         expected = found.get(name) if known else "stale"
         answers = [store.put_document(document, expected, insert) for store in (self.model, self.store)]
         assert answers == [known, known]

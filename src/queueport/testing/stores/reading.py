@@ -107,6 +107,56 @@ class FindTests(Case):
             assert store.count(Query(JobState.DEAD, finished_before=moment)) == len(ids)
         assert found(store, state=JobState.DEAD, finished_before=START + 99, after="c", limit=1) == ["b"]
 
+    def test_the_key_filter_finds_all_jobs_that_have_held_the_key(self, store: JobStore) -> None:
+        succeeded(store, "a", key="order-1")
+        dead(store, "b", key="order-1", queue="bulk")
+        put(store, "c", key="order-1")
+        put(store, "d", key="order-1", task="app.other")
+        put(store, "e", key="order-2")
+        put(store, "f")
+        assert found(store, key="order-1") == list("dcba")
+        assert found(store, key="order-1", limit=2, after="d") == list("cb")
+        assert found(store, key="order") == []
+        more: list[dict[str, Any]] = [
+            {"state": JobState.DEAD},
+            {"queue": "bulk"},
+            {"error": "ValueError"},
+            {"finished_before": START + 1},
+        ]
+        for filters, ids in zip(more, ("b", "b", "b", "ba"), strict=True):
+            assert found(store, key="order-1", **filters) == list(ids)
+            assert store.count(Query(key="order-1", **filters)) == len(ids)
+        assert found(store, key="order-1", task="app.other") == ["d"]
+        assert store.count(Query(key="order-1")) == 4
+        (record,) = store.find(Query(key="order-2"))
+        store.swap([Swap(record.id, record.rev, Change(delete=True), rev())])
+        assert found(store, key="order-2") == []
+
+    def test_since_and_until_compare_the_time_of_the_enqueue(self, store: JobStore, clock: Clock) -> None:
+        for number in range(40):
+            put(store, f"j{number}", queue=f"q{number % 3}", delay=None if number % 2 else 1000.0)
+            clock.advance(7)
+        start = START + 70
+        assert found(store, since=start) == [f"j{number}" for number in range(39, 9, -1)]
+        assert found(store, until=start) == [f"j{number}" for number in range(9, -1, -1)]
+        assert found(store, since=start, until=start + 14.5) == ["j12", "j11", "j10"]
+        assert found(store, since=start + 0.5, until=start + 15, limit=1, after="j12") == ["j11"]
+        assert found(store, since=start, until=start + 14.5, queue="q1", state=JobState.SCHEDULED) == ["j10"]
+        assert found(store, since=start + 900) == found(store, until=START) == []
+        assert store.count(Query(since=start)) == 30
+        assert store.count(Query(until=start, queue="q0")) == 4
+        assert store.count(Query(until=START)) == 0
+
+    def test_since_and_until_work_although_the_clock_was_set_back(self, store: JobStore, clock: Clock) -> None:
+        times: dict[str, float] = {}
+        for number in range(60):
+            times[put(store, f"j{number}").id] = clock.now
+            clock.advance(-8 if number % 10 == 9 else 3)
+        for moment in range(0, 140, 5):
+            since = [job_id for job_id, at in reversed(times.items()) if at >= START + moment]
+            assert found(store, since=START + moment) == since
+            assert store.count(Query(until=START + moment)) == len(times) - len(since)
+
     def test_count_ignores_after_and_limit(self, store: JobStore) -> None:
         for name in "abc":
             put(store, name)

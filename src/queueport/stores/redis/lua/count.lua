@@ -1,3 +1,11 @@
--- Arguments: state, queue, task, error ('' for any). Answers: the number of jobs that match.
-local _, total = matching_indexes(argument(), argument(), argument(), argument())
-return total
+-- Count the jobs that match, page by page.
+-- Arguments: the query as `query_argument` reads it, the seq after which the page begins ('' for the first page), and the
+--   number of jobs to check. Answers: the seq after which the next page begins ('' at the end), and the number of jobs.
+local query = query_argument()
+local seq, checks = number(), number()
+if query.total then return {'', query.total} end
+local entries, n = candidates(query, seq, checks), 0
+for _, entry in ipairs(entries) do
+  if query.holds(id_of(entry)) then n = n + 1 end
+end
+return {#entries == checks and seq_of(entries[checks]) or '', n}

@@ -226,6 +226,22 @@ local function remove_everywhere(entry)
   end
 end
 
+-- The indexes of a record by its key. They have no counts, because there may be as many of them as jobs.
+local function labels_of(record)
+  local found = {}
+  if record.state and record.key then found['keyed:' .. record.key] = record.seq end
+  return found
+end
+
+local function update_labels(entry, before, after)
+  for label in pairs(before) do
+    if not after[label] then call('ZREM', key(label), entry) end
+  end
+  for label, seq in pairs(after) do
+    if not before[label] then call('ZADD', key(label), seq, entry) end
+  end
+end
+
 local function update_indexes(entry, before, after)
   for index in pairs(before) do
     if not after[index] then
@@ -243,10 +259,13 @@ local function update_indexes(entry, before, after)
   end
 end
 
--- The record of an entry. If it no longer exists, removes the entry and returns nil.
-local function load_entry(entry)
+-- The record of an entry. If it no longer exists, removes the entry, also from `labels` if given, and returns nil.
+local function load_entry(entry, labels)
   local record = load(id_of(entry))
-  if not record then remove_everywhere(entry) end
+  if not record then
+    remove_everywhere(entry)
+    for _, label in ipairs(labels or {}) do call('ZREM', key(label), entry) end
+  end
   return record
 end
 
@@ -309,6 +328,7 @@ local function apply_change(record, change)
     end
   end
   local job, entry, before = key('job:' .. id), entry_of(record.seq or set.seq, id), indexes_of(record)
+  local labels = (record.key or set.key) and labels_of(record)
   local state, queue, started = record.state, record.queue, tonumber(record.started_at)
   local pair = (set.queue or queue or '') .. ':' .. (set.task or record.task or '')
   if change.delete then
@@ -330,6 +350,7 @@ local function apply_change(record, change)
     if record.queue ~= queue then used_queues[record.queue] = true end
   end
   update_indexes(entry, before, indexes_of(record))
+  if labels then update_labels(entry, labels, labels_of(record)) end
   if change.undoes then
     count(pair, 'enqueued', -1)
   elseif record.state ~= state or change.failed ~= 0 then
@@ -406,11 +427,12 @@ local function matching_indexes(state, queue, task, error)
   return found, total
 end
 
--- At most `limit` entries of several indexes, merged by seq, from the score `start` on. Reads each index in pages.
-local function merged(names, limit, start, newest_first)
+-- At most `limit` entries of several indexes, merged by seq, from the score `start` on, up to the score `last` (nil: all).
+-- Reads each index in pages.
+local function merged(names, limit, start, newest_first, last)
   if limit <= 0 then return {} end
-  local command, last = 'ZRANGEBYSCORE', '+inf'
-  if newest_first then command, last = 'ZREVRANGEBYSCORE', '-inf' end
+  local command = newest_first and 'ZREVRANGEBYSCORE' or 'ZRANGEBYSCORE'
+  last = last or (newest_first and '-inf' or '+inf')
   local size = #names == 1 and limit or math.min(limit, 20)
   local function page(index, from) return call(command, key(index), from, last, 'LIMIT', 0, size) end
   local function before(one, other)
@@ -441,6 +463,89 @@ local function merged(names, limit, start, newest_first)
     end
   end
   return found
+end
+
+-- Search an index by bisection. Returns the seq of the last entry that was enqueued before a time, and the seq of the
+-- first one that was enqueued at that time or later (nil: none).
+local function around(index, time)
+  local low, high, before, after = 0, call('ZCARD', key(index)), nil, nil
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local entry = call('ZRANGE', key(index), middle, middle)[1]
+    local found = call('HMGET', key('job:' .. id_of(entry)), 'state', 'enqueued_at')
+    local at = tonumber(found[2] or '0') or 0
+    if not found[1] then -- the record was deleted by another program
+      low = middle + 1
+    elseif at < time then
+      low, before = middle + 1, entry
+    else
+      high, after = middle, entry
+    end
+  end
+  return before and seq_of(before), after and seq_of(after)
+end
+
+-- The seqs, which are excluded, between which all entries of these indexes lie that were enqueued between two times (nil:
+-- any time). A few of the indexes are enough, because seqs are in the order of the time in all of them. If the clock was
+-- set back, they are in this order except for CLOCK_STEP seconds.
+local CLOCK_STEP, BISECTED = 10, 20
+local function span(names, since, till)
+  local low, high
+  for i = 1, math.min(#names, BISECTED) do
+    local before = since and around(names[i], since - CLOCK_STEP)
+    local _, after
+    if till then _, after = around(names[i], till + CLOCK_STEP) end
+    if before then low = math.max(low or 0, tonumber(before)) end
+    if after then high = math.min(high or tonumber(after), tonumber(after)) end
+  end
+  return low, high
+end
+
+-- Read a query from the next arguments: state, queue, task, error, key, finished_before, since, until ('' for any).
+-- Returns `names`, the indexes to read; `total`, their number of entries if all of these match, else nil; `low` and
+-- `high`, the seqs between which to read (nil: all); and the function `holds`, which tells whether the record with an id
+-- matches.
+local function query_argument()
+  local wanted = {}
+  for _, name in ipairs({'state', 'queue', 'task', 'error', 'key'}) do wanted[name] = argument() end
+  local before, since, till = number(), number(), number()
+  local found, checked = {}, before or since or till
+  if wanted.key ~= '' then
+    found.names = {'keyed:' .. wanted.key}
+    found.total = call('ZCARD', key(found.names[1]))
+    checked = checked or wanted.state ~= '' or wanted.queue ~= '' or wanted.task ~= '' or wanted.error ~= ''
+  else
+    found.names, found.total = matching_indexes(wanted.state, wanted.queue, wanted.task, wanted.error)
+    wanted = {state = '', queue = '', task = '', error = ''}
+  end
+  if since or till then found.low, found.high = span(found.names, since, till) end
+  if not checked then
+    found.holds = function() return true end
+    return found
+  end
+  found.total = nil
+  found.holds = function(id)
+    local fields = {'state', 'queue', 'task', 'error', 'finished_at', 'enqueued_at'}
+    local record = {}
+    for i, value in ipairs(call('HMGET', key('job:' .. id), unpack(fields))) do record[fields[i]] = value end
+    for _, name in ipairs({'state', 'queue', 'task'}) do
+      if wanted[name] ~= '' and record[name] ~= wanted[name] then return false end
+    end
+    local finished, enqueued = tonumber(record.finished_at or ''), tonumber(record.enqueued_at or '0') or 0
+    return record.state
+      and (wanted.error == '' or (record.error and names_error(record.error, wanted.error)))
+      and (not before or (finished and finished < before))
+      and (not since or enqueued >= since)
+      and (not till or enqueued < till)
+  end
+  return found
+end
+
+-- At most `limit` entries that may match a query, newest first, before the seq if one is given.
+local function candidates(query, seq, limit)
+  if query.high then seq = math.min(seq or query.high, query.high) end
+  local function bound(at, none) return at and string.format('(%.0f', at) or none end
+  return merged(query.names, limit, bound(seq, '+inf'), true, bound(query.low, '-inf'))
 end
 
 -- Run a verb, and write the counts even after an error. The error of a command is a table in Redis 7, and a text in
