@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
@@ -116,6 +117,9 @@ def test_all_keys_have_the_same_hash_tag(store: RedisStore, client: Any) -> None
     assert all(key.startswith(tag) and key.count(b"{") == 1 for key in mine)
 
 
+TAGS = ((), ("vip",), ("vip", "eu"))
+
+
 def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisStore, client: Any, clock: Clock) -> None:
     chance = random.Random(7)
     for step in range(600):
@@ -123,7 +127,15 @@ def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisSt
         records = list(store.find(Query(limit=50)))
         if len(records) < 30:
             new = Change({"state": chance.choice(list(JobState)), "sent": chance.random() < 0.5}, {"queued_at": 0.0})
-            store.insert([Insert(bare(queue=chance.choice("ab"), key=chance.choice("klm")), new, f"r{step}")])
+            store.insert(
+                [
+                    Insert(
+                        bare(queue=chance.choice("ab"), key=chance.choice("klm"), tags=chance.choice(TAGS)),
+                        new,
+                        f"r{step}",
+                    )
+                ]
+            )
         else:
             record = chance.choice(records)
             values = {"state": chance.choice(list(JobState)), "sent": chance.random() < 0.5, "wake_at": float(step)}
@@ -136,10 +148,11 @@ def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisSt
     kinds = (b"listed", b"errors", b"queued", b"sent", b"due", b"leases")
     places = {key.encode() for key in keys(store, client) if key.split(":")[0].encode() in kinds}
     assert places == set(counts)
-    keyed = {f"keyed:{record.key}": 0 for record in store.find(Query(limit=99))}
+    labels: Counter[str] = Counter()
     for record in store.find(Query(limit=99)):
-        keyed[f"keyed:{record.key}"] += 1
-    assert keyed == {key: client.zcard(store.prefix + key.encode()) for key in keys(store, client) if "keyed" in key}
+        labels.update([f"keyed:{record.key}", *(f"tagged:{record.state}:{tag}" for tag in record.tags)])
+    kept = [key for key in keys(store, client) if key.startswith(("keyed:", "tagged:"))]
+    assert labels == {key: client.zcard(store.prefix + key.encode()) for key in kept}
     holders = client.hgetall(store.prefix + b"keys")
     alive = {record.id.encode() for record in store.find(Query(limit=99)) if not record.state.final}
     assert set(holders.values()) == alive

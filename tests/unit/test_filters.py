@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from queueport import AsyncJobQueue, JobQueue, Retry, get_queue, task
-from queueport.errors import ConfigurationError
+from queueport.errors import ConfigurationError, InvalidJob
 from queueport.status import JobStatus
 
 
@@ -58,6 +58,48 @@ def test_jobs_are_found_by_error_and_key(queue: JobQueue) -> None:
     assert both(queue, error="LookupError") == both(queue, key="order-2") == ([], [])
 
 
+def test_jobs_are_found_by_tag_in_every_state(queue: JobQueue) -> None:
+    queue.enqueue(lose.using(job_id="a", tags=("vip", "eu")).job(1))
+    queue.enqueue(keep.using(job_id="b", tags=["vip"]).job(2))
+    queue.enqueue(keep.using(job_id="c").job(3))
+    queue.worker(tasks=[lose, keep], burst=True).run()
+    queue.enqueue(keep.using(tags=("us",)).using(job_id="d", tags=("eu", "eu")).job(4))
+    assert both(queue, tag="vip") == (["b", "a"], ["a"])
+    assert both(queue, tag="eu") == (["d", "a"], ["a"])
+    assert both(queue, tag="us") == ([], [])
+    assert ids(queue.jobs("queued", tag="eu")) == ["d"]
+    tags = {status.id: status.tags for status in queue.jobs()}
+    assert tags == {"a": ["vip", "eu"], "b": ["vip"], "c": [], "d": ["eu"]}
+    queue.retry("a")
+    assert both(queue, tag="vip") == (["b", "a"], [])
+    assert ids(queue.jobs("queued", tag="vip")) == ["a"]
+
+
+def test_jobs_are_found_by_a_text_in_their_arguments(queue: JobQueue) -> None:
+    queue.enqueue(lose.using(job_id="a").job(17, note="Zoë"))
+    queue.worker(tasks=[lose], burst=True).run()
+    queue.enqueue(keep.using(job_id="b").job(17))
+    assert both(queue, text="17") == (["b", "a"], ["a"])
+    assert both(queue, text='"note":"Zoë"') == (["a"], ["a"])
+    assert both(queue, text="zoë") == ([], [])
+    assert ids(queue.jobs(limit=1, text="17")) == ["b"]
+    assert ids(queue.jobs(limit=1, text="17", after="b")) == ["a"]
+
+
+@pytest.mark.parametrize("tags", ["vip", ["a"] * 11, [""], ["x" * 101], ["a\nb"], ["\ud800"], [7], 7, {"a": 1}])
+def test_wrong_tags_raise_one_sentence(tags: Any) -> None:
+    with pytest.raises(InvalidJob, match=r"^tags must be at most 10 texts of 1 to 100 characters"):
+        keep.using(tags=tags)
+
+
+def test_the_jobs_of_a_schedule_have_its_tags(queue: JobQueue) -> None:
+    queue.schedules.add("nightly", keep.using(tags=("vip",)).job(1), every=60)
+    first = queue.schedules.get("nightly")
+    assert queue.schedules.run_now("nightly").status().tags == ["vip"]
+    assert queue.schedules.add("nightly", keep.using(tags=("vip",)).job(1), every=60) == first
+    assert both(queue, tag="vip")[0]
+
+
 def test_jobs_are_found_by_the_time_of_their_enqueue(queue: JobQueue) -> None:
     queue.enqueue(keep.using(job_id="a").job(1))
     now = queue.status("a").enqueued_at
@@ -71,7 +113,7 @@ def test_jobs_are_found_by_the_time_of_their_enqueue(queue: JobQueue) -> None:
 
 def test_filters_that_are_none_are_not_given(queue: JobQueue) -> None:
     queue.enqueue(keep.using(job_id="a").job(1))
-    assert both(queue, error=None, key=None, since=None, until=None)[0] == ["a"]
+    assert both(queue, error=None, key=None, tag=None, since=None, until=None)[0] == ["a"]
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -80,9 +122,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"until": -1}, "seconds ago"),
     ({"until": True}, "seconds ago"),
     ({"until": float("nan")}, "seconds ago"),
-    ({"key": ""}, "not a name"),
-    ({"key": 7}, "not a name"),
-    ({"key": "\ud800"}, "not a name"),
+    ({"key": ""}, "cannot be searched for: pass text"),
+    ({"key": 7}, "cannot be searched for: pass text"),
+    ({"key": "\ud800"}, "cannot be searched for: pass text"),
     ({"colour": "red"}, "no filter 'colour'"),
     ({"finished_before": 1.0}, "no filter 'finished_before'"),
     ({"sinc": 3}, "did you mean 'since'"),

@@ -39,6 +39,9 @@ def enqueue(
         str | None,
         typer.Option("--key", help="If a job with this task and key is alive, print its id and enqueue nothing."),
     ] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", help="A text by which the job can be found; repeatable.")
+    ] = None,
     job_id: Annotated[str | None, typer.Option("--id", help="The new job's id; default: a new UUID.")] = None,
     module_names: Annotated[
         list[str] | None,
@@ -69,6 +72,7 @@ def enqueue(
         priority=priority,
         key=key,
         job_id=job_id,
+        tags=tags or None,
     )
     try:
         handle = queue.enqueue(chosen, *args, **kwargs)

@@ -58,6 +58,8 @@ def filters(
         None if after is None else checked(after),
         limit,
         key=_name("key", given.get("key")),
+        tag=_name("tag", given.get("tag")),
+        text=_name("text", given.get("text")),
     )
     if isinstance(since, timedelta) or isinstance(until, timedelta):
         present = 0.0 if now is None else now()
@@ -87,7 +89,9 @@ def _moment(given: float | timedelta | None, now: float) -> float | None:
 def _name(what: str, value: object) -> str | None:
     if value is None or (isinstance(value, str) and value and encodable(value) == value):
         return value
-    raise ConfigurationError(f"{what}={value!r:.80} is not a name: pass a name, or None for jobs with any {what}")
+    raise ConfigurationError(
+        f"{what}={value!r:.80} cannot be searched for: pass text, or None for jobs with any {what}"
+    )
 
 
 def queue_name(name: object) -> str:

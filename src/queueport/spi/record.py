@@ -25,6 +25,7 @@ T = TypeVar("T")
 RECORD_VERSION = 1
 
 Flat = str | int | float | bytes | None
+Tags = tuple[str, ...]
 
 
 class CorruptRecord(QueueportError, ValueError):
@@ -103,6 +104,8 @@ class Record:
     progress: Progress | None = None
     reason: str | None = None
     """Why the job is cancelled, or "paused"; see `JobStatus.reason`."""
+    tags: Tags = ()
+    """The texts by which `find` finds the job, each once. They never change."""
     v: int = RECORD_VERSION
 
     def option(self, name: str, default: Any) -> Any:
@@ -157,6 +160,7 @@ class Record:
             progress=self.progress,
             key=self.key,
             headers=dict(self.headers),
+            tags=list(self.tags),
             reason=self.reason,
         )
 
@@ -321,6 +325,7 @@ _WRITE: dict[str, Callable[[Any], Flat]] = {
     "bool": int,
     "Mapping": lambda value: _json(dict(value)) if value else "{}",
     "tuple": lambda errors: _json([error.as_dict() for error in errors]) if errors else "[]",
+    "Tags": lambda tags: _json(tags) if tags else "[]",
     "Progress": lambda value: _json(dataclasses.asdict(value)),
 }
 _READ: dict[str, Callable[[Any], Any]] = {
@@ -328,6 +333,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "bool": lambda value: bool(int(value)),
     "Mapping": lambda value: {} if value == "{}" else _expect(dict, json.loads(value)),
     "tuple": lambda value: () if value == "[]" else _errors(value),
+    "Tags": lambda value: () if value == "[]" else tuple(map(_text, _expect(list, json.loads(value)))),
     "Progress": lambda value: Progress(**_expect(dict, json.loads(value))),
     "str": _text,
     "int": int,

@@ -144,7 +144,9 @@ def matches(query: Query, record: Record) -> bool:
         and (query.error is None or (error is not None and names_error(error, query.error)))
         and (query.finished_before is None or (finished is not None and finished < query.finished_before))
         and (query.key is None or record.key == query.key)
+        and (query.tag is None or query.tag in record.tags)
         and (query.since is None or record.enqueued_at >= query.since)
+        and (query.text is None or query.text.encode() in record.payload)
         and (query.until is None or record.enqueued_at < query.until)
     )
 

@@ -139,7 +139,7 @@ class Query:
     `queueport.spi.storage.names_error` compares it. `finished_before` is in seconds since the epoch, by the store's
     clock; with it, a job that has not ended does not match. `after` is the id of the last record of the previous page;
     if that record is deleted, `find` finds nothing. `since` and `until` are such times too: the job was enqueued at
-    `since` or later, and before `until`.
+    `since` or later, and before `until`. `text`, in UTF-8, is a part of the payload.
     """
 
     state: JobState | None = None
@@ -150,8 +150,10 @@ class Query:
     after: str | None = None
     limit: int = 100
     key: str | None = None
+    tag: str | None = None
     since: float | None = None
     until: float | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +239,12 @@ class JobStore(ABC):
     def find(self, query: Query) -> Sequence[Record]:
         """At most `query.limit` matching records, the latest inserted first.
 
-        If the query has a state, must not scan jobs in other states. With `key`, must not scan jobs with other keys or
-        without a key. With `since` or `until`, must not scan all jobs that were enqueued at other times. A store may
-        rely on its clock for this: it may miss jobs if its clock was set back by more than
-        `queueport.spi.storage.CLOCK_STEP`.
+        If the query has a state, must not scan jobs in other states. With `key` or `tag`, must instead not scan jobs
+        without this key or tag. With `since` or `until`, must not scan all jobs that were enqueued at other times. A
+        store may rely on its clock for this: it may miss jobs if its clock was set back by more than
+        `queueport.spi.storage.CLOCK_STEP`. With `text`, may read all jobs that meet the other conditions. Must then do
+        this in many steps, each of which delays other calls by less than about 0.1 s, and may take longer than
+        `call_timeout` in all.
         """
 
     @abstractmethod

@@ -94,7 +94,10 @@ def query_arguments(query: Query) -> list[bytes]:
     """
     times = [None if time is None else float(time) for time in (query.finished_before, query.since, query.until)]
     state = query.state and query.state.value
-    return [encoded(value) for value in (state, query.queue, query.task, query.error, query.key, *times)]
+    return [
+        encoded(value)
+        for value in (state, query.queue, query.task, query.error, query.key, query.tag, query.text, *times)
+    ]
 
 
 def encoded(value: Flat) -> bytes:

@@ -239,7 +239,7 @@ class RedisStore(JobStore):
     def find(self, query: Query) -> Sequence[Record]:
         found: list[Record] = []
         given, after, seq = query_arguments(query), (query.after or "").encode(), b""
-        unchecked = given[4:] == [b""] * 4  # every entry of the indexes matches, so as many as wanted are enough
+        unchecked = given[4:] == [b""] * 6  # every entry of the indexes matches, so as many as wanted are enough
         checks = min(query.limit, PAGE) if unchecked else PAGE
         while True:
             left = min(query.limit - len(found), PAGE)

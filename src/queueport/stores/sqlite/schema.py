@@ -15,6 +15,7 @@ from typing import Any
 
 from queueport.errors import BackendUnavailable
 from queueport.spi.record import RECORD_VERSION, Record
+from queueport.status import JobState
 
 __all__ = ["FIELDS", "SCHEMA", "Tables", "named", "prepare"]
 
@@ -29,6 +30,7 @@ WORDS = {
     "READABLE": f"v <= {RECORD_VERSION}",  # false for a row that a newer release wrote
     "NEWER": f"v > {RECORD_VERSION}",
     "SCHEMA": str(SCHEMA),
+    "STATES": ", ".join(f"'{state.value}'" for state in JobState),
 }
 """Texts that replace names such as `@ALIVE` in statements. The statements that create indexes use the same texts,
 because SQLite uses a partial index only for a statement that repeats the condition of the index."""
@@ -43,6 +45,15 @@ HISTORY = """
         n INTEGER NOT NULL, PRIMARY KEY (step, at, queue, task, name)
     ) WITHOUT ROWID"""
 """The numbers of the history: `step` is the length of the interval in seconds, and `at` is its start."""
+
+COLUMN = """ALTER TABLE @jobs ADD COLUMN "tags" TEXT NOT NULL DEFAULT '[]'"""
+"""Added to new tables too, so that migrated tables are the same."""
+TAGS = """
+    CREATE TABLE @tags (
+        tag TEXT NOT NULL, state TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (tag, state, seq)
+    ) WITHOUT ROWID"""
+"""The jobs by tag and state. `Writing` writes it, because a trigger would cost time for each job without tags, too.
+Only the deletion of a job is left to a trigger, because another job may get the same seq later."""
 
 TABLES = (
     """
@@ -66,6 +77,7 @@ TABLES = (
         "payload" BLOB NOT NULL,
         "result" BLOB
     )""",
+    COLUMN,
     """
     CREATE TABLE @counts (
         state TEXT NOT NULL, queue TEXT NOT NULL, task TEXT NOT NULL, priority INTEGER NOT NULL, n INTEGER NOT NULL,
@@ -82,6 +94,7 @@ TABLES = (
     "CREATE TABLE @aside (seq INTEGER PRIMARY KEY, id TEXT, reason TEXT NOT NULL, at REAL NOT NULL, record TEXT)",
     DOCUMENTS,
     HISTORY,
+    TAGS,
 )
 SENT = """
     CREATE INDEX @sent ON @jobs (queue, priority, sent_at)
@@ -113,9 +126,18 @@ TRIGGERS = (
     WHEN (old.state, old.queue, old.task, old.priority) <> (new.state, new.queue, new.task, new.priority)
     BEGIN {_DOWN} {_UP} END""",
 )
-CREATE = TABLES + INDEXES + TRIGGERS
+UNTAG = """
+    CREATE TRIGGER @untag AFTER DELETE ON @jobs WHEN old.tags <> '[]' BEGIN
+        DELETE FROM @tags WHERE state IN (@STATES) AND seq = old.seq
+        AND tag IN (SELECT value FROM json_each(CASE WHEN json_valid(old.tags) THEN old.tags ELSE '[]' END));
+    END"""
+CREATE = (*TABLES, *INDEXES, *TRIGGERS, UNTAG)
 
-MIGRATIONS: Mapping[int, Sequence[str]] = {1: ("DROP INDEX @sent", SENT), 2: (DOCUMENTS, HISTORY), 3: (KEYED,)}
+MIGRATIONS: Mapping[int, Sequence[str]] = {
+    1: ("DROP INDEX @sent", SENT),
+    2: (DOCUMENTS, HISTORY),
+    3: (KEYED, COLUMN, TAGS, UNTAG),
+}
 """For each older version, the statements that migrate tables of this version to the next version. A statement may add
 columns and tables but must not remove any, because processes of the previous release may still use the tables."""
 

@@ -67,6 +67,7 @@ records = st.builds(
     state=st.just(JobState.QUEUED),
     priority=st.integers(-1, 1),
     key=st.sampled_from([None, None, "k1", "k2"]),
+    tags=st.sampled_from([(), (), ("t1",), ("t2", "t1")]),
     v=st.sampled_from([RECORD_VERSION] * 4 + [RECORD_VERSION + 1]),
 )
 queries = st.builds(
@@ -79,6 +80,8 @@ queries = st.builds(
     after=st.none() | ids,
     limit=st.integers(1, 4),
     key=st.sampled_from([None, None, "k1", "k2", "k3"]),
+    tag=st.sampled_from([None, None, "t1", "t2", "t3"]),
+    text=st.sampled_from([None, None, None, "\0", "a"]),
     since=moments,
     until=moments,
 )

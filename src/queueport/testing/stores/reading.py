@@ -132,6 +132,45 @@ class FindTests(Case):
         store.swap([Swap(record.id, record.rev, Change(delete=True), rev())])
         assert found(store, key="order-2") == []
 
+    def test_the_tag_filter_follows_each_job_from_state_to_state(self, store: JobStore) -> None:
+        tags = ("vip", 'a "b":c é')
+        put(store, "a", tags=tags)
+        run(store, put(store, "b", tags=tags[:1], key="k"))
+        dead(store, "c", tags=tags, queue="bulk")
+        succeeded(store, "d", tags=("other",))
+        put(store, "e")
+        assert found(store, tag="vip") == list("cba")
+        assert found(store, tag=tags[1]) == list("ca")
+        assert found(store, tag="vi") == []
+        more: list[dict[str, Any]] = [{"state": JobState.RUNNING}, {"queue": "bulk"}, {"error": "ValueError"}]
+        for filters, ids in zip([*more, {"key": "k"}], "bccb", strict=True):
+            assert found(store, tag="vip", **filters) == list(ids)
+            assert store.count(Query(tag="vip", **filters)) == len(ids)
+        assert found(store, tag="other", key="k") == []
+        assert found(store, tag="vip", limit=1, after="c") == ["b"]
+        assert store.count(Query(tag="vip")) == 3
+        assert [record.tags for record in store.get(["a", "d", "e"]) if record] == [tags, ("other",), ()]
+        for record in store.find(Query(tag="vip", limit=2)):
+            store.swap([Swap(record.id, record.rev, Change(delete=True), rev())])
+        assert found(store, tag="vip") == ["a"]
+        assert store.count(Query(tag="vip")) == 1
+
+    def test_the_text_filter_finds_a_part_of_the_payload(self, store: JobStore) -> None:
+        for number in range(30):
+            put(store, f"j{number}", payload=b'{"order":%d,"n":"%s"}' % (number, b"x" * 200_000), tags=("few",))
+        dead(store, "a", payload='{"name":"Zoë"}'.encode(), queue="bulk", key="k")
+        put(store, "b", payload='{"name":"Zoë","n":1}'.encode(), tags=("few",))
+        assert found(store, text="Zoë") == ["b", "a"]
+        assert found(store, text='"order":7,') == ["j7"]
+        assert found(store, text="zoë") == found(store, text="%") == []
+        more: list[dict[str, Any]] = [{"state": JobState.DEAD}, {"queue": "bulk"}, {"key": "k"}, {"tag": "few"}]
+        for filters, ids in zip(more, "aaab", strict=True):
+            assert found(store, text="Zoë", **filters) == [ids]
+            assert store.count(Query(text="Zoë", **filters)) == 1
+        assert found(store, text="order", limit=2, after="j28") == ["j27", "j26"]
+        assert store.count(Query(text="order")) == 30
+        assert found(store, text="order") == [f"j{number}" for number in range(29, -1, -1)]
+
     def test_since_and_until_compare_the_time_of_the_enqueue(self, store: JobStore, clock: Clock) -> None:
         for number in range(40):
             put(store, f"j{number}", queue=f"q{number % 3}", delay=None if number % 2 else 1000.0)

@@ -63,6 +63,7 @@ WHOLE = {
     "errors": (error("a.B"), replace(error(), message="\udc80 \0 é", traceback="")),
     "progress": Progress(0.5, None, "ü\udc80"),
     "reason": "cancelled",
+    "tags": ("ключ 🔑", 'a "b": [c]'),
 }
 """For every field of a record that has a default, except `rev` and `v`: another value, to test that the store keeps
 the field."""

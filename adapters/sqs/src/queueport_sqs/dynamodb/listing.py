@@ -148,7 +148,7 @@ class Listing:
 
         If the query has no condition that the index lacks, this is the number according to the index.
         """
-        if any(each is not None for each in (query.key, query.since, query.until)):
+        if any(each is not None for each in (query.key, query.tag, query.text, query.since, query.until)):
             return sum(1 for _ in self._matching(replace(query, limit=MANY)))
 
         def counted(partition: str) -> int:
@@ -178,8 +178,9 @@ class Listing:
 
     def _partitions(self, query: Query) -> list[str]:
         """The partitions with all jobs that can match the query."""
-        if query.key is not None:
-            return [self._names.labelled(label_of("key", query.key), shard) for shard in self._shards]
+        for kind, text in (("key", query.key), ("tag", query.tag)):
+            if text is not None:
+                return [self._names.labelled(label_of(kind, text), shard) for shard in self._shards]
         return self._states(query.state)
 
     def _states(self, state: JobState | None) -> list[str]:
@@ -226,7 +227,7 @@ class Listing:
 
 def _matching(query: Query) -> Search:
     """A search whose filter keeps every entry that matches the query, and perhaps some that do not."""
-    if query.key is not None:  # the entries of labels have none of the attributes
+    if query.key is not None or query.tag is not None:  # the entries of labels have none of the attributes
         return Search(LISTED, newest=True)
     phrases, names, values = [], {}, {}
     for name, wanted in (("queue", query.queue), ("task", query.task)):

@@ -6,6 +6,7 @@ change nothing. An item that DynamoDB may delete by its TTL is treated as delete
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -223,7 +224,10 @@ def _expired(item: Item, now: float) -> bool:
 
 def _labels(item: Item) -> list[str]:
     """The labels of the job in an item that perhaps cannot be read."""
-    return [label_of("key", item["key"]["S"])] if "S" in item.get("key", {}) else []
+    found = [label_of("key", item["key"]["S"])] if "S" in item.get("key", {}) else []
+    with suppress(KeyError, ValueError, TypeError):
+        found += [label_of("tag", str(tag)) for tag in json.loads(item["tags"]["S"])]
+    return found
 
 
 def _newer(item: Item) -> bool:

@@ -4,6 +4,7 @@ For each namespace NS the table holds these items, by key:
 
     NS#job#ID              a job: the fields of its record that differ from their defaults, index keys, `error`, `ttl`
     NS#label#ID#key#KEY    the entry in the index `listed` for the job ID by its key
+    NS#label#ID#tag#TAG    the entry in the index `listed` for the job ID by one of its tags
     NS#key#HASH            `holder`: the id of the job that is alive and holds the key of a task
     NS#count#SHARD#QUEUE   a part of the counts of a queue: `PRIORITY#STATE`, `processed`, `failed`
     NS#counters            `parts`: the keys of all NS#count items
@@ -21,6 +22,7 @@ The table has these indexes:
              NS#sent#SHARD#PRIORITY#QUEUE       at          queued jobs with a sent message and no wake_at, by sent_at
     listed   NS#state#SHARD#STATE               seq         all jobs, in the order of insertion
              NS#label#SHARD#key#KEY             seq         jobs with a key, ended ones too, in the order of insertion
+             NS#label#SHARD#tag#TAG             seq         jobs with a tag, in the order of insertion
              NS#history#STEP                    seq         minutes or hours of the history, by their start
              NS#workers                         seq         workers, by name
     waiting  NS#queued#SHARD#QUEUE              queued_at   queued jobs
@@ -183,11 +185,12 @@ def attributes(names: Names, record: Record) -> Item:
 
 def labels(record: Record) -> list[str]:
     """The labels by which the job is found, each in an item of its own. They never change."""
-    return [] if record.key is None else [label_of("key", record.key)]
+    tags = [label_of("tag", tag) for tag in record.tags]
+    return tags if record.key is None else [label_of("key", record.key), *tags]
 
 
 def label_of(kind: str, text: str) -> str:
-    """The label for a key: `kind` is "key", and `text` is the key."""
+    """The label for a key or a tag. `kind` is "key" or "tag"."""
     return f"{kind}#{text}"
 
 

@@ -11,7 +11,7 @@ end
 local entries = candidates(query, seq, checks)
 local answers, ended = {''}, #entries < checks
 for i, entry in ipairs(entries) do
-  if #answers > limit then
+  if #answers > limit or query.read > MOST_READ then
     ended = false
     break
   end

@@ -2,6 +2,8 @@
 
 local call = redis.call
 local ALIVE = {scheduled = true, queued = true, running = true, retrying = true}
+local STATES = {succeeded = true, dead = true, cancelled = true}
+for state in pairs(ALIVE) do STATES[state] = true end
 
 local known_version = tonumber(ARGV[1])
 local now = tonumber(ARGV[2]) -- tests give a time; otherwise the server's clock is used
@@ -38,7 +40,7 @@ end
 -- The fields that `apply_change` and `indexes_of` read. To read only these is faster than to read all.
 local INDEXED = {
   'rev', 'state', 'queue', 'task', 'priority', 'wake_at', 'v', 'seq', 'key', 'error', 'queued_at', 'sent', 'sent_at',
-  'started_at',
+  'started_at', 'tags',
 }
 
 -- A record with its indexed fields only; nil if it does not have this rev.
@@ -226,10 +228,22 @@ local function remove_everywhere(entry)
   end
 end
 
--- The indexes of a record by its key. They have no counts, because there may be as many of them as jobs.
+-- The tags of a record, as keys of a table. Tags that are damaged count as none.
+local function tags_of(record)
+  local ok, tags = pcall(cjson.decode, record.tags or '[]')
+  local found = {}
+  for _, tag in ipairs(ok and type(tags) == 'table' and tags or {}) do found[tostring(tag)] = true end
+  return found
+end
+
+-- The indexes of a record by its key and its tags. They have no counts, because there may be as many of them as jobs.
 local function labels_of(record)
   local found = {}
-  if record.state and record.key then found['keyed:' .. record.key] = record.seq end
+  if not record.state then return found end
+  if record.key then found['keyed:' .. record.key] = record.seq end
+  if record.tags then
+    for tag in pairs(tags_of(record)) do found['tagged:' .. record.state .. ':' .. tag] = record.seq end
+  end
   return found
 end
 
@@ -328,7 +342,7 @@ local function apply_change(record, change)
     end
   end
   local job, entry, before = key('job:' .. id), entry_of(record.seq or set.seq, id), indexes_of(record)
-  local labels = (record.key or set.key) and labels_of(record)
+  local labels = (record.key or set.key or record.tags or set.tags) and labels_of(record)
   local state, queue, started = record.state, record.queue, tonumber(record.started_at)
   local pair = (set.queue or queue or '') .. ':' .. (set.task or record.task or '')
   if change.delete then
@@ -501,23 +515,35 @@ local function span(names, since, till)
   return low, high
 end
 
--- Read a query from the next arguments: state, queue, task, error, key, finished_before, since, until ('' for any).
+-- A page ends after the job with which its search has read more bytes of payloads than this.
+local MOST_READ = 2000000
+
+-- Read a query from the next arguments: state, queue, task, error, key, tag, text, finished_before, since, until ('' for any).
 -- Returns `names`, the indexes to read; `total`, their number of entries if all of these match, else nil; `low` and
--- `high`, the seqs between which to read (nil: all); and the function `holds`, which tells whether the record with an id
--- matches.
+-- `high`, the seqs between which to read (nil: all); the function `holds`, which tells whether the record with an id
+-- matches; and `read`, the number of bytes of payloads that `holds` has read.
 local function query_argument()
   local wanted = {}
-  for _, name in ipairs({'state', 'queue', 'task', 'error', 'key'}) do wanted[name] = argument() end
+  for _, name in ipairs({'state', 'queue', 'task', 'error', 'key', 'tag', 'text'}) do wanted[name] = argument() end
   local before, since, till = number(), number(), number()
-  local found, checked = {}, before or since or till
+  local found, checked = {read = 0}, before or since or till or wanted.text ~= ''
   if wanted.key ~= '' then
     found.names = {'keyed:' .. wanted.key}
     found.total = call('ZCARD', key(found.names[1]))
-    checked = checked or wanted.state ~= '' or wanted.queue ~= '' or wanted.task ~= '' or wanted.error ~= ''
+    checked = checked or wanted.tag ~= '' or wanted.state ~= ''
+  elseif wanted.tag ~= '' then
+    found.names, found.total = {}, 0
+    for state in pairs(wanted.state ~= '' and {[wanted.state] = true} or STATES) do
+      local name = 'tagged:' .. state .. ':' .. wanted.tag
+      found.names[#found.names + 1] = name
+      found.total = found.total + call('ZCARD', key(name))
+    end
+    wanted.tag = ''
   else
     found.names, found.total = matching_indexes(wanted.state, wanted.queue, wanted.task, wanted.error)
-    wanted = {state = '', queue = '', task = '', error = ''}
+    wanted = {state = '', queue = '', task = '', error = '', tag = '', text = wanted.text}
   end
+  checked = checked or wanted.queue ~= '' or wanted.task ~= '' or wanted.error ~= ''
   if since or till then found.low, found.high = span(found.names, since, till) end
   if not checked then
     found.holds = function() return true end
@@ -525,16 +551,20 @@ local function query_argument()
   end
   found.total = nil
   found.holds = function(id)
-    local fields = {'state', 'queue', 'task', 'error', 'finished_at', 'enqueued_at'}
+    local fields = {'state', 'queue', 'task', 'error', 'finished_at', 'enqueued_at', 'tags'}
+    if wanted.text ~= '' then fields[#fields + 1] = 'payload' end
     local record = {}
     for i, value in ipairs(call('HMGET', key('job:' .. id), unpack(fields))) do record[fields[i]] = value end
     for _, name in ipairs({'state', 'queue', 'task'}) do
       if wanted[name] ~= '' and record[name] ~= wanted[name] then return false end
     end
+    found.read = found.read + #(record.payload or '')
     local finished, enqueued = tonumber(record.finished_at or ''), tonumber(record.enqueued_at or '0') or 0
     return record.state
+      and (wanted.tag == '' or tags_of({tags = record.tags or nil})[wanted.tag])
       and (wanted.error == '' or (record.error and names_error(record.error, wanted.error)))
       and (not before or (finished and finished < before))
+      and (wanted.text == '' or string.find(record.payload or '', wanted.text, 1, true))
       and (not since or enqueued >= since)
       and (not till or enqueued < till)
   end
