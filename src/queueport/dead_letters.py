@@ -63,9 +63,15 @@ class DeadLetters:
         """One dead job. Raises JobNotFound if no dead job has this id."""
         return self._queue.operations.status(self._dead(job_id))
 
-    def count(self, queue: str | None = None, task: str | None = None, error: str | None = None) -> int:
+    def count(
+        self,
+        queue: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
         """The number of dead jobs that match the filters."""
-        return self._queue.operations.store.count(self._query(queue, task, error, {}))
+        return self._queue.operations.store.count(self._query(queue, task, error, more))
 
     def retry(self, job_id: str) -> JobHandle[Any]:
         """Run one dead job again, with fresh budgets and no expiry.
@@ -76,13 +82,19 @@ class DeadLetters:
         self._dead(job_id)
         return self._queue.retry(job_id)
 
-    def retry_all(self, queue: str | None = None, task: str | None = None, error: str | None = None) -> int:
+    def retry_all(
+        self,
+        queue: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
         """Run every matching dead job again, as `retry` does; returns the number of jobs that were queued.
 
         A job stays dead if another job holds its key, or if its record cannot be written.
         """
         operations = self._queue.operations
-        return operations.change_all(self._query(queue, task, error, {}), operations.lifecycle.retry)
+        return operations.change_all(self._query(queue, task, error, more), operations.lifecycle.retry)
 
     def discard(self, job_id: str) -> None:
         """Remove one job from the dead letters: it becomes cancelled, with the reason "discarded".
@@ -93,8 +105,16 @@ class DeadLetters:
         if operations.settle(job_id, operations.lifecycle.discard, self._dead(job_id)).change is None:
             raise self._missing(job_id)
 
-    def purge(self, queue: str | None = None, older_than: float | timedelta | None = None) -> int:
-        """Discard the dead jobs of one queue, or of all queues; returns the number of discarded jobs.
+    def purge(
+        self,
+        queue: str | None = None,
+        older_than: float | timedelta | None = None,
+        *,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
+        """Discard every dead job that matches the filters; returns the number of discarded jobs.
 
         With `older_than`, in seconds or as a timedelta, discards only jobs that died longer ago than this time.
         """
@@ -103,7 +123,7 @@ class DeadLetters:
             raise ConfigurationError(f"older_than={seconds!r} is not a time: pass 0 or more seconds, or None for all")
         operations = self._queue.operations
         before = None if seconds is None else operations.store.now() - seconds
-        query = self._query(queue, None, None, {}, finished_before=before)
+        query = self._query(queue, task, error, more, finished_before=before)
         return operations.change_all(query, operations.lifecycle.discard)
 
     def add(self, job: Job[Any], error: str) -> JobHandle[Any]:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from queueport import AsyncJobQueue, JobQueue, Retry, get_queue, task
-from queueport.errors import ConfigurationError, InvalidJob
+from queueport.errors import ConfigurationError, InvalidJob, JobCancelled
 from queueport.status import JobStatus
+from queueport.testing.waiting import eventually
 
 
 @task(name="filters.lose", retry=Retry(max_attempts=1))
@@ -23,6 +24,11 @@ def lose(n: int, note: str = "") -> None:
 @task(name="filters.keep")
 def keep(n: int) -> int:
     return n
+
+
+@task(name="filters.wait")
+async def wait() -> None:
+    await asyncio.sleep(60)
 
 
 @pytest.fixture(params=["memory://", "sqlite:///{}/jobs.db"])
@@ -116,6 +122,86 @@ def test_filters_that_are_none_are_not_given(queue: JobQueue) -> None:
     assert both(queue, error=None, key=None, tag=None, since=None, until=None)[0] == ["a"]
 
 
+def many(queue: JobQueue) -> None:
+    """Three dead jobs, and three that wait: one for its time."""
+    for number, job_id in enumerate("abc"):
+        queue.enqueue(lose.using(job_id=job_id, tags=["vip"] if number else None, key=job_id).job(number))
+    queue.worker(tasks=[lose], burst=True).run()
+    queue.enqueue(keep.using(job_id="d", tags=["vip"]).job(17))
+    queue.enqueue(keep.using(job_id="e", tags=["vip"], delay=60).job(4))
+    queue.enqueue(keep.using(job_id="f").job(5))
+
+
+def states(queue: JobQueue) -> dict[str, str]:
+    return {status.id: status.reason or status.state.value for status in reversed(queue.jobs())}
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"tag": "vip"},
+    {"key": "b"},
+    {"text": "[1]"},
+    {"error": "OSError", "tag": "vip", "key": "c"},
+    {"since": 60, "until": 0},
+    {"until": 3600},
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_dead_jobs_are_counted_retried_and_discarded_by_filters(queue: JobQueue, filters: dict[str, Any]) -> None:
+    many(queue)
+    found = ids(queue.dead_letters.list(**filters))
+    assert queue.dead_letters.count(**filters) == len(found)
+    assert queue.count("dead", **filters) == len(found)
+    assert queue.dead_letters.retry_all(**filters) == len(found)
+    assert {job_id: states(queue)[job_id] for job_id in "abc"} == {
+        job_id: "queued" if job_id in found else "dead" for job_id in "abc"
+    }
+    queue.worker(tasks=[lose], burst=True).run()
+    assert queue.dead_letters.purge(**filters) == len(found)
+    assert {job_id: states(queue)[job_id] for job_id in "abc"} == {
+        job_id: "discarded" if job_id in found else "dead" for job_id in "abc"
+    }
+
+
+def test_cancel_all_cancels_what_has_not_ended(queue: JobQueue) -> None:
+    many(queue)
+    assert queue.cancel_all(text="17", tag="vip") == 1
+    assert queue.cancel_all("scheduled", tag="vip") == 1
+    assert states(queue) == {"a": "dead", "b": "dead", "c": "dead", "d": "cancelled", "e": "cancelled", "f": "queued"}
+    assert queue.cancel_all(task=keep) == 1
+    assert queue.cancel_all(since=60) == 0
+
+
+def test_cancel_all_asks_running_jobs_to_stop(queue: JobQueue) -> None:
+    running = [queue.enqueue(wait.using(tags=["vip"])) for _ in range(2)]
+    with queue.worker(tasks=[wait], threads=2).start():
+        eventually(lambda: queue.stats().totals.running == 2)
+        assert queue.cancel_all(tag="vip") == 2
+        for handle in running:
+            with pytest.raises(JobCancelled):
+                handle.result(20)
+
+
+def test_coroutines_change_many_jobs_too(queue: JobQueue) -> None:
+    many(queue)
+
+    async def change() -> list[int]:
+        other = AsyncJobQueue(queue)
+        dead = other.dead_letters
+        counts = [await other.count(tag="vip"), await dead.count(tag="vip"), await dead.retry_all(key="a")]
+        return [*counts, await dead.purge(tag="vip", error="OSError"), await other.cancel_all(tag="vip")]
+
+    assert asyncio.run(change()) == [4, 2, 1, 2, 2]
+
+
+def test_cancel_all_needs_a_filter_and_a_state_that_has_not_ended() -> None:
+    queue = get_queue("memory://")
+    with pytest.raises(ConfigurationError, match="give at least one"):
+        queue.cancel_all()
+    with pytest.raises(ConfigurationError, match="dead jobs have ended: choose one of scheduled, retrying"):
+        queue.cancel_all("dead", tag="vip")
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"since": datetime(2026, 1, 1)}, "aware datetime"),  # noqa: DTZ001  # a naive time must be refused
     ({"since": "yesterday"}, "aware datetime"),
@@ -134,7 +220,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("filters", "text"), WRONG)
 def test_wrong_filters_raise_one_sentence(filters: dict[str, Any], text: str) -> None:
     queue = get_queue("memory://")
-    for find in (queue.jobs, queue.dead_letters.list):
+    dead = queue.dead_letters
+    for find in (queue.jobs, queue.count, queue.cancel_all, dead.list, dead.count, dead.retry_all, dead.purge):
         with pytest.raises(ConfigurationError, match=text):
             find(**filters)
 

@@ -16,7 +16,7 @@ from queueport.spi.store import Query
 from queueport.status import JobState
 from queueport.tasks import Task
 
-__all__ = ["PAGE", "checked", "filters", "missing", "queue_name"]
+__all__ = ["PAGE", "checked", "filters", "missing", "queue_name", "unfinished"]
 
 PAGE = 500
 """The maximum number of records to read and change in one step when a query matches many."""
@@ -65,6 +65,23 @@ def filters(
         present = 0.0 if now is None else now()
         since, until = _moment(since, present), _moment(until, present)
     return query if since is None and until is None else replace(query, since=since, until=until)
+
+
+ALIVE = (JobState.SCHEDULED, JobState.RETRYING, JobState.QUEUED, JobState.RUNNING)
+"""The states of jobs that have not ended, in an order that meets a job which moves on while it is searched for."""
+
+
+def unfinished(query: Query) -> list[Query]:
+    """The query for each state of jobs that have not ended. Raises ConfigurationError if it would match all jobs, or
+    only jobs that have ended.
+    """
+    if query == Query(limit=query.limit):
+        raise ConfigurationError("no filter is given, which would cancel all jobs: give at least one, such as a queue")
+    if query.state is None:
+        return [replace(query, state=state) for state in ALIVE]
+    if query.state.final:
+        raise ConfigurationError(f"{query.state} jobs have ended: choose one of {', '.join(ALIVE)}, or no state")
+    return [query]
 
 
 FILTERS = JobFilters.__optional_keys__

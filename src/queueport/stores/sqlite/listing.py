@@ -184,7 +184,8 @@ def _first(tables: Tables, time: float) -> int:
     If the clock was set back, the order of seq is not that of the time. All rows before the result were then enqueued
     before the time plus the step of the clock, and all others after the time minus the step.
     """
-    first, last = tables.rows("SELECT min(seq), max(seq) FROM @jobs")[0]
+    # Two statements, because SQLite reads all rows for a statement with both min and max.
+    (first,), (last,) = (tables.rows(f"SELECT {end}(seq) FROM @jobs")[0] for end in ("min", "max"))
     low, high = (0, 0) if first is None else (first, last + 1)
     statement = "SELECT seq, CAST(enqueued_at AS REAL) FROM @jobs WHERE seq >= ? ORDER BY seq LIMIT 1"
     while low < high:
