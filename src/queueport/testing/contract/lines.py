@@ -264,8 +264,8 @@ STATUS = Group(
         ),
         Line(
             "T9",
-            "A job keeps its `tags`. `jobs`, `count` and `dead_letters` find jobs by tag, key, class of the error or of "
-            "an ancestor, time of the enqueue and a text in the arguments; a job must match all filters.",
+            "A job keeps its `tags`. `jobs`, `count` and `dead_letters` find jobs by tag, key, class of the error or "
+            "of an ancestor, time of the enqueue and a text in the arguments; a job must match all filters.",
             "Compares 26 queries with four known jobs, of which one waits, one is delayed and two have ended.",
         ),
         Line(
