@@ -158,6 +158,16 @@ def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisSt
     assert set(holders.values()) == alive
 
 
+def test_a_job_of_a_release_without_tags_is_changed_and_deleted(store: RedisStore, client: Any) -> None:
+    record = put(store, "old", key="k")
+    client.delete(store.prefix + b"keyed:k")  # an earlier release did not write this index
+    record = swap(store, record, state=JobState.DEAD)
+    assert store.find(Query(key="k")) == []
+    assert store.find(Query()) == [record]
+    store.swap([Swap(record.id, record.rev, Change(delete=True), "r")])
+    assert keys(store, client) <= {"counters", "queues"}
+
+
 def test_the_answers_of_a_large_batch_are_in_order(store: RedisStore) -> None:
     new = Lifecycle(RULES).new(delay=None, expires=None)
     inserts = [Insert(bare(f"j{n}", key=f"k{n % 2000}"), new, f"r{n}") for n in range(2500)]

@@ -4,7 +4,7 @@
 local query = query_argument()
 local seq, checks = number(), number()
 if query.total then return {'', query.total} end
-local entries, n = candidates(query, seq, checks), 0
+local entries, n = candidates(query, seq, checks, seq), 0
 for i, entry in ipairs(entries) do
   if query.holds(id_of(entry)) then n = n + 1 end
   if query.read > MOST_READ or i == checks then return {seq_of(entry), n} end

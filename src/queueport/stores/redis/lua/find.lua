@@ -8,7 +8,7 @@ if after ~= '' then
   seq = tonumber(call('HGET', key('job:' .. after), 'seq') or '')
   if not seq then return {''} end -- that job has been deleted
 end
-local entries = candidates(query, seq, checks)
+local entries = candidates(query, seq, checks, seq and after == '')
 local answers, ended = {''}, #entries < checks
 for i, entry in ipairs(entries) do
   if #answers > limit or query.read > MOST_READ then

@@ -481,8 +481,8 @@ end
 
 -- Search an index by bisection. Returns the seq of the last entry that was enqueued before a time, and the seq of the
 -- first one that was enqueued at that time or later (nil: none).
-local function around(index, time)
-  local low, high, before, after = 0, call('ZCARD', key(index)), nil, nil
+local function around(index, size, time)
+  local low, high, before, after = 0, size, nil, nil
   while low < high do
     local middle = math.floor((low + high) / 2)
     local entry = call('ZRANGE', key(index), middle, middle)[1]
@@ -500,15 +500,18 @@ local function around(index, time)
 end
 
 -- The seqs, which are excluded, between which all entries of these indexes lie that were enqueued between two times (nil:
--- any time). A few of the indexes are enough, because seqs are in the order of the time in all of them. If the clock was
+-- any time). The largest indexes are enough, because seqs are in the order of the time in all of them. If the clock was
 -- set back, they are in this order except for CLOCK_STEP seconds.
-local CLOCK_STEP, BISECTED = 10, 20
+local CLOCK_STEP, BISECTED = 10, 4
 local function span(names, since, till)
   local low, high
-  for i = 1, math.min(#names, BISECTED) do
-    local before = since and around(names[i], since - CLOCK_STEP)
+  local sizes = {}
+  for i, index in ipairs(names) do sizes[i] = {index = index, n = call('ZCARD', key(index))} end
+  table.sort(sizes, function(a, b) return a.n > b.n end)
+  for i = 1, math.min(#sizes, BISECTED) do
+    local before = since and around(sizes[i].index, sizes[i].n, since - CLOCK_STEP)
     local _, after
-    if till then _, after = around(names[i], till + CLOCK_STEP) end
+    if till then _, after = around(sizes[i].index, sizes[i].n, till + CLOCK_STEP) end
     if before then low = math.max(low or 0, tonumber(before)) end
     if after then high = math.min(high or tonumber(after), tonumber(after)) end
   end
@@ -518,9 +521,9 @@ end
 -- A page ends after the job with which its search has read more bytes of payloads than this.
 local MOST_READ = 2000000
 
--- Read a query from the next arguments: state, queue, task, error, key, tag, text, finished_before, since, until ('' for any).
--- Returns `names`, the indexes to read; `total`, their number of entries if all of these match, else nil; `low` and
--- `high`, the seqs between which to read (nil: all); the function `holds`, which tells whether the record with an id
+-- Read a query from the next arguments: state, queue, task, error, key, tag, text, finished_before, since and until ('' for
+-- any). Returns `names`, the indexes to read; `total`, their number of entries if all of these match, else nil; `since` and
+-- `till`, the times of the enqueue (nil: any); the function `holds`, which tells whether the record with an id
 -- matches; and `read`, the number of bytes of payloads that `holds` has read.
 local function query_argument()
   local wanted = {}
@@ -544,15 +547,20 @@ local function query_argument()
     wanted = {state = '', queue = '', task = '', error = '', tag = '', text = wanted.text}
   end
   checked = checked or wanted.queue ~= '' or wanted.task ~= '' or wanted.error ~= ''
-  if since or till then found.low, found.high = span(found.names, since, till) end
+  found.since, found.till = since, till
   if not checked then
     found.holds = function() return true end
     return found
   end
   found.total = nil
+  local fields = {'state'} -- only the fields that are compared, because a search may check many jobs
+  for name, used in pairs({
+    queue = wanted.queue ~= '', task = wanted.task ~= '', error = wanted.error ~= '', tags = wanted.tag ~= '',
+    payload = wanted.text ~= '', finished_at = before, enqueued_at = since or till,
+  }) do
+    if used then fields[#fields + 1] = name end
+  end
   found.holds = function(id)
-    local fields = {'state', 'queue', 'task', 'error', 'finished_at', 'enqueued_at', 'tags'}
-    if wanted.text ~= '' then fields[#fields + 1] = 'payload' end
     local record = {}
     for i, value in ipairs(call('HMGET', key('job:' .. id), unpack(fields))) do record[fields[i]] = value end
     for _, name in ipairs({'state', 'queue', 'task'}) do
@@ -571,11 +579,14 @@ local function query_argument()
   return found
 end
 
--- At most `limit` entries that may match a query, newest first, before the seq if one is given.
-local function candidates(query, seq, limit)
-  if query.high then seq = math.min(seq or query.high, query.high) end
+-- At most `limit` entries that may match a query, newest first, before the seq if one is given. With `goes_on`, the seq is
+-- that of an entry which an earlier page has read, so that it need not be compared with the query's times.
+local function candidates(query, seq, limit, goes_on)
+  local low, high
+  if query.since or query.till then low, high = span(query.names, query.since, not goes_on and query.till) end
+  if seq and high then high = math.min(seq, high) end
   local function bound(at, none) return at and string.format('(%.0f', at) or none end
-  return merged(query.names, limit, bound(seq, '+inf'), true, bound(query.low, '-inf'))
+  return merged(query.names, limit, bound(high or seq, '+inf'), true, bound(low, '-inf'))
 end
 
 -- Run a verb, and write the counts even after an error. The error of a command is a table in Redis 7, and a text in
