@@ -350,7 +350,8 @@ class StatusTests(Case):
                 assert [status.id for status in queue.jobs(**query)] == wanted, query
                 assert queue.count(**query) == len(wanted), query
         letters = queue.dead_letters
-        for query in ({"tag": "vip"}, {"text": '"no"'}, {"until": middle}, {"error": "Refused", "since": 3600}):
+        dead_only: list[dict[str, Any]] = [{"tag": "vip"}, {"text": '"no"'}, {"until": middle}, {"error": "Refused"}]
+        for query in dead_only:
             assert [status.id for status in letters.list(**query)] == [dead], query
         assert letters.list(tag="eu") == letters.list(key="k") == letters.list(since=middle) == []
         assert [status.id for status in queue.jobs(tag="eu", limit=1)] == [two]

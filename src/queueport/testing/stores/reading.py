@@ -143,7 +143,8 @@ class FindTests(Case):
         assert found(store, tag=tags[1]) == list("ca")
         assert found(store, tag="vi") == []
         more: list[dict[str, Any]] = [{"state": JobState.RUNNING}, {"queue": "bulk"}, {"error": "ValueError"}]
-        for filters, ids in zip([*more, {"key": "k"}], "bccb", strict=True):
+        more.append({"key": "k"})
+        for filters, ids in zip(more, "bccb", strict=True):
             assert found(store, tag="vip", **filters) == list(ids)
             assert store.count(Query(tag="vip", **filters)) == len(ids)
         assert found(store, tag="other", key="k") == []
