@@ -11,13 +11,13 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from queueport.capability import Capability, Limits
 from queueport.context import warn_of_wait
 from queueport.engine.enqueue import make_job
 from queueport.errors import ConfigurationError, ResultTimeout
-from queueport.job import AsyncJobHandle, Job, JobHandle, ResultType
+from queueport.job import AsyncJobHandle, Job, JobFilters, JobHandle, ResultType
 from queueport.queue import WAIT, JobQueue, final_result
 from queueport.recurrence import Schedule
 from queueport.spi.record import Record
@@ -188,9 +188,38 @@ class AsyncJobQueue:
         task: str | Task[..., Any, Any] | None = None,
         limit: int = 100,
         after: str | None = None,
+        *,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """See `JobQueue.jobs`."""
-        return await asyncio.to_thread(self.sync.jobs, state, queue, task, limit, after)
+        return await asyncio.to_thread(self.sync.jobs, state, queue, task, limit, after, error=error, **more)
+
+    async def count(
+        self,
+        state: JobState | str | None = None,
+        queue: str | None = None,
+        task: str | Task[..., Any, Any] | None = None,
+        *,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
+        """See `JobQueue.count`."""
+        return await asyncio.to_thread(self.sync.count, state, queue, task, error=error, **more)
+
+    async def cancel_all(
+        self,
+        state: JobState | str | None = None,
+        queue: str | None = None,
+        task: str | Task[..., Any, Any] | None = None,
+        *,
+        error: str | None = None,
+        interrupt: bool = True,
+        **more: Unpack[JobFilters],
+    ) -> int:
+        """See `JobQueue.cancel_all`."""
+        cancel_all = partial(self.sync.cancel_all, state, queue, task, error=error, interrupt=interrupt, **more)
+        return await asyncio.to_thread(cancel_all)
 
     async def stats(self) -> Stats:
         """See `JobQueue.stats`."""
@@ -261,34 +290,55 @@ class AsyncDeadLetters:
         error: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """See `DeadLetters.list`."""
-        return await asyncio.to_thread(self._sync.list, queue, task, error, limit, after)
+        return await asyncio.to_thread(self._sync.list, queue, task, error, limit, after, **more)
 
     async def get(self, job_id: str) -> JobStatus:
         """See `DeadLetters.get`."""
         return await asyncio.to_thread(self._sync.get, job_id)
 
-    async def count(self, queue: str | None = None, task: str | None = None, error: str | None = None) -> int:
+    async def count(
+        self,
+        queue: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
         """See `DeadLetters.count`."""
-        return await asyncio.to_thread(self._sync.count, queue, task, error)
+        return await asyncio.to_thread(self._sync.count, queue, task, error, **more)
 
     async def retry(self, job_id: str) -> AsyncJobHandle[Any]:
         """See `DeadLetters.retry`."""
         await asyncio.to_thread(self._sync.retry, job_id)
         return self._queue.handle(job_id)
 
-    async def retry_all(self, queue: str | None = None, task: str | None = None, error: str | None = None) -> int:
+    async def retry_all(
+        self,
+        queue: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
         """See `DeadLetters.retry_all`."""
-        return await asyncio.to_thread(self._sync.retry_all, queue, task, error)
+        return await asyncio.to_thread(self._sync.retry_all, queue, task, error, **more)
 
     async def discard(self, job_id: str) -> None:
         """See `DeadLetters.discard`."""
         await asyncio.to_thread(self._sync.discard, job_id)
 
-    async def purge(self, queue: str | None = None, older_than: float | timedelta | None = None) -> int:
+    async def purge(
+        self,
+        queue: str | None = None,
+        older_than: float | timedelta | None = None,
+        *,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
         """See `DeadLetters.purge`."""
-        return await asyncio.to_thread(self._sync.purge, queue, older_than)
+        return await asyncio.to_thread(self._sync.purge, queue, older_than, task=task, error=error, **more)
 
     async def add(self, job: Job[Any], error: str) -> AsyncJobHandle[Any]:
         """See `DeadLetters.add`."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from queueport.engine.arguments import filters
 from queueport.engine.enqueue import Enqueue
 from queueport.engine.operations import Operations
 from queueport.errors import MESSAGE_LIMIT, ConfigurationError, JobNotFound, encodable
-from queueport.job import HandleQueue, Job, JobHandle
+from queueport.job import HandleQueue, Job, JobFilters, JobHandle
 from queueport.spi.record import Record
 from queueport.spi.store import Query
 from queueport.status import JobError, JobState, JobStatus
@@ -33,11 +33,12 @@ class DeadLetters:
             print(status.id, status.error)
         queue.dead_letters.retry_all(error="TimeoutError")
 
-    The filters are `queue`, `task` (a task's name) and `error`; a job must match all filters that are given. `error` is
-    the name of the class of the latest error or of an ancestor of this class, with or without the module: "OSError"
-    also finds a ConnectionError. If a job died under an older release that did not record `JobError.bases`, only the
-    class itself matches. Every method may raise BackendUnavailable and QueueClosed, and a method that reads a damaged
-    record `queueport.spi.record.CorruptRecord`. A wrong filter, `limit` or `older_than` raises ConfigurationError.
+    The filters are `queue`, `task` (a task's name), `error`, and those of `JobFilters`; a job must match all filters
+    that are given. `error` is the name of the class of the latest error or of an ancestor of this class, with or
+    without the module: "OSError" also finds a ConnectionError. If a job died under an older release that did not record
+    `JobError.bases`, only the class itself matches. Every method may raise BackendUnavailable and QueueClosed, and a
+    method that reads a damaged record `queueport.spi.record.CorruptRecord`. A wrong filter, `limit` or `older_than`
+    raises ConfigurationError.
     """
 
     def __init__(self, queue: DeadLetterQueue) -> None:
@@ -50,20 +51,27 @@ class DeadLetters:
         error: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """Find at most `limit` dead jobs, the latest enqueued first.
 
         `after` is the id of the last job of the previous page. Raises JobNotFound if that job has been deleted.
         """
-        return self._queue.operations.find(self._query(queue, task, error, limit=limit, after=after))
+        return self._queue.operations.find(self._query(queue, task, error, more, limit=limit, after=after))
 
     def get(self, job_id: str) -> JobStatus:
         """One dead job. Raises JobNotFound if no dead job has this id."""
         return self._queue.operations.status(self._dead(job_id))
 
-    def count(self, queue: str | None = None, task: str | None = None, error: str | None = None) -> int:
+    def count(
+        self,
+        queue: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
         """The number of dead jobs that match the filters."""
-        return self._queue.operations.store.count(self._query(queue, task, error))
+        return self._queue.operations.store.count(self._query(queue, task, error, more))
 
     def retry(self, job_id: str) -> JobHandle[Any]:
         """Run one dead job again, with fresh budgets and no expiry.
@@ -74,13 +82,19 @@ class DeadLetters:
         self._dead(job_id)
         return self._queue.retry(job_id)
 
-    def retry_all(self, queue: str | None = None, task: str | None = None, error: str | None = None) -> int:
+    def retry_all(
+        self,
+        queue: str | None = None,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
         """Run every matching dead job again, as `retry` does; returns the number of jobs that were queued.
 
         A job stays dead if another job holds its key, or if its record cannot be written.
         """
         operations = self._queue.operations
-        return operations.change_all(self._query(queue, task, error), operations.lifecycle.retry)
+        return operations.change_all(self._query(queue, task, error, more), operations.lifecycle.retry)
 
     def discard(self, job_id: str) -> None:
         """Remove one job from the dead letters: it becomes cancelled, with the reason "discarded".
@@ -91,8 +105,16 @@ class DeadLetters:
         if operations.settle(job_id, operations.lifecycle.discard, self._dead(job_id)).change is None:
             raise self._missing(job_id)
 
-    def purge(self, queue: str | None = None, older_than: float | timedelta | None = None) -> int:
-        """Discard the dead jobs of one queue, or of all queues; returns the number of discarded jobs.
+    def purge(
+        self,
+        queue: str | None = None,
+        older_than: float | timedelta | None = None,
+        *,
+        task: str | None = None,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
+        """Discard every dead job that matches the filters; returns the number of discarded jobs.
 
         With `older_than`, in seconds or as a timedelta, discards only jobs that died longer ago than this time.
         """
@@ -101,7 +123,7 @@ class DeadLetters:
             raise ConfigurationError(f"older_than={seconds!r} is not a time: pass 0 or more seconds, or None for all")
         operations = self._queue.operations
         before = None if seconds is None else operations.store.now() - seconds
-        query = self._query(queue, None, None, finished_before=before)
+        query = self._query(queue, task, error, more, finished_before=before)
         return operations.change_all(query, operations.lifecycle.discard)
 
     def add(self, job: Job[Any], error: str) -> JobHandle[Any]:
@@ -119,8 +141,9 @@ class DeadLetters:
         Enqueue(operations).add_dead(job, JobError("queueport.DeadLetters", text, "", now, 0))
         return JobHandle(job.id, self._queue, job.task_ref, created=True)
 
-    def _query(self, queue: str | None, task: str | None, error: str | None, **more: Any) -> Query:
-        return filters(state=JobState.DEAD, queue=queue, task=task, error=error, **more)
+    def _query(self, queue: str | None, task: str | None, error: str | None, more: JobFilters, **others: Any) -> Query:
+        now = self._queue.operations.store.now
+        return filters(state=JobState.DEAD, queue=queue, task=task, error=error, more=more, now=now, **others)
 
     def _dead(self, job_id: str) -> Record:
         with suppress(JobNotFound):

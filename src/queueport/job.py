@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Literal, Protocol, Self, TypedDict, TypeVar, cast, get_args
@@ -15,7 +15,7 @@ from queueport.errors import ConfigurationError, InvalidJob, nearest
 from queueport.retry import LONGEST, Retry
 from queueport.status import CancelOutcome, JobStatus
 
-__all__ = ["AsyncJobHandle", "Job", "JobHandle", "JobOptions", "Options", "TaskOptions"]
+__all__ = ["AsyncJobHandle", "Job", "JobFilters", "JobHandle", "JobOptions", "Options", "TaskOptions"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -109,6 +109,27 @@ class JobOptions(TaskOptions, total=False):
     """The job's id: up to 64 ASCII letters, digits, `_` and `-`. Default: a new UUID."""
     headers: Mapping[str, str] | None
     """Names and texts that are sent with the job in addition to its arguments, such as a trace context."""
+    tags: Sequence[str] | None
+    """Texts by which the job can be found later, such as ("vip", "import-7"): at most 10, of up to 100 characters."""
+
+
+class JobFilters(TypedDict, total=False):
+    """Filters of calls that find jobs, such as `JobQueue.jobs`, besides those for state, queue, task and error.
+
+    A job must match all filters that are given. None is the same as not given.
+    """
+
+    key: str | None
+    """The job's `key`. The jobs that held the key earlier match too."""
+    tag: str | None
+    """One of the job's `tags`."""
+    since: datetime | float | timedelta | None
+    """The job was enqueued at this aware time or later, or at most this number of seconds ago."""
+    until: datetime | float | timedelta | None
+    """The job was enqueued before this aware time, or more than this number of seconds ago."""
+    text: str | None
+    """A part of the arguments as compact JSON, such as '"order":17' in {"args":[],"kwargs":{"order":17}}. Upper and
+    lower case differ. No index helps: the search reads each job that matches the other filters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +155,7 @@ class Options:
     unique_for: float | None = None
     job_id: str | None = None
     headers: Mapping[str, str] | None = None
+    tags: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.run_at is not None:
@@ -335,6 +357,9 @@ QUEUE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TASK_NAME = "1 to 200 printable characters without spaces"
 _LABEL = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}")
+_TAG = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,100}")
+TAGS = 10
+"""The maximum number of tags of a job."""
 _ENCODABLE = re.compile(r"[^\ud800-\udfff]*")  # UTF-8 cannot encode surrogates
 
 
@@ -421,6 +446,16 @@ def _headers(name: str, value: object) -> Mapping[str, str]:
     return headers
 
 
+def _tags(name: str, value: object) -> tuple[str, ...]:
+    tags = tuple(value) if isinstance(value, list | tuple | set | frozenset) else ("",)
+    if len(tags) > TAGS or not all(isinstance(tag, str) and _TAG.fullmatch(tag) for tag in tags):
+        raise InvalidJob(
+            f"{name} must be at most {TAGS} texts of 1 to 100 characters without control characters, such as ('vip',), "
+            f"not {value!r:.200}"
+        )
+    return tuple(dict.fromkeys(tags))
+
+
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "queue": _queue,
     "retry": _retry,
@@ -437,4 +472,5 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "unique_for": _unique_for,
     "job_id": _job_id,
     "headers": _headers,
+    "tags": _tags,
 }

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from queueport import hooks
 from queueport.capability import Capability, Limits
 from queueport.context import check_wait, default_queue, warn_of_wait
 from queueport.dead_letters import DeadLetters
-from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name
+from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name, unfinished
 from queueport.engine.enqueue import Enqueue, Verdict, make_job
 from queueport.engine.health import check_health
 from queueport.engine.history import points, recent, spans
@@ -39,12 +39,12 @@ from queueport.errors import (
     ResultTimeout,
     encodable,
 )
-from queueport.job import Job, JobHandle, ResultType
+from queueport.job import Job, JobFilters, JobHandle, ResultType
 from queueport.schedules import Schedules
 from queueport.spi.driver import Driver
 from queueport.spi.history import HOUR, MINUTE
 from queueport.spi.message import Depth
-from queueport.spi.record import Record
+from queueport.spi.record import Change, Record
 from queueport.spi.store import JobStore, Query, QueueCounts
 from queueport.spi.url import BackendURL
 from queueport.stats import Counts, Health, HistoryPoint, Pause, Queues, QueueStats, Stats
@@ -334,13 +334,61 @@ class JobQueue:
         task: str | Task[..., Any, Any] | None = None,
         limit: int = 100,
         after: str | None = None,
+        *,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """Find jobs that match all given filters; returns at most `limit`, the latest enqueued first.
 
-        `after` is the id of the last job of the previous page. Raises ConfigurationError for a wrong argument, and
-        JobNotFound if the job of `after` has been deleted.
+            queue.jobs("dead", error="OSError", since=3600)         # enqueued in the last hour
+
+        `JobFilters` lists more filters. `error` is the name of the class of the latest error or of an ancestor, see
+        `DeadLetters`. `after` is the id of the last job of the previous page. Raises ConfigurationError for a wrong
+        argument, and JobNotFound if the job of `after` has been deleted.
         """
-        return self.operations.find(filters(state=state, queue=queue, task=task, limit=limit, after=after))
+        operations = self.operations
+        given: dict[str, Any] = {"state": state, "queue": queue, "task": task, "error": error}
+        return operations.find(filters(**given, limit=limit, after=after, more=more, now=operations.store.now))
+
+    def count(
+        self,
+        state: JobState | str | None = None,
+        queue: str | None = None,
+        task: str | Task[..., Any, Any] | None = None,
+        *,
+        error: str | None = None,
+        **more: Unpack[JobFilters],
+    ) -> int:
+        """The number of jobs that match all given filters, which are those of `jobs`."""
+        store = self.operations.store
+        return store.count(filters(state=state, queue=queue, task=task, error=error, more=more, now=store.now))
+
+    def cancel_all(
+        self,
+        state: JobState | str | None = None,
+        queue: str | None = None,
+        task: str | Task[..., Any, Any] | None = None,
+        *,
+        error: str | None = None,
+        interrupt: bool = True,
+        **more: Unpack[JobFilters],
+    ) -> int:
+        """Cancel every job that matches all given filters and has not ended, as `cancel` does; returns their number.
+
+            queue.cancel_all(tag="import-7")
+
+        The number includes running jobs that were asked to stop. A job that is enqueued or changed during the call, or
+        whose record cannot be written, may be left out. Raises ConfigurationError for a wrong argument, for a final
+        state, and if no filter is given.
+        """
+        operations = self.operations
+        given: dict[str, Any] = {"queue": queue, "task": task, "error": error}
+        query = filters(state=state, **given, more=more, now=operations.store.now)
+
+        def cancel(record: Record) -> Change | Refusal:
+            return operations.lifecycle.cancel(record, interrupts=interrupt)
+
+        return sum(operations.change_all(each, cancel) for each in unfinished(query))
 
     def stats(self) -> Stats:
         """The number of jobs by queue and state, the live workers, counters of ended jobs and failed attempts, and what

@@ -140,6 +140,7 @@ class JobStatus:
     progress: Progress | None
     key: str | None
     headers: dict[str, str]
+    tags: list[str]
     reason: str | None
     """Why the job is cancelled: "cancelled", "expired", "purged", "discarded" or "not_sent" (it is not known whether
     the backend has taken the message, and the producer raised an error). "paused" if the job is queued and rests in the

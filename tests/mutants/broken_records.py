@@ -137,6 +137,21 @@ def a_filter_is_ignored(find: Verb, query: Query) -> Any:
     return find(replace(query, queue=None))
 
 
+@breaks("store.insert", "T9", on=STORED)
+def tags_are_not_stored(insert: Verb, inserts: Sequence[Insert]) -> Any:
+    return insert([changed(i, tags=()) for i in inserts])
+
+
+@breaks("store.find", "T9", on=MEMORY)
+def the_time_of_the_enqueue_is_ignored(find: Verb, query: Query) -> Any:
+    return find(replace(query, since=None))
+
+
+@breaks("store.find", "T10", on=SQLITE)
+def a_tag_is_ignored(find: Verb, query: Query) -> Any:
+    return find(replace(query, tag=None))
+
+
 @breaks("store.swap", "T7_ended", on=STORED)
 def retention_is_over_at_once(swap: Verb, swaps: Sequence[Swap]) -> Any:
     def short(change: Change) -> Change:

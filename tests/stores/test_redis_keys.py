@@ -3,6 +3,7 @@
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from types import SimpleNamespace
@@ -119,6 +120,9 @@ def test_all_keys_have_the_same_hash_tag(store: RedisStore, client: Any) -> None
     assert all(key.startswith(tag) and key.count(b"{") == 1 for key in mine)
 
 
+TAGS = ((), ("vip",), ("vip", "eu"))
+
+
 def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisStore, client: Any, clock: Clock) -> None:
     chance = random.Random(7)
     for step in range(600):
@@ -126,7 +130,15 @@ def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisSt
         records = list(store.find(Query(limit=50)))
         if len(records) < 30:
             new = Change({"state": chance.choice(list(JobState)), "sent": chance.random() < 0.5}, {"queued_at": 0.0})
-            store.insert([Insert(bare(queue=chance.choice("ab"), key=chance.choice("klm")), new, f"r{step}")])
+            store.insert(
+                [
+                    Insert(
+                        bare(queue=chance.choice("ab"), key=chance.choice("klm"), tags=chance.choice(TAGS)),
+                        new,
+                        f"r{step}",
+                    )
+                ]
+            )
         else:
             record = chance.choice(records)
             values = {"state": chance.choice(list(JobState)), "sent": chance.random() < 0.5, "wake_at": float(step)}
@@ -139,6 +151,11 @@ def test_counts_and_indexes_match_the_records_after_random_writes(store: RedisSt
     kinds = (b"listed", b"errors", b"queued", b"sent", b"due", b"leases")
     places = {key.encode() for key in keys(store, client) if key.split(":")[0].encode() in kinds}
     assert places == set(counts)
+    labels: Counter[str] = Counter()
+    for record in store.find(Query(limit=99)):
+        labels.update([f"keyed:{record.key}", *(f"tagged:{record.state}:{tag}" for tag in record.tags)])
+    kept = [key for key in keys(store, client) if key.startswith(("keyed:", "tagged:"))]
+    assert labels == {key: client.zcard(store.prefix + key.encode()) for key in kept}
     holders = client.hgetall(store.prefix + b"keys")
     alive = {record.id.encode() for record in store.find(Query(limit=99)) if not record.state.final}
     assert set(holders.values()) == alive
@@ -167,6 +184,16 @@ def test_a_search_for_ids_that_takes_too_long_ends(store: RedisStore, monkeypatc
     monkeypatch.setattr(redis_store, "time", SimpleNamespace(monotonic=lambda: next(times)))
     with pytest.raises(BackendUnavailable, match=r"takes too long, because .* has too many keys: give the whole id$"):
         store.ids("0199", 5)
+
+
+def test_a_job_of_a_release_without_tags_is_changed_and_deleted(store: RedisStore, client: Any) -> None:
+    record = put(store, "old", key="k")
+    client.delete(store.prefix + b"keyed:k")  # an earlier release did not write this index
+    record = swap(store, record, state=JobState.DEAD)
+    assert store.find(Query(key="k")) == []
+    assert store.find(Query()) == [record]
+    store.swap([Swap(record.id, record.rev, Change(delete=True), "r")])
+    assert keys(store, client) <= {"counters", "queues"}
 
 
 def test_the_answers_of_a_large_batch_are_in_order(store: RedisStore) -> None:

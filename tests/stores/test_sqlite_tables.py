@@ -175,6 +175,17 @@ def test_a_migrated_database_has_the_same_tables_as_a_new_one(sample: Path, tmp_
     assert layout(sample) == layout(tmp_path / "new.db"), "the tables were changed without a migration"
 
 
+def test_jobs_of_an_older_release_are_found_by_the_new_filters(sample: Path) -> None:
+    store = SqliteStore(sample)
+    assert [record.id for record in store.find(Query(key="k"))] == ["queued"]
+    assert len(store.find(Query(since=START - 60, until=START + 60))) == 6
+    assert len(store.find(Query(text="args"))) == 5
+    assert {record.tags for record in store.find(Query())} == {()}
+    put(store, "new", tags=("vip",))
+    assert [record.id for record in store.find(Query(tag="vip"))] == ["new"]
+    store.close()
+
+
 MORE: Mapping[int, Sequence[str]] = {
     1: ["ALTER TABLE @jobs ADD COLUMN colour TEXT NOT NULL DEFAULT 'red'", "CREATE INDEX @colour ON @jobs (colour)"],
     2: ["UPDATE @jobs SET colour = 'green'", *sqlite_schema.MIGRATIONS[2]],

@@ -255,6 +255,85 @@ def test_dead_letters_are_listed_shown_and_retried(run: Run, queue: JobQueue) ->
     assert {first.status().state, second.status().state} == {JobState.QUEUED}
 
 
+def test_jobs_are_listed_by_filters(run: Run, queue: JobQueue) -> None:
+    old, new = queue.enqueue(add.using(key="k", tags=["vip"]), 1), queue.enqueue(fail, "two")
+    work(queue)
+    assert "tags" in run("status", old.id)
+    for filters, ids in {
+        "--key k": [old.id],
+        "--tag vip": [old.id],
+        "--text two": [new.id],
+        "--error Abort": [new.id],
+        "--since 1h": [new.id, old.id],
+        "--since 2020-01-31T08:00:00Z --until 0s": [new.id, old.id],
+        "--until 2020-01-31": [],
+    }.items():
+        assert [job["id"] for job in parsed(run("jobs", "--json", *filters.split()))] == ids
+        dead = [job["id"] for job in parsed(run("dead", "list", "--json", *filters.split()))]
+        assert dead == [job_id for job_id in ids if job_id == new.id]
+    assert "'yesterday' is not a time" in CliRunner().invoke(app, ["jobs", "--since", "yesterday"]).stderr
+
+
+def test_a_job_is_enqueued_with_tags(run: Run, queue: JobQueue) -> None:
+    job_id = run("enqueue", "cli.add", "1", "--tag", "vip", "--tag", "eu").strip()
+    assert queue.status(job_id).tags == ["vip", "eu"]
+
+
+def test_many_jobs_are_changed_by_filters(run: Run, queue: JobQueue) -> None:
+    jobs = [queue.enqueue(fail.using(tags=["vip"], key=f"k{number}")) for number in range(12)]
+    work(queue)
+    newest = [job.id for job in reversed(jobs)][:10]
+    for command, done in (("retry", "retried"), ("retry-all", "retried"), ("discard", "discarded")):
+        shown = run("dead", command, "--tag", "vip", "--dry-run")
+        assert shown == f"12 jobs would be {done}, such as {', '.join(newest)}\n"
+    assert parsed(run("dead", "purge", "--dry-run", "--json", "--older-than", "3600")) == {"count": 0, "ids": []}
+    assert parsed(run("dead", "retry", "--tag", "vip", "--dry-run", "--json")) == {"count": 12, "ids": newest}
+    assert run("dead", "retry", "--key", "k0") == "1 job queued again\n"
+    assert run("cancel", "--tag", "vip", "--dry-run") == f"1 job would be cancelled: {jobs[0].id}\n"
+    assert run("cancel", "--tag", "vip") == "1 job cancelled or asked to stop\n"
+    assert run("dead", "discard", "--key", "k1", "--yes") == "1 job discarded\n"
+    assert parsed(run("dead", "purge", "--error", "Abort", "--tag", "vip", "--json")) == {"count": 10}
+
+
+def test_commands_that_change_many_jobs_ask_on_a_terminal(
+    run: Run, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [queue.enqueue(add.using(tags=["vip"]), number) for number in range(2)]
+    monkeypatch.setattr("queueport.cli.jobs._asks", lambda: True)
+
+    def answer(text: str, *arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, arguments, input=text)
+        return result.exit_code, result.stderr
+
+    assert answer("n\n", "cancel", "--tag", "vip") == (1, "cancel 2 jobs? [y/N]:error: nothing was changed\n")
+    assert {job.status().state for job in jobs} == {JobState.QUEUED}
+    assert answer("", "dead", "purge")[0] == 0  # there are none, so there is nothing to ask
+    assert answer("y\n", "cancel", "--tag", "vip") == (0, "cancel 2 jobs? [y/N]:")
+    assert {job.status().state for job in jobs} == {JobState.CANCELLED}
+    queue.dead_letters.add(fail.job(), "no")
+    assert answer("", "dead", "purge", "--yes") == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("cancel", "give at least one"),
+        ("cancel j1 --tag vip", "cannot be combined"),
+        ("cancel --tag vip --state dead", "dead jobs have ended"),
+        ("dead retry", "run `queueport dead retry-all`"),
+        ("dead discard", "run `queueport dead purge`"),
+        ("dead retry j1 --queue q", "cannot be combined"),
+        ("dead discard j1 --since 1h", "cannot be combined"),
+        ("dead retry j1 --dry-run", "cannot be combined"),
+    ],
+)
+def test_an_id_or_filters_are_needed(url: str, arguments: str, text: str) -> None:
+    result = CliRunner().invoke(app, arguments.split())
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_dead_letters_are_discarded(run: Run, queue: JobQueue) -> None:
     handles = [queue.enqueue(fail) for _ in range(3)]
     work(queue)

@@ -176,15 +176,21 @@ def test_a_batch_of_jobs_shares_the_cost_of_the_counts(store: DynamoStore, meter
     assert meter.spent() == (90 * 5 + 4, 0, 1)
 
 
-def test_a_key_costs_four_units_more(store: DynamoStore, meter: Meter) -> None:
-    record = put(store, rules=CARRIED, key="k")
-    assert meter.spent()[0] == 9 + 2
-    changed(store, record, Lifecycle(CARRIED).withdraw(certain=False))
-    with_key = meter.spent()[0]
-    record = put(store, rules=CARRIED)
-    meter.spent()
-    changed(store, record, Lifecycle(CARRIED).withdraw(certain=False))
-    assert with_key == meter.spent()[0] + 2
+def test_a_key_costs_ten_units_more_and_a_tag_six(store: DynamoStore, meter: Meter) -> None:
+    """Four for the holder of the key, and six for the search by the key or the tag."""
+
+    def spent(**fields: Any) -> list[float]:
+        """What it costs to add, end and delete a job."""
+        record = put(store, rules=CARRIED, **fields)
+        found = [meter.spent()[0]]
+        for change in (Lifecycle(CARRIED).withdraw(certain=False), Change(delete=True)):
+            record = changed(store, record, change)
+            found.append(meter.spent()[0])
+        return found
+
+    plain = spent()
+    for fields, more in (({"key": "k"}, [2 + 3, 2, 3]), ({"tags": ("vip",)}, [3, 0, 3])):
+        assert spent(**fields) == [units + extra for units, extra in zip(plain, more, strict=True)]
 
 
 def test_an_idle_poll_for_due_jobs_costs_one_query_for_each_shard(store: DynamoStore, meter: Meter) -> None:

@@ -68,6 +68,13 @@ class Count(TypedDict):
     count: int
 
 
+class WouldChange(Count):
+    """How many jobs a command with `--dry-run` would change."""
+
+    ids: list[str]
+    """The ids of the first of these jobs."""
+
+
 class QueuePaused(TypedDict):
     """A queue that a command has paused."""
 
@@ -192,9 +199,11 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("replayed", Replayed, ("replay",)),
     Document("job", JobStatus, ("status", "dead show")),
     Document("jobs", list[JobStatus], ("jobs", "dead list")),
-    Document("job-id", JobId, ("retry", "dead retry", "dead discard")),
-    Document("cancelled", Cancelled, ("cancel",)),
-    Document("count", Count, ("purge", "dead retry-all", "dead purge")),
+    Document("job-id", JobId, ("retry",)),
+    Document("changed", JobId | Count | WouldChange, ("dead retry", "dead discard")),
+    Document("cancelled", Cancelled | Count | WouldChange, ("cancel",)),
+    Document("count", Count, ("purge",)),
+    Document("counted", Count | WouldChange, ("dead retry-all", "dead purge")),
     Document("queue-paused", QueuePaused, ("pause",)),
     Document("queue-resumed", QueueResumed, ("resume",)),
     Document("schedule", Schedule, ("schedules show", "schedules add", "schedules pause", "schedules resume")),

@@ -49,6 +49,9 @@ def enqueue(
     unique_for: Annotated[
         float | None, typer.Option("--unique-for", help="Seconds for which the key stays taken after the job's end.")
     ] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", help="A text by which the job can be found; repeatable.")
+    ] = None,
     job_id: Annotated[str | None, typer.Option("--id", help="The new job's id; default: a new UUID.")] = None,
     module_names: Annotated[
         list[str] | None,
@@ -81,6 +84,7 @@ def enqueue(
         key_mode=cast("KeyMode | None", key_mode),  # `using` checks it
         unique_for=unique_for,
         job_id=job_id,
+        tags=tags or None,
     )
     try:
         handle = queue.enqueue(chosen, *args, **kwargs)

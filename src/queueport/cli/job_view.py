@@ -84,6 +84,7 @@ def _fields(job: JobStatus) -> Iterator[tuple[str, Any]]:
     yield "progress", _progress(job)
     yield "key", job.key
     yield "headers", job.headers
+    yield "tags", job.tags
     yield "attempts", job.attempts
     yield "failures", job.failures if job.max_attempts is None else f"{job.failures} of {job.max_attempts}"
     yield "crashes", job.crashes or None

@@ -1,17 +1,36 @@
 """`queueport status`, `jobs`, `retry`, `cancel`, `purge` and `dead`: inspect and change jobs. For operators."""
 
+import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from queueport.cli import output
 from queueport.cli.exit_codes import FAILED, print_error
 from queueport.cli.job_view import details, follow, job_table
-from queueport.cli.options import After, ErrorFilter, JobId, Json, Limit, QueueFilter, TaskFilter, Watch
+from queueport.cli.options import (
+    After,
+    AnyJobId,
+    DryRun,
+    ErrorFilter,
+    JobId,
+    Json,
+    Limit,
+    QueueFilter,
+    TaskFilter,
+    Watch,
+    Yes,
+    with_filters,
+)
 from queueport.cli.watching import show
+from queueport.engine.arguments import filters, unfinished
 from queueport.errors import ConfigurationError
+from queueport.job import JobFilters
 from queueport.queue import JobQueue
+from queueport.spi.store import JobStore, Query
 from queueport.status import CancelOutcome, JobState, JobStatus
 
 if TYPE_CHECKING:
@@ -38,19 +57,26 @@ def status(
         raise typer.Exit(FAILED)
 
 
+@with_filters
 def list_jobs(
     queue: JobQueue,
     *,
     state: Annotated[JobState | None, typer.Option("--state", help="Only jobs in this state.")] = None,
     queue_name: QueueFilter = None,
     task: TaskFilter = None,
+    error: ErrorFilter = None,
     limit: Limit = 100,
     after: After = None,
+    more: JobFilters,
     watch: Watch = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    _print_jobs(lambda: queue.jobs(state, queue_name, task, limit, after), limit, as_json, watch)
+
+    def read() -> list[JobStatus]:
+        return queue.jobs(state, queue_name, task, limit, after, error=error, **more)
+
+    _print_jobs(read, limit, as_json, watch)
 
 
 def retry(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
@@ -59,19 +85,34 @@ def retry(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
     output.print_result({"id": job_id}, f"job {job_id} is queued", as_json)
 
 
+@with_filters
 def cancel(
     queue: JobQueue,
     *,
-    job_id: JobId,
+    job_id: AnyJobId = None,
+    state: Annotated[JobState | None, typer.Option("--state", help="Only jobs in this state.")] = None,
+    queue_name: QueueFilter = None,
+    task: TaskFilter = None,
+    error: ErrorFilter = None,
     interrupt: Annotated[
         bool, typer.Option("--interrupt/--no-interrupt", help="Interrupt the code of a running job.")
     ] = True,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    more: JobFilters,
     as_json: Json = False,
 ) -> None:
     """Cancel a waiting job, or request that a running job stops.
 
-    The exit code is 1 if the job has already ended.
+    With filters instead of an id, this changes every job that matches all of them and has not ended. With an id, the
+    exit code is 1 if the job has already ended.
     """
+    if job_id is None:
+        query = _query(queue, more, state=state, queue=queue_name, task=task, error=error)
+        cancel_all = partial(queue.cancel_all, state, queue_name, task, error=error, interrupt=interrupt, **more)
+        _change_many(queue, unfinished(query), CANCEL, cancel_all, (dry_run, yes, as_json))
+        return
+    _refuse_filters(state, queue_name, task, error, *more.values(), dry_run or None)
     outcome = queue.cancel(job_id, interrupt)
     if as_json:
         output.print_json({"id": job_id, "outcome": outcome.value})
@@ -95,6 +136,7 @@ def purge(
     _print_count(queue.purge(queue_name), "cancelled", as_json)
 
 
+@with_filters
 def list_dead(
     queue: JobQueue,
     *,
@@ -103,11 +145,16 @@ def list_dead(
     error: ErrorFilter = None,
     limit: Limit = 100,
     after: After = None,
+    more: JobFilters,
     watch: Watch = None,
     as_json: Json = False,
 ) -> None:
     """List dead jobs with their errors, newest first."""
-    _print_jobs(lambda: queue.dead_letters.list(queue_name, task, error, limit, after), limit, as_json, watch)
+
+    def read() -> list[JobStatus]:
+        return queue.dead_letters.list(queue_name, task, error, limit, after, **more)
+
+    _print_jobs(read, limit, as_json, watch)
 
 
 def show_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
@@ -115,40 +162,164 @@ def show_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
     _print_job(lambda: queue.dead_letters.get(job_id), as_json)
 
 
-def retry_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
-    """Retry one dead job."""
+@with_filters
+def retry_dead(
+    queue: JobQueue,
+    *,
+    job_id: AnyJobId = None,
+    queue_name: QueueFilter = None,
+    task: TaskFilter = None,
+    error: ErrorFilter = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    more: JobFilters,
+    as_json: Json = False,
+) -> None:
+    """Retry one dead job, or every dead job that matches all given filters."""
+    if job_id is None:
+        _some_filter("retry-all", queue_name, task, error, *more.values())
+        _retry_many(queue, (queue_name, task, error), more, (dry_run, yes, as_json))
+        return
+    _refuse_filters(queue_name, task, error, *more.values(), dry_run or None)
     queue.dead_letters.retry(job_id)
     output.print_result({"id": job_id}, f"job {job_id} is queued", as_json)
 
 
+@with_filters
 def retry_all_dead(
     queue: JobQueue,
+    *,
     queue_name: QueueFilter = None,
     task: TaskFilter = None,
     error: ErrorFilter = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    more: JobFilters,
     as_json: Json = False,
 ) -> None:
-    """Retry every dead job that matches all given options."""
-    _print_count(queue.dead_letters.retry_all(queue_name, task, error), "queued again", as_json)
+    """Retry every dead job that matches all given filters; without filters, every dead job."""
+    _retry_many(queue, (queue_name, task, error), more, (dry_run, yes, as_json))
 
 
-def discard_dead(queue: JobQueue, *, job_id: JobId, as_json: Json = False) -> None:
-    """Discard one dead job."""
+@with_filters
+def discard_dead(
+    queue: JobQueue,
+    *,
+    job_id: AnyJobId = None,
+    queue_name: QueueFilter = None,
+    task: TaskFilter = None,
+    error: ErrorFilter = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    more: JobFilters,
+    as_json: Json = False,
+) -> None:
+    """Discard one dead job, or every dead job that matches all given filters."""
+    if job_id is None:
+        _some_filter("purge", queue_name, task, error, *more.values())
+        _discard_many(queue, (queue_name, task, error), None, more, (dry_run, yes, as_json))
+        return
+    _refuse_filters(queue_name, task, error, *more.values(), dry_run or None)
     queue.dead_letters.discard(job_id)
     output.print_result({"id": job_id}, f"job {job_id} discarded", as_json)
 
 
+@with_filters
 def purge_dead(
     queue: JobQueue,
     *,
     queue_name: QueueFilter = None,
+    task: TaskFilter = None,
+    error: ErrorFilter = None,
     older_than: Annotated[
         float | None, typer.Option("--older-than", min=0, help="Only jobs that died at least this many seconds ago.")
     ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    more: JobFilters,
     as_json: Json = False,
 ) -> None:
-    """Discard every dead job that matches all given options."""
-    _print_count(queue.dead_letters.purge(queue_name, older_than), "discarded", as_json)
+    """Discard every dead job that matches all given filters; without filters, every dead job."""
+    _discard_many(queue, (queue_name, task, error), older_than, more, (dry_run, yes, as_json))
+
+
+Kind = tuple[str | None, str | None, str | None]
+"""The filters for queue, task and error."""
+Flags = tuple[bool, bool, bool]
+"""The options --dry-run, --yes and --json."""
+Words = tuple[str, str, str]
+"""What a command does to jobs: the verb, its participle, and what is printed with the number of changed jobs."""
+CANCEL = "cancel", "cancelled", "cancelled or asked to stop"
+RETRY = "retry", "retried", "queued again"
+DISCARD = "discard", "discarded", "discarded"
+
+
+def _retry_many(queue: JobQueue, kind: Kind, more: JobFilters, flags: Flags) -> None:
+    query = _query(queue, more, state=JobState.DEAD, queue=kind[0], task=kind[1], error=kind[2])
+    _change_many(queue, [query], RETRY, partial(queue.dead_letters.retry_all, *kind, **more), flags)
+
+
+def _discard_many(queue: JobQueue, kind: Kind, older_than: float | None, more: JobFilters, flags: Flags) -> None:
+    name, task, error = kind
+    before = None if older_than is None else queue.operations.store.now() - older_than
+    query = _query(queue, more, state=JobState.DEAD, queue=name, task=task, error=error, finished_before=before)
+    purge = partial(queue.dead_letters.purge, name, older_than, task=task, error=error, **more)
+    _change_many(queue, [query], DISCARD, purge, flags)
+
+
+def _query(opened: JobQueue, more: JobFilters, **given: Any) -> Query:
+    return filters(**given, more=more, now=opened.operations.store.now)
+
+
+def _some_filter(command: str, *given: object) -> None:
+    """Raise ConfigurationError if neither an id nor a filter is given."""
+    if all(each is None for each in given):
+        raise ConfigurationError(f"give the id of a job, or filters; for all dead jobs, run `queueport dead {command}`")
+
+
+def _refuse_filters(*given: object) -> None:
+    """Raise ConfigurationError if filters or --dry-run are given, for a command that also has an id."""
+    if any(each is not None for each in given):
+        raise ConfigurationError("an id cannot be combined with filters or --dry-run: leave out the id, or the options")
+
+
+def _change_many(
+    queue: JobQueue, queries: Sequence[Query], words: Words, change: Callable[[], int], flags: Flags
+) -> None:
+    """Change the jobs that match one of these queries, and print their number.
+
+    With --dry-run, prints the number of the jobs and the first ids instead. On a terminal, without --yes, asks first.
+    """
+    (dry_run, yes, as_json), store = flags, queue.operations.store
+    verb, participle, changed = words
+    if dry_run or (_asks() and not yes):
+        count = sum(map(store.count, queries))
+        jobs = f"{count} {'job' if count == 1 else 'jobs'}"
+        if dry_run:
+            ids = _first_ids(store, queries)
+            such = f", such as {', '.join(ids)}" if count > len(ids) else f": {', '.join(ids)}" if ids else ""
+            output.print_result({"count": count, "ids": ids}, f"{jobs} would be {participle}{such}", as_json)
+            return
+        if count and not typer.confirm(f"{verb} {jobs}?", err=True):
+            print_error("nothing was changed")
+            raise typer.Exit(FAILED)
+    _print_count(change(), changed, as_json)
+
+
+def _asks() -> bool:
+    return sys.stdin.isatty()
+
+
+def _first_ids(store: JobStore, queries: Sequence[Query]) -> list[str]:
+    ids: list[str] = []
+    for query in queries:
+        if len(ids) < SHOWN:
+            ids += [record.id for record in store.find(replace(query, limit=SHOWN - len(ids)))]
+    return ids
+
+
+SHOWN = 10
+"""The number of ids that --dry-run prints."""
 
 
 def _print_job(read: Callable[[], JobStatus], as_json: bool, watch: float | None = None) -> None:

@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Concatenate
 
 import typer
@@ -27,6 +28,10 @@ ErrorFilter = Annotated[
     str | None,
     typer.Option("--error", help="Only jobs whose latest error is of this class or a subclass, like OSError."),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Change nothing; print how many jobs match, and the first ids.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before many jobs are changed.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of jobs to list.")]
 After = Annotated[
     str | None,
@@ -46,6 +51,13 @@ KeywordArguments = Annotated[
 ]
 JobId = Annotated[
     str, typer.Argument(metavar="ID", help="The job's id, or the beginning of it.", show_default=False), SHORTENED
+]
+
+
+AnyJobId = Annotated[
+    str | None,
+    typer.Argument(metavar="[ID]", help="The job's id, or the beginning of it; or give filters.", show_default=False),
+    SHORTENED,
 ]
 
 
@@ -92,6 +104,51 @@ def _are_seconds(words: Sequence[str]) -> bool:
         return bool(words) and parse_seconds(words[0]) >= 0
     except typer.BadParameter:
         return False
+
+
+def parse_time(text: str) -> float | datetime:
+    """Convert the value of an option to seconds ago, such as `90s`, or a time in ISO 8601. Raises typer.BadParameter.
+
+    A time without a time zone is in the zone of this machine.
+    """
+    try:
+        return datetime.fromisoformat(text).astimezone() if "-" in text else parse_seconds(text)
+    except (ValueError, OverflowError, typer.BadParameter):
+        raise typer.BadParameter(f"{text!r} is not a time: write for example 2h or 2026-01-31T08:00:00Z") from None
+
+
+def with_filters(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for `JobFilters` to a command, which then gets those that are given as the keyword `more`."""
+
+    def options(
+        key: Annotated[str | None, typer.Option("--key", help="Only jobs with this key.")] = None,
+        tag: Annotated[str | None, typer.Option("--tag", help="Only jobs with this tag.")] = None,
+        since: Annotated[
+            Any,
+            typer.Option(
+                "--since", parser=parse_time, metavar="TIME", help="Only jobs enqueued in this time, like 2h, or since."
+            ),
+        ] = None,
+        until: Annotated[
+            Any, typer.Option("--until", parser=parse_time, metavar="TIME", help="Only jobs enqueued before this.")
+        ] = None,
+        text: Annotated[
+            str | None, typer.Option("--text", help="Only jobs with this text in their arguments as JSON; slow.")
+        ] = None,
+    ) -> None: ...
+
+    mine = inspect.signature(options).parameters
+
+    def run(queue: JobQueue, **given: Any) -> None:
+        more = {name: given.pop(name) for name in mine}
+        command(queue, **given, more={name: value for name, value in more.items() if value is not None})
+
+    own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "more"]
+    last = own.pop()  # `--json`, which every command has as its last option
+    functools.update_wrapper(run, command)
+    more = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in mine.values()]
+    run.__signature__ = inspect.Signature([*own, *more, last])  # type: ignore[attr-defined]
+    return run
 
 
 def with_queue(command: Callable[Concatenate[JobQueue, ...], None], *, takes_url: bool = False) -> Callable[..., None]:

@@ -5,13 +5,18 @@ All checks are made before any I/O, so wrong arguments raise the same error on e
 
 from __future__ import annotations
 
-from queueport.errors import ConfigurationError, JobNotFound
-from queueport.job import JOB_ID, QUEUE_NAME
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from queueport.errors import ConfigurationError, JobNotFound, encodable, nearest
+from queueport.job import JOB_ID, QUEUE_NAME, JobFilters
+from queueport.retry import LONGEST
 from queueport.spi.store import Query
 from queueport.status import JobState
 from queueport.tasks import Task
 
-__all__ = ["PAGE", "checked", "filters", "missing", "queue_name"]
+__all__ = ["PAGE", "checked", "filters", "missing", "queue_name", "unfinished"]
 
 PAGE = 500
 """The maximum number of records to read and change in one step when a query matches many."""
@@ -26,14 +31,25 @@ def filters(
     finished_before: float | None = None,
     limit: object = PAGE,
     after: object = None,
+    more: JobFilters | None = None,
+    now: Callable[[], float] | None = None,
 ) -> Query:
-    """Make a query. Raises ConfigurationError for a wrong argument, and JobNotFound if `after` is not a valid id."""
+    """Make a query. Raises ConfigurationError for a wrong argument, and JobNotFound if `after` is not a valid id.
+
+    `now` reads the store's clock. It must be given with `more`, and is called only for a `since` or `until` that is a
+    number of seconds.
+    """
+    given = {} if more is None else {name: value for name, value in more.items() if value is not None}
+    for name in given:
+        if name not in FILTERS:
+            raise ConfigurationError(f"there is no filter {name!r:.80} here{nearest(name, FILTERS)}")
     states = [each.value for each in JobState]
     if state is not None and state not in states:
         raise ConfigurationError(f"there is no state {state!r:.80}: use one of {', '.join(states)}")
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise ConfigurationError(f"limit={limit!r:.80} is not a number of jobs: pass an integer of 1 or more")
-    return Query(
+    since, until = (_time(name, given[name]) if name in given else None for name in ("since", "until"))
+    query = Query(
         None if state is None else JobState(state),
         None if queue is None else queue_name(queue),
         _name("task", task.name if isinstance(task, Task) else task),
@@ -41,13 +57,58 @@ def filters(
         finished_before,
         None if after is None else checked(after),
         limit,
+        key=_name("key", given.get("key")),
+        tag=_name("tag", given.get("tag")),
+        text=_name("text", given.get("text")),
+    )
+    if isinstance(since, timedelta) or isinstance(until, timedelta):
+        present = 0.0 if now is None else now()
+        since, until = _moment(since, present), _moment(until, present)
+    return query if since is None and until is None else replace(query, since=since, until=until)
+
+
+ALIVE = (JobState.SCHEDULED, JobState.RETRYING, JobState.QUEUED, JobState.RUNNING)
+"""The states of jobs that have not ended, in an order that meets a job which moves on while it is searched for."""
+
+
+def unfinished(query: Query) -> list[Query]:
+    """The query for each state of jobs that have not ended. Raises ConfigurationError if it would match all jobs, or
+    only jobs that have ended.
+    """
+    if query == Query(limit=query.limit):
+        raise ConfigurationError("no filter is given, which would cancel all jobs: give at least one, such as a queue")
+    if query.state is None:
+        return [replace(query, state=state) for state in ALIVE]
+    if query.state.final:
+        raise ConfigurationError(f"{query.state} jobs have ended: choose one of {', '.join(ALIVE)}, or no state")
+    return [query]
+
+
+FILTERS = JobFilters.__optional_keys__
+
+
+def _time(name: str, value: object) -> float | timedelta:
+    """A time as seconds since the epoch, or an age as a timedelta. Raises ConfigurationError."""
+    if isinstance(value, datetime) and value.utcoffset() is not None:
+        return value.timestamp() - 5e-7  # a status shows times rounded to microseconds; compare as if stores did
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST:
+        return timedelta(seconds=seconds)
+    raise ConfigurationError(
+        f"{name}={value!r:.80} is not a time: pass an aware datetime, or a number of seconds ago from 0 to 100 years"
     )
 
 
+def _moment(given: float | timedelta | None, now: float) -> float | None:
+    return now - given.total_seconds() if isinstance(given, timedelta) else given
+
+
 def _name(what: str, value: object) -> str | None:
-    if value is None or (isinstance(value, str) and value):
+    if value is None or (isinstance(value, str) and value and encodable(value) == value):
         return value
-    raise ConfigurationError(f"{what}={value!r:.80} is not a name: pass a name, or None for jobs with any {what}")
+    raise ConfigurationError(
+        f"{what}={value!r:.80} cannot be searched for: pass text, or None for jobs with any {what}"
+    )
 
 
 def queue_name(name: object) -> str:

@@ -449,6 +449,7 @@ def _bare_record(job: Job[Any]) -> Record:
         key=job.options.key,
         headers=dict(job.headers),
         options=job.options.for_record(),
+        tags=job.options.tags or (),
     )
     return frozen(draft, Record)
 

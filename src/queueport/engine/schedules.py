@@ -45,7 +45,7 @@ BATCH = 100
 """The maximum number of ticks of one schedule that one round handles, and of jobs that are published together."""
 ROUND = 1.0
 """After this number of seconds, a round leaves further missed ticks to the next one: the dispatcher has other work."""
-OPTIONS = ("timeout", "crash_limit", "keep_result", "priority", "group", "key", "key_mode", "unique_for")
+OPTIONS = ("timeout", "crash_limit", "keep_result", "priority", "group", "key", "key_mode", "unique_for", "tags")
 """The options of a job that are stored in its schedule, besides the retry policy."""
 
 
@@ -161,6 +161,8 @@ class Entry:
 def template(job: Job[Any]) -> dict[str, Any]:
     """What the jobs of a schedule have in common, as plain JSON values."""
     options = {name: value for name in OPTIONS if (value := getattr(job.options, name)) is not None}
+    if job.options.tags is not None:
+        options["tags"] = list(job.options.tags)  # as JSON has it, because `same` compares
     if job.options.retry is not None:
         options["retry"] = job.options.retry.as_dict()
     return {

@@ -27,6 +27,7 @@ REPLAY_OF = "queueport-replay-of"
 """The header of a job that `JobQueue.replay` made: the id of the job that it was made from."""
 
 Flat = str | int | float | bytes | None
+Tags = tuple[str, ...]
 
 
 class CorruptRecord(QueueportError, ValueError):
@@ -110,6 +111,8 @@ class Record:
     key_until: float | None = None
     """Until when the job keeps its key although it has ended. The write that ends the job sets this time. None: the key
     is free from the end."""
+    tags: Tags = ()
+    """The texts by which `find` finds the job, each once. They never change."""
     v: int = RECORD_VERSION
 
     def option(self, name: str, default: Any) -> Any:
@@ -168,6 +171,7 @@ class Record:
             progress=self.progress,
             key=self.key,
             headers=dict(self.headers),
+            tags=list(self.tags),
             reason=self.reason,
             replay_of=self.headers.get(REPLAY_OF),
         )
@@ -333,6 +337,7 @@ _WRITE: dict[str, Callable[[Any], Flat]] = {
     "bool": int,
     "Mapping": lambda value: _json(dict(value)) if value else "{}",
     "tuple": lambda errors: _json([error.as_dict() for error in errors]) if errors else "[]",
+    "Tags": lambda tags: _json(tags) if tags else "[]",
     "Progress": lambda value: _json(dataclasses.asdict(value)),
 }
 _READ: dict[str, Callable[[Any], Any]] = {
@@ -340,6 +345,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "bool": lambda value: bool(int(value)),
     "Mapping": lambda value: {} if value == "{}" else _expect(dict, json.loads(value)),
     "tuple": lambda value: () if value == "[]" else _errors(value),
+    "Tags": lambda value: () if value == "[]" else tuple(map(_text, _expect(list, json.loads(value)))),
     "Progress": lambda value: Progress(**_expect(dict, json.loads(value))),
     "str": _text,
     "int": int,

@@ -26,6 +26,7 @@ from queueport.status import JobError, JobState
 T = TypeVar("T")
 
 __all__ = [
+    "CLOCK_STEP",
     "Tally",
     "Transition",
     "Verb",
@@ -53,6 +54,12 @@ __all__ = [
     "unreadable_holder",
     "worker_stats",
 ]
+
+
+CLOCK_STEP = 10.0
+"""Seconds by which the clock of a store may be set back, or differ between its processes, without an effect on
+searches by the time of the enqueue. Such a search may take records in the order of insertion for ordered by
+`enqueued_at`, except for this time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,6 +182,11 @@ def matches(query: Query, record: Record) -> bool:
         and (query.task is None or record.task == query.task)
         and (query.error is None or (error is not None and names_error(error, query.error)))
         and (query.finished_before is None or (finished is not None and finished < query.finished_before))
+        and (query.key is None or record.key == query.key)
+        and (query.tag is None or query.tag in record.tags)
+        and (query.since is None or record.enqueued_at >= query.since)
+        and (query.text is None or query.text.encode() in record.payload)
+        and (query.until is None or record.enqueued_at < query.until)
     )
 
 

@@ -166,7 +166,8 @@ class Query:
     `error` is the class name of the latest error or of one of its ancestors, with or without its module, as
     `queueport.spi.storage.names_error` compares it. `finished_before` is in seconds since the epoch, by the store's
     clock; with it, a job that has not ended does not match. `after` is the id of the last record of the previous page;
-    if that record is deleted, `find` finds nothing.
+    if that record is deleted, `find` finds nothing. `since` and `until` are such times too: the job was enqueued at
+    `since` or later, and before `until`. `text`, in UTF-8, is a part of the payload.
     """
 
     state: JobState | None = None
@@ -176,6 +177,11 @@ class Query:
     finished_before: float | None = None
     after: str | None = None
     limit: int = 100
+    key: str | None = None
+    tag: str | None = None
+    since: float | None = None
+    until: float | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +272,12 @@ class JobStore(ABC):
     def find(self, query: Query) -> Sequence[Record]:
         """At most `query.limit` matching records, the latest inserted first.
 
-        If the query has a state, must not scan jobs in other states.
+        If the query has a state, must not scan jobs in other states. With `key` or `tag`, must instead not scan jobs
+        without this key or tag. With `since` or `until`, must not scan all jobs that were enqueued at other times. A
+        store may rely on its clock for this: it may miss jobs if its clock was set back by more than
+        `queueport.spi.storage.CLOCK_STEP`. With `text`, may read all jobs that meet the other conditions. Must then do
+        this in many steps, each of which delays other calls by less than about 0.1 s, and may take longer than
+        `call_timeout` in all.
         """
 
     @abstractmethod

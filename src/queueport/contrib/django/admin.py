@@ -65,7 +65,7 @@ class JobAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # pyright: ignore[r
         chosen = {name: request.GET.get(name, "") for name in ("state", "queue", "task", "after")}
         if self.state is not None:
             chosen["state"] = self.state.value
-        given = {name: value for name, value in chosen.items() if value}
+        given: dict[str, Any] = {name: value for name, value in chosen.items() if value}
         found: list[JobStatus] = []
         try:
             found = get_queue().jobs(**given, limit=PAGE)

@@ -100,10 +100,14 @@ def _layout(*names: tuple[str, ...]) -> bytes:
 
 
 def query_arguments(query: Query) -> list[bytes]:
-    """The state, queue, task, error and finished_before of a query. The argument of a condition not given is empty."""
-    before = None if query.finished_before is None else float(query.finished_before)
+    """The conditions of a query, in the order in which prelude.lua reads them. The argument of one not given is
+    empty.
+    """
+    times = [None if time is None else float(time) for time in (query.finished_before, query.since, query.until)]
+    state = query.state and query.state.value
     return [
-        encoded(value) for value in (query.state and query.state.value, query.queue, query.task, query.error, before)
+        encoded(value)
+        for value in (state, query.queue, query.task, query.error, query.key, query.tag, query.text, *times)
     ]
 
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from redis import exceptions
@@ -245,13 +243,15 @@ class RedisStore(JobStore):
 
     def find(self, query: Query) -> Sequence[Record]:
         found: list[Record] = []
-        size = PAGE if query.finished_before is not None else min(query.limit, PAGE)
-        after, seq = (query.after or "").encode(), b""
+        given, after, seq = query_arguments(query), (query.after or "").encode(), b""
+        unchecked = given[4:] == [b""] * 6  # every entry of the indexes matches, so as many as wanted are enough
+        checks = min(query.limit, PAGE) if unchecked else PAGE
         while True:
-            ((seq, *page),) = self._run("find", [*query_arguments(query), after, seq, b"%d" % size])
+            left = min(query.limit - len(found), PAGE)
+            ((seq, *page),) = self._run("find", [*given, after, seq, b"%d" % left, b"%d" % checks])
             found += [record for record in self._readable(page)[0] if record is not None]
             if not seq or len(found) >= query.limit:
-                return found[: query.limit]
+                return found
             after = b""
 
     def ids(self, prefix: str, limit: int) -> Sequence[str]:
@@ -272,9 +272,12 @@ class RedisStore(JobStore):
                 raise search_too_long(prefix, self.redis.target.shown)
 
     def count(self, query: Query) -> int:
-        if query.finished_before is not None:
-            return len(self.find(replace(query, after=None, limit=sys.maxsize)))
-        return int(self._run("count", query_arguments(query)[:4])[0])
+        total, given, seq = 0, query_arguments(query), b""
+        while True:
+            ((seq, n),) = self._run("count", [*given, seq, b"%d" % PAGE])
+            total += int(n)
+            if not seq:
+                return total
 
     def overflow(self, query: Query, keep: int, limit: int) -> Sequence[Record]:
         return self._found("overflow", [*query_arguments(query)[:3], b"%d" % keep, b"%d" % min(limit, PAGE)])

@@ -13,15 +13,33 @@ from __future__ import annotations
 import heapq
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
-from queueport.spi.storage import Tally, names_error
+from queueport.spi.storage import CLOCK_STEP, Tally, names_error
 from queueport.spi.store import Query, StoreStats
+from queueport.status import JobState
 from queueport.stores.sqlite.schema import Tables
 
-__all__ = ["count", "due", "ended", "find", "ids", "overflow", "queued", "ready", "stats", "unnoticed", "unreceived"]
+__all__ = [
+    "containing",
+    "count",
+    "due",
+    "ended",
+    "find",
+    "ids",
+    "numbers",
+    "overflow",
+    "place",
+    "queued",
+    "ready",
+    "rows_of",
+    "stats",
+    "unnoticed",
+    "unreceived",
+]
 
 IDS = 500
 """The maximum number of ids in one statement. By default, SQLite accepts at least 999 parameters."""
@@ -36,20 +54,39 @@ Bucket = tuple[str, str, int]
 
 
 def find(tables: Tables, query: Query) -> list[Any]:
-    """At most `query.limit` rows that match the query, the latest inserted first.
+    """At most `query.limit` rows that match the query, the latest inserted first. Ignores the query's text.
 
     With `query.after`, only rows that were inserted before the row of that job; none if that job has no row.
     """
-    before = LAST
-    if query.after is not None:
-        before = next((seq for (seq,) in tables.rows("SELECT seq FROM @jobs WHERE id = ?", (query.after,))), 0)
-    if (query.state, query.queue, query.task, query.error, query.finished_before) == (None,) * 5:
+    end = place(tables, query)
+    if query == Query(after=query.after, limit=query.limit):
         statement = "SELECT @COLUMNS FROM @jobs WHERE seq < ? ORDER BY seq DESC LIMIT ?"
-        return tables.rows(statement, (before, query.limit))
-    condition, parameters = _condition(query)
-    statement = f"SELECT seq FROM @jobs WHERE {condition} AND seq < ? ORDER BY seq DESC"
-    found = heapq.merge(*_each_kind(tables, query, statement, (*parameters, before)), reverse=True)
-    return _rows(tables, islice(found, query.limit))
+        return tables.rows(statement, (end, query.limit))
+    return rows_of(tables, numbers(tables, query, end, query.limit))
+
+
+def place(tables: Tables, query: Query) -> int:
+    """The seq of the job `query.after`, before which the page ends; 0 if it has no row, and LAST without `after`."""
+    if query.after is None:
+        return LAST
+    return next((seq for (seq,) in tables.rows("SELECT seq FROM @jobs WHERE id = ?", (query.after,))), 0)
+
+
+def numbers(tables: Tables, query: Query, end: int, limit: int) -> list[int]:
+    """The seq of at most `limit` rows before `end` that match the query, newest first. Ignores the query's text."""
+    first, last = _span(tables, query)
+    found = heapq.merge(*_searches(tables, query, "seq", (first, min(end, last)), "ORDER BY seq DESC"), reverse=True)
+    return [seq for (seq,) in islice(found, limit)]
+
+
+def containing(tables: Tables, found: Sequence[int], text: str) -> list[int]:
+    """Those of these rows, which are given by their seq, whose payload contains the text."""
+    kept: set[int] = set()
+    for start in range(0, len(found), IDS):
+        some = found[start : start + IDS]
+        statement = f"SELECT seq FROM @jobs WHERE seq IN ({', '.join('?' * len(some))}) AND instr(payload, ?)"
+        kept.update(seq for (seq,) in tables.rows(statement, (*some, text.encode())))
+    return [seq for seq in found if seq in kept]
 
 
 def ids(tables: Tables, prefix: str, limit: int) -> list[str]:
@@ -59,12 +96,115 @@ def ids(tables: Tables, prefix: str, limit: int) -> list[str]:
 
 
 def count(tables: Tables, query: Query) -> int:
-    """The number of matching rows. The table of counts is enough, unless the query has `error` or `finished_before`."""
-    if query.error is None and query.finished_before is None:
+    """The number of rows that match the query. Ignores its text.
+
+    The table of counts is enough if the query has only a state, a queue and a task.
+    """
+    query = replace(query, after=None, limit=0, text=None)
+    if query == Query(query.state, query.queue, query.task, limit=0):
         return sum(n for *_, n in _kinds(tables, query))
-    condition, parameters = _condition(query)
-    counts = _each_kind(tables, query, f"SELECT count(*) FROM @jobs WHERE {condition}", parameters)
+    counts = _searches(tables, query, "count(*)", _span(tables, query))
     return sum(n for cursor in counts for (n,) in cursor)
+
+
+def _searches(tables: Tables, query: Query, what: str, span: tuple[int, int], order: str = "") -> list[sqlite3.Cursor]:
+    """Select `what` from the rows that match the query and have a seq in `span`. Returns a cursor for each statement.
+
+    A cursor finds each row only when the row is read.
+    """
+    if query.key is None and query.tag is not None:
+        return _tagged(tables, query, what, span, order)
+    within, bounds = _within(query, span)
+    kind = (query.state, query.queue, query.task, query.error, query.finished_before)
+    if query.key is None and kind != (None,) * len(kind):
+        condition, parameters = _condition(query)
+        statement = f"SELECT {what} FROM @jobs WHERE {condition} AND {within} {order}"
+        return _each_kind(tables, query, statement, (*parameters, *bounds))
+    if query.key is None:
+        return [tables.cursor_of(f"SELECT {what} FROM @jobs WHERE {within} {order}", bounds)]
+    others, values = _others(query)
+    tag = "TRUE" if query.tag is None else HAS_TAG
+    statement = f"SELECT {what} FROM @jobs INDEXED BY @keyed WHERE key = ? AND {others} AND {tag} AND {within} {order}"
+    tags = () if query.tag is None else (query.tag,)
+    return [tables.cursor_of(statement, (query.key, *values, *tags, *bounds))]
+
+
+def _tagged(tables: Tables, query: Query, what: str, span: tuple[int, int], order: str) -> list[sqlite3.Cursor]:
+    """`_searches` for a query with a tag and without a key: a statement for each state."""
+    (within, bounds), (others, values) = _within(query, span, "place"), _others(query)
+    order = order.replace("seq", "place")
+    statement = f"SELECT {what} FROM {TAGGED} WHERE {others} AND {within} {order}"
+    states = JobState if query.state is None else [query.state]
+    return [tables.cursor_of(statement, (query.tag, state.value, *values, *bounds)) for state in states]
+
+
+def _within(query: Query, span: tuple[int, int], place: str = "seq") -> tuple[str, list[Any]]:
+    """The SQL condition that the column `place` is in the span, and the row was enqueued at the right time. Also
+    returns the parameters.
+    """
+    conditions, parameters = [f"{place} >= ? AND {place} < ?"], list[Any](span)
+    if query.since is not None:
+        conditions, parameters = [*conditions, "enqueued_at >= ?"], [*parameters, query.since]
+    if query.until is not None:
+        conditions, parameters = [*conditions, "enqueued_at < ?"], [*parameters, query.until]
+    return " AND ".join(conditions), parameters
+
+
+def _others(query: Query) -> tuple[str, list[Any]]:
+    """The SQL condition for state, queue, task, error and finished_before, and its parameters."""
+    conditions, parameters = ["TRUE"], list[Any]()
+    for name in ("state", "queue", "task"):
+        if (wanted := getattr(query, name)) is not None:
+            conditions, parameters = [*conditions, f"{name} = ?"], [*parameters, str(wanted)]
+    if query.error is not None:
+        conditions, parameters = [*conditions, NAMES_ERROR], [*parameters, *_names(query.error)]
+    if query.finished_before is not None:
+        conditions, parameters = [*conditions, "finished_at < ?"], [*parameters, query.finished_before]
+    return " AND ".join(conditions), parameters
+
+
+HAS_TAG = "EXISTS (SELECT 1 FROM @tags AS t WHERE t.tag = ? AND t.state = @jobs.state AND t.seq = @jobs.seq)"
+TAGGED = "(SELECT seq AS place FROM @tags WHERE tag = ? AND state = ?) CROSS JOIN @jobs ON @jobs.seq = place"
+"""The rows with a tag and a state. CROSS JOIN makes SQLite read the tags first, in the order of seq."""
+NAMES_ERROR = """
+    (instr(' ' || error_name || ' ', ?) OR instr(' ' || error_name || ' ', ?) OR (error_name = ? AND error = ?))"""
+"""The condition that `names_error` checks, and, for rows of older releases, the one of `_errors`."""
+
+
+def _names(error: str) -> tuple[str, str, str, str]:
+    """The parameters of NAMES_ERROR."""
+    return f" {error} ", f".{error} ", error.rpartition(".")[2], error
+
+
+def _span(tables: Tables, query: Query) -> tuple[int, int]:
+    """The first seq, and the seq before which to end, of the rows that were enqueued between `since` and `until`.
+
+    Contains all these rows, and perhaps some of the seconds before and after that.
+    """
+    if query.since is None and query.until is None:
+        return 0, LAST
+    since = 0 if query.since is None else _first(tables, query.since - CLOCK_STEP)
+    return since, LAST if query.until is None else _first(tables, query.until + CLOCK_STEP)
+
+
+def _first(tables: Tables, time: float) -> int:
+    """The first seq whose row was enqueued at this time or later; LAST if there is none. Searches by bisection.
+
+    If the clock was set back, the order of seq is not that of the time. All rows before the result were then enqueued
+    before the time plus the step of the clock, and all others after the time minus the step.
+    """
+    # Two statements, because SQLite reads all rows for a statement with both min and max.
+    (first,), (last,) = (tables.rows(f"SELECT {end}(seq) FROM @jobs")[0] for end in ("min", "max"))
+    low, high = (0, 0) if first is None else (first, last + 1)
+    statement = "SELECT seq, CAST(enqueued_at AS REAL) FROM @jobs WHERE seq >= ? ORDER BY seq LIMIT 1"
+    while low < high:
+        middle = (low + high) // 2
+        ((seq, at),) = tables.rows(statement, (middle,))
+        if at < time:
+            low = seq + 1
+        else:
+            high = middle
+    return LAST if first is None or low > last else low
 
 
 def overflow(tables: Tables, query: Query, keep: int, limit: int) -> list[Any]:
@@ -72,12 +212,13 @@ def overflow(tables: Tables, query: Query, keep: int, limit: int) -> list[Any]:
     condition, parameters = _condition(query)
     statement = f"SELECT seq FROM @jobs WHERE {condition} ORDER BY seq"
     beyond = max(0, min(limit, count(tables, query) - keep))
-    return _rows(tables, islice(heapq.merge(*_each_kind(tables, query, statement, parameters)), beyond))
+    found = heapq.merge(*_each_kind(tables, query, statement, parameters))
+    return rows_of(tables, (seq for (seq,) in islice(found, beyond)))
 
 
-def _rows(tables: Tables, numbers: Iterable[tuple[int]]) -> list[Any]:
-    """The rows whose seq is in `numbers`, in the order of `numbers`."""
-    return [row for number in numbers for row in tables.rows("SELECT @COLUMNS FROM @jobs WHERE seq = ?", number)]
+def rows_of(tables: Tables, found: Iterable[int]) -> list[Any]:
+    """The rows with these seqs, in the given order."""
+    return [row for seq in found for row in tables.rows("SELECT @COLUMNS FROM @jobs WHERE seq = ?", (seq,))]
 
 
 def _each_kind(tables: Tables, query: Query, statement: str, parameters: Sequence[Any]) -> list[sqlite3.Cursor]:

@@ -279,7 +279,7 @@ class Writing:
         self._processed += len(changed) * change.processed
         self._failed += len(changed) * change.failed
         for new in changed.values() if starts else ():
-            self._count(QUEUED, new, change)
+            self._track(QUEUED, new, change)
         return changed
 
     def close(self) -> None:
@@ -343,7 +343,7 @@ class Writing:
         """The result of an applied change. `old` is None if the change has inserted the record."""
         self._processed += change.processed
         self._failed += change.failed
-        self._count(old, new, change)
+        self._track(old, new, change)
         if new is not None and new.key is not None:
             self._keep_key(old, new, change)
         return WriteResult(WriteOutcome.APPLIED, new)
@@ -369,11 +369,25 @@ class Writing:
         ((job_id,),) = kept
         return WriteResult(WriteOutcome.KEY_HELD, self._found(job_id) or unreadable_holder(job_id))
 
-    def _count(self, old: Record | Before | None, new: Record | None, change: Change) -> None:
+    def _track(self, old: Record | Before | None, new: Record | None, change: Change) -> None:
+        """Count the change for the history, and put the job's new state into the table of tags."""
         name = events(old, new, change, self.now)
         where: Any = new or old
         if name:
             self._counted[where.queue, where.task][name] += 1
+        if new is not None and new.tags:
+            self._tag(new, None if old is None else old.state)
+
+    def _tag(self, new: Record, was: JobState | None) -> None:
+        """Write the state of a job with tags, whose state was `was` (None: it is new), into the table of tags."""
+        if was is None:
+            add = "INSERT OR IGNORE INTO @tags (tag, state, seq) SELECT ?, state, seq FROM @jobs WHERE id = ?"
+            self.tables.count_of(add, [(tag, new.id) for tag in new.tags])
+        elif was is not new.state:
+            move = """
+                UPDATE OR REPLACE @tags SET state = ? WHERE tag = ? AND state = ?
+                AND seq = (SELECT seq FROM @jobs WHERE id = ?)"""
+            self.tables.count_of(move, [(new.state.value, tag, was.value, new.id) for tag in new.tags])
 
     def _held(self, wanting: Record) -> WriteResult | None:
         """The result KEY_HELD, with the record of the holder of the key. Call this while an IntegrityError is handled.

@@ -15,6 +15,7 @@ from typing import Any
 
 from queueport.errors import BackendUnavailable
 from queueport.spi.record import RECORD_VERSION, Record
+from queueport.status import JobState
 
 __all__ = ["FIELDS", "SCHEMA", "Tables", "named", "prepare"]
 
@@ -29,6 +30,7 @@ WORDS = {
     "READABLE": f"v <= {RECORD_VERSION}",  # false for a row that a newer release wrote
     "NEWER": f"v > {RECORD_VERSION}",
     "SCHEMA": str(SCHEMA),
+    "STATES": ", ".join(f"'{state.value}'" for state in JobState),
 }
 """Texts that replace names such as `@ALIVE` in statements. The statements that create indexes use the same texts,
 because SQLite uses a partial index only for a statement that repeats the condition of the index."""
@@ -49,6 +51,15 @@ KEPT = """
     ) WITHOUT ROWID"""
 """The keys that ended jobs keep until a time."""
 KEPT_UNTIL = "CREATE INDEX @kept_until ON @kept (until)"
+
+COLUMN = """ALTER TABLE @jobs ADD COLUMN "tags" TEXT NOT NULL DEFAULT '[]'"""
+"""Added to new tables too, so that migrated tables are the same."""
+TAGS = """
+    CREATE TABLE @tags (
+        tag TEXT NOT NULL, state TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (tag, state, seq)
+    ) WITHOUT ROWID"""
+"""The jobs by tag and state. `Writing` writes it, because a trigger would cost time for each job without tags, too.
+Only the deletion of a job is left to a trigger, because another job may get the same seq later."""
 
 TABLES = (
     """
@@ -73,6 +84,7 @@ TABLES = (
         "result" BLOB,
         "key_until" REAL
     )""",
+    COLUMN,
     """
     CREATE TABLE @counts (
         state TEXT NOT NULL, queue TEXT NOT NULL, task TEXT NOT NULL, priority INTEGER NOT NULL, n INTEGER NOT NULL,
@@ -90,10 +102,12 @@ TABLES = (
     DOCUMENTS,
     HISTORY,
     KEPT,
+    TAGS,
 )
 SENT = """
     CREATE INDEX @sent ON @jobs (queue, priority, sent_at)
     WHERE state = 'queued' AND sent = 1 AND sent_at IS NOT NULL"""
+KEYED = "CREATE INDEX @keyed ON @jobs (key, seq) WHERE key IS NOT NULL"
 INDEXES = (
     "CREATE UNIQUE INDEX @key ON @jobs (task, key) WHERE key IS NOT NULL AND @ALIVE",
     "CREATE INDEX @due ON @jobs (wake_at) WHERE wake_at IS NOT NULL",
@@ -107,6 +121,7 @@ INDEXES = (
     WHERE error_name IS NOT NULL""",
     "CREATE INDEX @newer ON @jobs (v) WHERE @NEWER",
     KEPT_UNTIL,
+    KEYED,
 )
 _UP = """INSERT INTO @counts (state, queue, task, priority, n) VALUES (new.state, new.queue, new.task, new.priority, 1)
     ON CONFLICT DO UPDATE SET n = n + 1;"""
@@ -120,12 +135,17 @@ TRIGGERS = (
     WHEN (old.state, old.queue, old.task, old.priority) <> (new.state, new.queue, new.task, new.priority)
     BEGIN {_DOWN} {_UP} END""",
 )
-CREATE = TABLES + INDEXES + TRIGGERS
+UNTAG = """
+    CREATE TRIGGER @untag AFTER DELETE ON @jobs WHEN old.tags <> '[]' BEGIN
+        DELETE FROM @tags WHERE state IN (@STATES) AND seq = old.seq
+        AND tag IN (SELECT value FROM json_each(CASE WHEN json_valid(old.tags) THEN old.tags ELSE '[]' END));
+    END"""
+CREATE = (*TABLES, *INDEXES, *TRIGGERS, UNTAG)
 
 MIGRATIONS: Mapping[int, Sequence[str]] = {
     1: ("DROP INDEX @sent", SENT),
     2: (DOCUMENTS, HISTORY),
-    3: ('ALTER TABLE @jobs ADD COLUMN "key_until" REAL', KEPT, KEPT_UNTIL),
+    3: ('ALTER TABLE @jobs ADD COLUMN "key_until" REAL', KEPT, KEPT_UNTIL, KEYED, COLUMN, TAGS, UNTAG),
 }
 """For each older version, the statements that migrate tables of this version to the next version. A statement may add
 columns and tables but must not remove any, because processes of the previous release may still use the tables."""

@@ -17,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -64,6 +66,8 @@ log: logging.Logger = logging.getLogger(__name__)
 
 OLDEST_SQLITE = (3, 35, 0)
 """The oldest supported version of SQLite. Older versions lack RETURNING."""
+SCANNED = 2000
+"""The number of jobs whose arguments one transaction searches for a text."""
 PAUSE = 0.004
 """Seconds between two checks for changes by other processes or threads. On average, an idle worker starts a job half of
 this time after the job was queued. A check takes microseconds, so that these checks use less than 1 % of a processor.
@@ -212,15 +216,38 @@ class SqliteStore(ClaimingStore):
         return [None if row is None else _checked(row) for row in rows]
 
     def find(self, query: Query) -> Sequence[Record]:
-        return self._found(lambda tables: listing.find(tables, query))
+        if query.text is None:
+            return self._found(lambda tables: listing.find(tables, query))
+        found: list[Record] = []
+        for page in self._containing(query, query.text):
+            found += self._found(partial(listing.rows_of, found=page[: query.limit - len(found)]))
+            if len(found) >= query.limit:
+                break
+        return found
 
     def ids(self, prefix: str, limit: int) -> Sequence[str]:
         with self.database.read() as tables:
             return listing.ids(tables, prefix, limit)
 
     def count(self, query: Query) -> int:
+        if query.text is not None:
+            return sum(map(len, self._containing(replace(query, after=None), query.text)))
         with self.database.read() as tables:
             return listing.count(tables, query)
+
+    def _containing(self, query: Query, text: str) -> Iterator[list[int]]:
+        """The seqs of the rows that match the query and contain the text, page by page.
+
+        A page has a transaction of its own, so that a search through many jobs does not block other threads.
+        """
+        with self.database.read() as tables:
+            end = listing.place(tables, query)
+        while end:
+            with self.database.read() as tables:
+                checked = listing.numbers(tables, query, end, SCANNED)
+                found = listing.containing(tables, checked, text)
+            yield found
+            end = checked[-1] if len(checked) == SCANNED else 0
 
     def unreceived(self, queue: str, priority: int, sent_before: float, limit: int) -> Sequence[Record]:
         return self._found(lambda tables: listing.unreceived(tables, queue, priority, sent_before, limit))

@@ -284,6 +284,18 @@ STATUS = Group(
             "Reports progress of eleven wrong kinds, then a `Decimal` with a message of ten million characters, and "
             "runs for 2.5 leases beside another job.",
         ),
+        Line(
+            "T9",
+            "A job keeps its `tags`. `jobs`, `count` and `dead_letters` find jobs by tag, key, class of the error or "
+            "of an ancestor, time of the enqueue and a text in the arguments; a job must match all filters.",
+            "Compares 26 queries with four known jobs, of which one waits, one is delayed and two have ended.",
+        ),
+        Line(
+            "T10",
+            "`cancel_all`, `dead_letters.retry_all` and `dead_letters.purge` change every job that matches their "
+            "filters, and no other job.",
+            "Retries, discards and cancels jobs by tag, error and text, beside jobs that do not match.",
+        ),
     ),
 )
 

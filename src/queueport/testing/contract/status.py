@@ -323,6 +323,58 @@ class StatusTests(Case):
         assert progress.message.startswith("\0\\ud800x")
         assert len(progress.message) <= 1_000
 
+    def test_T9_jobs_are_found_by_tag_key_error_time_and_text(self, queue: JobQueue, harness: Harness) -> None:
+        one = queue.enqueue(tasks.add.using(tags=("vip", "eu"), key="k"), 1701).id
+        dead = queue.enqueue(tasks.fail.using(retry=tasks.ONCE, tags=["vip"]), "no").id
+        assert [status.tags for status in queue.jobs()] == [["vip"], ["vip", "eu"]]
+        assert {status.id for status in queue.jobs("queued", tag="vip")} == {one, dead}
+        with harness.working(queue, threads=1):
+            eventually(lambda: not queue.jobs(state="queued") and not queue.jobs(state="running"))
+        two = queue.enqueue(tasks.add.using(tags=["eu"], key="k", queue="other"), 1702).id
+        later = queue.enqueue(tasks.echo.using(delay=3600), "Zoë").id
+        middle = queue.status(two).enqueued_at
+        found: dict[str, list[dict[str, Any]]] = {
+            "": [{"tag": "none"}, {"key": "none"}, {"text": "none"}, {"error": "OSError"}, {"since": 0}],
+            "one dead": [{"tag": "vip"}, {"until": middle}],
+            "one": [{"key": "k", "tag": "vip"}, {"text": "1701", "until": 0}, {"state": "succeeded", "tag": "eu"}],
+            "dead": [{"error": "Exception"}, {"error": "Refused", "tag": "vip"}, {"state": "dead", "since": 3600}],
+            "two": [{"key": "k", "since": middle}, {"tag": "eu", "queue": "other"}, {"state": "queued", "tag": "eu"}],
+            "one two": [{"key": "k"}, {"tag": "eu"}, {"task": tasks.add, "text": "170"}],
+            "two later": [{"since": middle}],
+            "later": [{"text": "Zoë"}, {"since": middle, "state": "scheduled"}],
+        }
+        names = {"one": one, "dead": dead, "two": two, "later": later}
+        for expected, queries in found.items():
+            wanted = [names[name] for name in reversed(expected.split())]
+            for query in queries:
+                assert [status.id for status in queue.jobs(**query)] == wanted, query
+                assert queue.count(**query) == len(wanted), query
+        letters = queue.dead_letters
+        dead_only: list[dict[str, Any]] = [{"tag": "vip"}, {"text": '"no"'}, {"until": middle}, {"error": "Refused"}]
+        for query in dead_only:
+            assert [status.id for status in letters.list(**query)] == [dead], query
+        assert letters.list(tag="eu") == letters.list(key="k") == letters.list(since=middle) == []
+        assert [status.id for status in queue.jobs(tag="eu", limit=1)] == [two]
+        assert [status.id for status in queue.jobs(tag="eu", limit=1, after=two)] == [one]
+
+    def test_T10_many_jobs_are_changed_by_filters(self, queue: JobQueue, harness: Harness) -> None:
+        failing = tasks.fail.using(retry=tasks.ONCE, tags=["import"])
+        dead = [handle.id for handle in queue.enqueue_many([failing.job(f"no {number}") for number in range(3)])]
+        other = queue.enqueue(tasks.fail.using(retry=tasks.ONCE), "no 1").id
+        with harness.working(queue):
+            eventually(lambda: queue.dead_letters.count() == 4)
+            assert queue.dead_letters.retry_all(tag="import", text="no 1") == 1
+            eventually(lambda: queue.status(dead[1]).attempts == 2 and queue.status(dead[1]).state is JobState.DEAD)
+            assert queue.status(other).attempts == 1
+        waiting = [queue.enqueue(tasks.echo.using(tags=["import"], delay=delay), 1).id for delay in (None, 3600)]
+        kept = queue.enqueue(tasks.echo, 1).id
+        assert queue.cancel_all(tag="import") == 2
+        assert {queue.status(job_id).reason for job_id in waiting} == {"cancelled"}
+        assert queue.status(kept).state is JobState.QUEUED
+        assert queue.dead_letters.purge(tag="import", error="Refused") == 3
+        assert {queue.status(job_id).reason for job_id in dead} == {"discarded"}
+        assert [status.id for status in queue.dead_letters.list()] == [other]
+
 
 def last_line(task: Task[..., Any, Any]) -> int:
     """The number of the last line of a task's function in its file."""

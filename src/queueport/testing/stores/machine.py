@@ -27,6 +27,8 @@ QUEUES = ["q1", "q2"]
 TASKS = ["app.one", "app.two"]
 TOKENS = ["t1", "t2"]
 
+ENQUEUED = Change(stamp={"enqueued_at": 0.0})
+
 _numbers = itertools.count()
 
 moments = st.one_of(st.none(), st.integers(-5, 15).map(lambda seconds: START + seconds))
@@ -75,6 +77,7 @@ records = st.builds(
     state=st.just(JobState.QUEUED),
     priority=st.integers(-1, 1),
     key=st.sampled_from([None, None, "k1", "k2"]),
+    tags=st.sampled_from([(), (), ("t1",), ("t2", "t1")]),
     v=st.sampled_from([RECORD_VERSION] * 4 + [RECORD_VERSION + 1]),
 )
 replacements = st.builds(
@@ -89,6 +92,11 @@ queries = st.builds(
     finished_before=moments,
     after=st.none() | ids,
     limit=st.integers(1, 4),
+    key=st.sampled_from([None, None, "k1", "k2", "k3"]),
+    tag=st.sampled_from([None, None, "t1", "t2", "t3"]),
+    text=st.sampled_from([None, None, None, "\0", "a"]),
+    since=moments,
+    until=moments,
 )
 
 
@@ -127,7 +135,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(new=st.lists(st.tuples(records, changes, st.none() | replacements), min_size=1, max_size=4))
     def insert(self, new: list[tuple[Record, Change, Replacement | None]]) -> None:
-        self.both("insert", [Insert(record, change, self.rev(), replace=which) for record, change, which in new])
+        inserts = [
+            Insert(record, change.with_next(ENQUEUED), self.rev(), replace=which) for record, change, which in new
+        ]
+        self.both("insert", inserts)
 
     @rule(
         wanted=st.lists(
@@ -211,7 +222,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put_document(self, name: str, known: bool, new: tuple[Record, Change, Replacement | None] | None) -> None:
         found = {one.name: one.rev for one in self.model.documents("kind")}
         document = Document("kind", name, {"n": self.rev()}, self.rev())
-        insert = None if new is None else Insert(new[0], new[1], self.rev(), replace=new[2])
+        insert = None if new is None else Insert(new[0], new[1].with_next(ENQUEUED), self.rev(), replace=new[2])
         expected = found.get(name) if known else "stale"
         answers = [store.put_document(document, expected, insert) for store in (self.model, self.store)]
         assert answers == [known, known]

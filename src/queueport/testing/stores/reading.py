@@ -141,6 +141,96 @@ class FindTests(Case):
             assert store.count(Query(JobState.DEAD, finished_before=moment)) == len(ids)
         assert found(store, state=JobState.DEAD, finished_before=START + 99, after="c", limit=1) == ["b"]
 
+    def test_the_key_filter_finds_all_jobs_that_have_held_the_key(self, store: JobStore) -> None:
+        succeeded(store, "a", key="order-1")
+        dead(store, "b", key="order-1", queue="bulk")
+        put(store, "c", key="order-1")
+        put(store, "d", key="order-1", task="app.other")
+        put(store, "e", key="order-2")
+        put(store, "f")
+        assert found(store, key="order-1") == list("dcba")
+        assert found(store, key="order-1", limit=2, after="d") == list("cb")
+        assert found(store, key="order") == []
+        more: list[dict[str, Any]] = [
+            {"state": JobState.DEAD},
+            {"queue": "bulk"},
+            {"error": "ValueError"},
+            {"finished_before": START + 1},
+        ]
+        for filters, ids in zip(more, ("b", "b", "b", "ba"), strict=True):
+            assert found(store, key="order-1", **filters) == list(ids)
+            assert store.count(Query(key="order-1", **filters)) == len(ids)
+        assert found(store, key="order-1", task="app.other") == ["d"]
+        assert store.count(Query(key="order-1")) == 4
+        (record,) = store.find(Query(key="order-2"))
+        store.swap([Swap(record.id, record.rev, Change(delete=True), rev())])
+        assert found(store, key="order-2") == []
+
+    def test_the_tag_filter_follows_each_job_from_state_to_state(self, store: JobStore) -> None:
+        tags = ("vip", 'a "b":c é')
+        put(store, "a", tags=tags)
+        run(store, put(store, "b", tags=tags[:1], key="k"))
+        dead(store, "c", tags=tags, queue="bulk")
+        succeeded(store, "d", tags=("other",))
+        put(store, "e")
+        assert found(store, tag="vip") == list("cba")
+        assert found(store, tag=tags[1]) == list("ca")
+        assert found(store, tag="vi") == []
+        more: list[dict[str, Any]] = [{"state": JobState.RUNNING}, {"queue": "bulk"}, {"error": "ValueError"}]
+        more.append({"key": "k"})
+        for filters, ids in zip(more, "bccb", strict=True):
+            assert found(store, tag="vip", **filters) == list(ids)
+            assert store.count(Query(tag="vip", **filters)) == len(ids)
+        assert found(store, tag="other", key="k") == []
+        assert found(store, tag="vip", limit=1, after="c") == ["b"]
+        assert store.count(Query(tag="vip")) == 3
+        assert [record.tags for record in store.get(["a", "d", "e"]) if record] == [tags, ("other",), ()]
+        for record in store.find(Query(tag="vip", limit=2)):
+            store.swap([Swap(record.id, record.rev, Change(delete=True), rev())])
+        assert found(store, tag="vip") == ["a"]
+        assert store.count(Query(tag="vip")) == 1
+
+    def test_the_text_filter_finds_a_part_of_the_payload(self, store: JobStore) -> None:
+        for number in range(30):
+            put(store, f"j{number}", payload=b'{"order":%d,"n":"%s"}' % (number, b"x" * 200_000), tags=("few",))
+        dead(store, "a", payload='{"name":"Zoë"}'.encode(), queue="bulk", key="k")
+        put(store, "b", payload='{"name":"Zoë","n":1}'.encode(), tags=("few",))
+        assert found(store, text="Zoë") == ["b", "a"]
+        assert found(store, text='"order":7,') == ["j7"]
+        assert found(store, text="zoë") == found(store, text="%") == []
+        more: list[dict[str, Any]] = [{"state": JobState.DEAD}, {"queue": "bulk"}, {"key": "k"}, {"tag": "few"}]
+        for filters, ids in zip(more, "aaab", strict=True):
+            assert found(store, text="Zoë", **filters) == [ids]
+            assert store.count(Query(text="Zoë", **filters)) == 1
+        assert found(store, text="order", limit=2, after="j28") == ["j27", "j26"]
+        assert store.count(Query(text="order")) == 30
+        assert found(store, text="order") == [f"j{number}" for number in range(29, -1, -1)]
+
+    def test_since_and_until_compare_the_time_of_the_enqueue(self, store: JobStore, clock: Clock) -> None:
+        for number in range(40):
+            put(store, f"j{number}", queue=f"q{number % 3}", delay=None if number % 2 else 1000.0)
+            clock.advance(7)
+        start = START + 70
+        assert found(store, since=start) == [f"j{number}" for number in range(39, 9, -1)]
+        assert found(store, until=start) == [f"j{number}" for number in range(9, -1, -1)]
+        assert found(store, since=start, until=start + 14.5) == ["j12", "j11", "j10"]
+        assert found(store, since=start + 0.5, until=start + 15, limit=1, after="j12") == ["j11"]
+        assert found(store, since=start, until=start + 14.5, queue="q1", state=JobState.SCHEDULED) == ["j10"]
+        assert found(store, since=start + 900) == found(store, until=START) == []
+        assert store.count(Query(since=start)) == 30
+        assert store.count(Query(until=start, queue="q0")) == 4
+        assert store.count(Query(until=START)) == 0
+
+    def test_since_and_until_work_although_the_clock_was_set_back(self, store: JobStore, clock: Clock) -> None:
+        times: dict[str, float] = {}
+        for number in range(60):
+            times[put(store, f"j{number}").id] = clock.now
+            clock.advance(-8 if number % 10 == 9 else 3)
+        for moment in range(0, 140, 5):
+            since = [job_id for job_id, at in reversed(times.items()) if at >= START + moment]
+            assert found(store, since=START + moment) == since
+            assert store.count(Query(until=START + moment)) == len(times) - len(since)
+
     def test_count_ignores_after_and_limit(self, store: JobStore) -> None:
         for name in "abc":
             put(store, name)

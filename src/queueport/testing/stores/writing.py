@@ -66,6 +66,7 @@ WHOLE = {
     "progress": Progress(0.5, None, "ü\udc80"),
     "key_until": 1.5,
     "reason": "cancelled",
+    "tags": ("ключ 🔑", 'a "b": [c]'),
 }
 """For every field of a record that has a default, except `rev` and `v`: another value, to test that the store keeps
 the field."""

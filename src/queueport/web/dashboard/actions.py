@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
@@ -47,7 +47,7 @@ class Target:
     filter: Filter
 
     @property
-    def dead(self) -> dict[str, str | None]:
+    def dead(self) -> dict[str, Any]:
         """The filter as arguments of `DeadLetters.count` and `retry_all`."""
         return {name: getattr(self.filter, name) or None for name in ("queue", "task", "error")}
 

@@ -18,7 +18,7 @@ from queueport.spi.storage import Transition, Verb, unreadable_holder
 from queueport.spi.store import WriteOutcome, WriteResult
 from queueport_sqs.dynamodb.commit import Action, Failed, Write
 from queueport_sqs.dynamodb.reading import Known, Reading
-from queueport_sqs.dynamodb.records import Item, attributes, fitted, size, value
+from queueport_sqs.dynamodb.records import Item, attributes, fitted, label_item, labels, size, value
 from queueport_sqs.dynamodb.stats import Delta, moved
 
 __all__ = ["Batch", "BesideFailed", "Step"]
@@ -244,6 +244,11 @@ class Batch:
             actions = [] if old is None else [self._commit.delete(self._names.job(job_id), "rev", value(old.rev))]
         else:
             actions = [self._commit.put(new, work.seq) if old is None else self._commit.update(old, new)]
+        if old is None and new is not None:
+            items = [label_item(self._names, job_id, label, work.seq) for label in labels(new)]
+            actions += [self._commit.action("Put", Item=item) for item in items]
+        if old is not None and new is None:
+            actions += [self._commit.action("Delete", self._names.label(job_id, label)) for label in labels(old)]
         had, wants = self._keys(work.old, work.new)
         if had is not None and had != wants and self._holders.get(had, job_id) == job_id:
             ends = self._commit.delete(had, "holder", value(job_id))

@@ -15,12 +15,12 @@ from itertools import chain, islice
 from typing import Any
 
 from queueport.spi.record import Record
-from queueport.spi.storage import matches, search_too_long
+from queueport.spi.storage import CLOCK_STEP, matches, search_too_long
 from queueport.spi.store import Query
 from queueport.stats import WorkerStats
 from queueport.status import JobState
 from queueport_sqs.dynamodb.reading import Reading
-from queueport_sqs.dynamodb.records import Item, value
+from queueport_sqs.dynamodb.records import Item, label_of, place_of, value
 from queueport_sqs.dynamodb.schema import DUE, INDEXES, LISTED, WAITING
 from queueport_sqs.dynamodb.stats import workers_in
 
@@ -94,7 +94,9 @@ class Listing:
     records are read at once.
     """
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, *, timed: bool) -> None:
+        """`timed` is False if the places of jobs do not show when the jobs were inserted."""
+        self._timed = timed
         self._reading, self._table, self._names, self._now = reading, reading.table, reading.names, reading.now
         self._shards = range(self._names.shards)
 
@@ -132,17 +134,37 @@ class Listing:
 
         With `query.after`, returns only jobs that were inserted before that job, and none if that job does not exist.
         """
-        search = _matching(query)
+        after = None
         if query.after is not None:
             last = self._reading.found([query.after]).get(query.after)
             if last is None:
                 return []
-            search = replace(search, bounds="< :end", values={**search.values, ":end": value(last.seq)})
-        entries = self._entries(self._states(query.state), search)
-        return list(islice(self._read(entries, query.limit, lambda job: matches(query, job)), query.limit))
+            after = last.seq
+        return list(islice(self._matching(query, after), query.limit))
+
+    def _matching(self, query: Query, after: str | None = None) -> Iterator[Record]:
+        """The jobs that match the query, newest first. With `after`, only those with a lower place than this."""
+        search, low, high = _matching(query), None, after
+        if self._timed and query.since is not None:
+            low = place_of(query.since - CLOCK_STEP)
+        if self._timed and query.until is not None:
+            until = place_of(query.until + CLOCK_STEP)
+            high = until if high is None else min(high, until)
+        places = {name: value(place) for name, place in ((":low", low), (":end", high)) if place is not None}
+        bounds = {(): "", (":low",): ">= :low", (":end",): "< :end"}.get(tuple(places), "BETWEEN :low AND :end")
+        found = self._entries(
+            self._partitions(query), replace(search, bounds=bounds, values={**search.values, **places})
+        )
+        entries = (entry for entry in found if high is None or entry["seq"]["S"] < high)
+        return self._read(entries, query.limit, lambda job: matches(query, job))
 
     def count(self, query: Query) -> int:
-        """The number of jobs that match the query, according to the index. Ignores the query's `after` and `limit`."""
+        """The number of jobs that match the query. Ignores the query's `after` and `limit`.
+
+        If the query has no condition that the index lacks, this is the number according to the index.
+        """
+        if any(each is not None for each in (query.key, query.tag, query.text, query.since, query.until)):
+            return sum(1 for _ in self._matching(replace(query, limit=MANY)))
 
         def counted(partition: str) -> int:
             parameters = _matching(query).query(partition)
@@ -199,6 +221,13 @@ class Listing:
         keys = [item["pk"]["S"] for page in pages for item in page["Items"]]
         return workers_in(self._table.get(keys).values(), self._now, lost=lost)
 
+    def _partitions(self, query: Query) -> list[str]:
+        """The partitions with all jobs that can match the query."""
+        for kind, text in (("key", query.key), ("tag", query.tag)):
+            if text is not None:
+                return [self._names.labelled(label_of(kind, text), shard) for shard in self._shards]
+        return self._states(query.state)
+
     def _states(self, state: JobState | None) -> list[str]:
         """The partitions with the jobs of one state, or with all jobs."""
         states: Iterable[JobState] = JobState if state is None else [state]
@@ -232,7 +261,7 @@ class Listing:
         """
         seen: set[str] = set()
         while some := list(islice(entries, max(FEW, min(limit, MANY)))):
-            named = dict.fromkeys(entry["pk"]["S"].split("#", 2)[2] for entry in some)
+            named = dict.fromkeys(entry["pk"]["S"].split("#", 3)[2] for entry in some)
             ids = [job_id for job_id in named if job_id not in seen]
             seen.update(ids)
             found = [job for job in self._reading.found(ids).values() if holds(job.record)]
@@ -243,6 +272,8 @@ class Listing:
 
 def _matching(query: Query) -> Search:
     """A search whose filter keeps every entry that matches the query, and perhaps some that do not."""
+    if query.key is not None or query.tag is not None:  # the entries of labels have none of the attributes
+        return Search(LISTED, newest=True)
     phrases, names, values = [], {}, {}
     for name, wanted in (("queue", query.queue), ("task", query.task)):
         if wanted is not None:

@@ -6,6 +6,7 @@ change nothing. An item that DynamoDB may delete by its TTL is treated as delete
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -18,7 +19,7 @@ from queueport.spi.record import RECORD_VERSION, CorruptRecord, Record
 from queueport.spi.storage import reading
 from queueport_sqs.dynamodb.commit import Action, Commit, Failed, Write
 from queueport_sqs.dynamodb.connection import Table
-from queueport_sqs.dynamodb.records import Found, Item, Names, expiry, read, value
+from queueport_sqs.dynamodb.records import Found, Item, Names, expiry, label_of, read, value
 from queueport_sqs.dynamodb.stats import Delta, name_of
 
 __all__ = ["Known", "Reading", "Waiting", "checked", "jobs"]
@@ -111,6 +112,7 @@ class Reading:
         If another process has changed the item meanwhile, change nothing and return the new item; otherwise None.
         """
         actions = [self.commit.delete(self.names.job(job_id), "rev", item.get("rev")), *self._released(job_id, item)]
+        actions += [self.commit.action("Delete", self.names.label(job_id, label)) for label in _labels(item)]
         place = self.names.aside(job_id, self.now)
         if reason is not None:
             kept = {name: plain for name, plain in item.items() if name not in INDEXED}
@@ -220,6 +222,14 @@ def checked(job_id: str, item: Item | None, now: float) -> Record | None:
 def _expired(item: Item, now: float) -> bool:
     """Whether the item's TTL has passed, so that DynamoDB may delete the item at any moment."""
     return "N" in item.get("ttl", {}) and float(item["ttl"]["N"]) <= now
+
+
+def _labels(item: Item) -> list[str]:
+    """The labels of the job in an item that perhaps cannot be read."""
+    found = [label_of("key", item["key"]["S"])] if "S" in item.get("key", {}) else []
+    with suppress(KeyError, ValueError, TypeError):
+        found += [label_of("tag", str(tag)) for tag in json.loads(item["tags"]["S"])]
+    return found
 
 
 def _newer(item: Item) -> bool:

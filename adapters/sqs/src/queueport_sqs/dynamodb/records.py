@@ -3,6 +3,8 @@
 For each namespace NS the table holds these items, by key:
 
     NS#job#ID              a job: the fields of its record that differ from their defaults, index keys, `error`, `ttl`
+    NS#label#ID#key#KEY    the entry in the index `listed` for the job ID by its key
+    NS#label#ID#tag#TAG    the entry in the index `listed` for the job ID by one of its tags
     NS#key#HASH            `holder`: the id of the job that is alive and holds the key of a task; or of a job that has
                            ended and keeps the key, with the time `until` and a `ttl`
     NS#count#SHARD#QUEUE   a part of the counts of a queue: `PRIORITY#STATE`, `processed`, `failed`
@@ -20,9 +22,13 @@ The table has these indexes:
     due      NS#due#SHARD                       at          jobs with a wake_at, by wake_at
              NS#sent#SHARD#PRIORITY#QUEUE       at          queued jobs with a sent message and no wake_at, by sent_at
     listed   NS#state#SHARD#STATE               seq         all jobs, in the order of insertion
+             NS#label#SHARD#key#KEY             seq         jobs with a key, ended ones too, in the order of insertion
+             NS#label#SHARD#tag#TAG             seq         jobs with a tag, in the order of insertion
              NS#history#STEP                    seq         minutes or hours of the history, by their start
              NS#workers                         seq         workers, by name
     waiting  NS#queued#SHARD#QUEUE              queued_at   queued jobs
+
+If DynamoDB deletes a job by its TTL, the items NS#label of the job stay. They name no job, so searches ignore them.
 
 DynamoDB keeps numbers with 38 digits. `repr` writes a float with at most 17 digits, so a float is read back unchanged.
 """
@@ -43,7 +49,23 @@ from queueport.spi.record import CorruptRecord, Flat, Record, flat
 from queueport.spi.storage import given_fields, newest_error
 from queueport.status import JobError, JobState
 
-__all__ = ["LIMITS", "Found", "Item", "Names", "attributes", "check_size", "expiry", "fitted", "read", "size", "value"]
+__all__ = [
+    "LIMITS",
+    "Found",
+    "Item",
+    "Names",
+    "attributes",
+    "check_size",
+    "expiry",
+    "fitted",
+    "label_item",
+    "label_of",
+    "labels",
+    "place_of",
+    "read",
+    "size",
+    "value",
+]
 
 Item = dict[str, dict[str, Any]]
 """An item, or some of its attributes: values in the form of DynamoDB's protocol, by the attribute's name."""
@@ -121,6 +143,12 @@ class Names:
     def waiting(self, queue: str, shard: int) -> str:
         return f"{self.namespace}#queued#{shard}#{queue}"
 
+    def label(self, job_id: str, label: str) -> str:
+        return f"{self.namespace}#label#{job_id}#{label}"
+
+    def labelled(self, label: str, shard: int) -> str:
+        return f"{self.namespace}#label#{shard}#{label}"
+
     @property
     def workers(self) -> str:
         return f"{self.namespace}#workers"
@@ -154,6 +182,28 @@ def attributes(names: Names, record: Record) -> Item:
     if error is not None:
         item["error"] = value(f" {error} ")  # the blanks let a search match whole class names only
     return item if end is None else {**item, "ttl": value(end)}
+
+
+def labels(record: Record) -> list[str]:
+    """The labels by which the job is found, each in an item of its own. They never change."""
+    tags = [label_of("tag", tag) for tag in record.tags]
+    return tags if record.key is None else [label_of("key", record.key), *tags]
+
+
+def label_of(kind: str, text: str) -> str:
+    """The label for a key or a tag. `kind` is "key" or "tag"."""
+    return f"{kind}#{text}"
+
+
+def label_item(names: Names, job_id: str, label: str, seq: str) -> Item:
+    """The item that puts a job with this label into the index."""
+    listed = names.labelled(label, names.shard(job_id))
+    return {"pk": value(names.label(job_id, label)), "listed": value(listed), "seq": value(seq)}
+
+
+def place_of(time: float) -> str:
+    """The place in the order of insertion that a job has at least if it was inserted at this time or later."""
+    return f"{max(0, int(time * 1e9)):016x}"
 
 
 def _fields(record: Record) -> Item:

@@ -14,6 +14,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Self, cast
@@ -222,7 +223,7 @@ class DynamoStore(JobStore, ForkAware):
 
     def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
         reading = self._reading()
-        due = Listing(reading).due(limit)
+        due = self._listing(reading).due(limit)
         mine = (job for job in due if readable(job) and (leases or job.state is not JobState.RUNNING))
         change, until = Change(stamp={"wake_at": claim}), reading.now + claim
         claimed: list[Record] = []
@@ -240,8 +241,8 @@ class DynamoStore(JobStore, ForkAware):
     def _reading(self) -> Reading:
         return Reading(self._commit, self.now())
 
-    def _listing(self) -> Listing:
-        return Listing(self._reading())
+    def _listing(self, reading: Reading | None = None) -> Listing:
+        return Listing(reading or self._reading(), timed=self._clock is None)
 
     def unreceived(self, queue: str, priority: int, sent_before: float, limit: int) -> Sequence[Record]:
         found = self._listing().unreceived(queue, priority, sent_before, limit)
@@ -263,7 +264,7 @@ class DynamoStore(JobStore, ForkAware):
         return sorted(self._listing().ids(prefix, self.table.call_timeout))[:limit]
 
     def count(self, query: Query) -> int:
-        if query.task is not None or query.error is not None or query.finished_before is not None:
+        if replace(query, after=None, limit=0) != Query(query.state, query.queue, limit=0):
             return self._listing().count(query)
         counts = self._counts.read()[0].states
         states = JobState if query.state is None else [query.state]

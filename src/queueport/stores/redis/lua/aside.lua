@@ -12,5 +12,6 @@ call('HSET', key('aside:' .. name), 'aside_reason', reason)
 call('ZADD', key('aside'), exact(now), name)
 release_key(record)
 update_indexes(entry_of(record.seq, id), indexes_of(record), {})
+update_labels(entry_of(record.seq, id), labels_of(record), {})
 call('PUBLISH', key('ended:' .. id), '')
 return name

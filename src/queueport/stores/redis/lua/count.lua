@@ -1,3 +1,12 @@
--- Arguments: state, queue, task, error ('' for any). Answers: the number of jobs that match.
-local _, total = matching_indexes(argument(), argument(), argument(), argument())
-return total
+-- Count the jobs that match, page by page.
+-- Arguments: the query as `query_argument` reads it, the seq after which the page begins ('' for the first page), and the
+--   number of jobs to check. Answers: the seq after which the next page begins ('' at the end), and the number of jobs.
+local query = query_argument()
+local seq, checks = number(), number()
+if query.total then return {'', query.total} end
+local entries, n = candidates(query, seq, checks, seq), 0
+for i, entry in ipairs(entries) do
+  if query.holds(id_of(entry)) then n = n + 1 end
+  if query.read > MOST_READ or i == checks then return {seq_of(entry), n} end
+end
+return {'', n}

@@ -1,18 +1,22 @@
--- One page of the jobs that match, newest first. It can have fewer jobs than were checked, because of finished_before
--- or deleted records.
--- Arguments: state, queue, task, error, finished_before ('' for any); the id of the job after which the page begins, or
---   ''; the seq after which it begins, if there is no id ('' for the first page); the number of jobs to check.
+-- One page of the jobs that match, newest first.
+-- Arguments: the query as `query_argument` reads it; the id of the job after which the page begins, or ''; the seq after
+--   which it begins, if there is no id ('' for the first page); the number of jobs to find, and the number to check.
 -- Answers: the seq after which the next page begins ('' at the end), then the records.
-local names = matching_indexes(argument(), argument(), argument(), argument())
-local before, after, seq, limit = number(), argument(), argument(), number()
-if after ~= '' then seq = call('HGET', key('job:' .. after), 'seq') end
-if not seq then return {''} end -- that job has been deleted
-local entries = merged(names, limit, seq == '' and '+inf' or '(' .. seq, true)
-local answers = {#entries == limit and seq_of(entries[limit]) or ''}
-for _, entry in ipairs(entries) do
-  local finished = before and call('HGET', key('job:' .. id_of(entry)), 'finished_at')
-  if not before or (finished and (tonumber(finished) or before) < before) then
-    answers[#answers + 1] = packed(load_entry(entry))
-  end
+local query = query_argument()
+local after, seq, limit, checks = argument(), number(), number(), number()
+if after ~= '' then
+  seq = tonumber(call('HGET', key('job:' .. after), 'seq') or '')
+  if not seq then return {''} end -- that job has been deleted
 end
+local entries = candidates(query, seq, checks, seq and after == '')
+local answers, ended = {''}, #entries < checks
+for i, entry in ipairs(entries) do
+  if #answers > limit or query.read > MOST_READ then
+    ended = false
+    break
+  end
+  answers[1] = seq_of(entry)
+  if query.holds(id_of(entry)) then answers[#answers + 1] = packed(load_entry(entry, query.names)) end
+end
+if ended then answers[1] = '' end
 return answers

@@ -2,6 +2,8 @@
 
 local call = redis.call
 local ALIVE = {scheduled = true, queued = true, running = true, retrying = true}
+local STATES = {succeeded = true, dead = true, cancelled = true}
+for state in pairs(ALIVE) do STATES[state] = true end
 
 local known_version = tonumber(ARGV[1])
 local now = tonumber(ARGV[2]) -- tests give a time; otherwise the server's clock is used
@@ -38,7 +40,7 @@ end
 -- The fields that `apply_change` and `indexes_of` read. To read only these is faster than to read all.
 local INDEXED = {
   'rev', 'state', 'queue', 'task', 'priority', 'wake_at', 'v', 'seq', 'key', 'error', 'queued_at', 'sent', 'sent_at',
-  'started_at',
+  'started_at', 'tags',
 }
 
 -- A record with its indexed fields only; nil if it does not have this rev.
@@ -226,6 +228,34 @@ local function remove_everywhere(entry)
   end
 end
 
+-- The tags of a record, as keys of a table. Tags that are damaged count as none.
+local function tags_of(record)
+  local ok, tags = pcall(cjson.decode, record.tags or '[]')
+  local found = {}
+  for _, tag in ipairs(ok and type(tags) == 'table' and tags or {}) do found[tostring(tag)] = true end
+  return found
+end
+
+-- The indexes of a record by its key and its tags. They have no counts, because there may be as many of them as jobs.
+local function labels_of(record)
+  local found = {}
+  if not record.state then return found end
+  if record.key then found['keyed:' .. record.key] = record.seq end
+  if record.tags then
+    for tag in pairs(tags_of(record)) do found['tagged:' .. record.state .. ':' .. tag] = record.seq end
+  end
+  return found
+end
+
+local function update_labels(entry, before, after)
+  for label in pairs(before) do
+    if not after[label] then call('ZREM', key(label), entry) end
+  end
+  for label, seq in pairs(after) do
+    if not before[label] then call('ZADD', key(label), seq, entry) end
+  end
+end
+
 local function update_indexes(entry, before, after)
   for index in pairs(before) do
     if not after[index] then
@@ -243,10 +273,13 @@ local function update_indexes(entry, before, after)
   end
 end
 
--- The record of an entry. If it no longer exists, removes the entry and returns nil.
-local function load_entry(entry)
+-- The record of an entry. If it no longer exists, removes the entry, also from `labels` if given, and returns nil.
+local function load_entry(entry, labels)
   local record = load(id_of(entry))
-  if not record then remove_everywhere(entry) end
+  if not record then
+    remove_everywhere(entry)
+    for _, label in ipairs(labels or {}) do call('ZREM', key(label), entry) end
+  end
   return record
 end
 
@@ -347,6 +380,7 @@ local function apply_change(record, change)
     end
   end
   local job, entry, before = key('job:' .. id), entry_of(record.seq or set.seq, id), indexes_of(record)
+  local labels = (record.key or set.key or record.tags or set.tags) and labels_of(record)
   local state, queue, started = record.state, record.queue, tonumber(record.started_at)
   local pair = (set.queue or queue or '') .. ':' .. (set.task or record.task or '')
   if change.delete then
@@ -368,6 +402,7 @@ local function apply_change(record, change)
     if record.queue ~= queue then used_queues[record.queue] = true end
   end
   update_indexes(entry, before, indexes_of(record))
+  if labels then update_labels(entry, labels, labels_of(record)) end
   if change.undoes then
     count(pair, 'enqueued', -1)
   elseif record.state ~= state or change.failed ~= 0 then
@@ -463,11 +498,12 @@ local function matching_indexes(state, queue, task, error)
   return found, total
 end
 
--- At most `limit` entries of several indexes, merged by seq, from the score `start` on. Reads each index in pages.
-local function merged(names, limit, start, newest_first)
+-- At most `limit` entries of several indexes, merged by seq, from the score `start` on, up to the score `last` (nil: all).
+-- Reads each index in pages.
+local function merged(names, limit, start, newest_first, last)
   if limit <= 0 then return {} end
-  local command, last = 'ZRANGEBYSCORE', '+inf'
-  if newest_first then command, last = 'ZREVRANGEBYSCORE', '-inf' end
+  local command = newest_first and 'ZREVRANGEBYSCORE' or 'ZRANGEBYSCORE'
+  last = last or (newest_first and '-inf' or '+inf')
   local size = #names == 1 and limit or math.min(limit, 20)
   local function page(index, from) return call(command, key(index), from, last, 'LIMIT', 0, size) end
   local function before(one, other)
@@ -498,6 +534,116 @@ local function merged(names, limit, start, newest_first)
     end
   end
   return found
+end
+
+-- Search an index by bisection. Returns the seq of the last entry that was enqueued before a time, and the seq of the
+-- first one that was enqueued at that time or later (nil: none).
+local function around(index, size, time)
+  local low, high, before, after = 0, size, nil, nil
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local entry = call('ZRANGE', key(index), middle, middle)[1]
+    local found = call('HMGET', key('job:' .. id_of(entry)), 'state', 'enqueued_at')
+    local at = tonumber(found[2] or '0') or 0
+    if not found[1] then -- the record was deleted by another program
+      low = middle + 1
+    elseif at < time then
+      low, before = middle + 1, entry
+    else
+      high, after = middle, entry
+    end
+  end
+  return before and seq_of(before), after and seq_of(after)
+end
+
+-- The seqs, which are excluded, between which all entries of these indexes lie that were enqueued between two times (nil:
+-- any time). The largest indexes are enough, because seqs are in the order of the time in all of them. If the clock was
+-- set back, they are in this order except for CLOCK_STEP seconds.
+local CLOCK_STEP, BISECTED = 10, 4
+local function span(names, since, till)
+  local low, high
+  local sizes = {}
+  for i, index in ipairs(names) do sizes[i] = {index = index, n = call('ZCARD', key(index))} end
+  table.sort(sizes, function(a, b) return a.n > b.n end)
+  for i = 1, math.min(#sizes, BISECTED) do
+    local before = since and around(sizes[i].index, sizes[i].n, since - CLOCK_STEP)
+    local _, after
+    if till then _, after = around(sizes[i].index, sizes[i].n, till + CLOCK_STEP) end
+    if before then low = math.max(low or 0, tonumber(before)) end
+    if after then high = math.min(high or tonumber(after), tonumber(after)) end
+  end
+  return low, high
+end
+
+-- A page ends after the job with which its search has read more bytes of payloads than this.
+local MOST_READ = 2000000
+
+-- Read a query from the next arguments: state, queue, task, error, key, tag, text, finished_before, since and until ('' for
+-- any). Returns `names`, the indexes to read; `total`, their number of entries if all of these match, else nil; `since` and
+-- `till`, the times of the enqueue (nil: any); the function `holds`, which tells whether the record with an id
+-- matches; and `read`, the number of bytes of payloads that `holds` has read.
+local function query_argument()
+  local wanted = {}
+  for _, name in ipairs({'state', 'queue', 'task', 'error', 'key', 'tag', 'text'}) do wanted[name] = argument() end
+  local before, since, till = number(), number(), number()
+  local found, checked = {read = 0}, before or since or till or wanted.text ~= ''
+  if wanted.key ~= '' then
+    found.names = {'keyed:' .. wanted.key}
+    found.total = call('ZCARD', key(found.names[1]))
+    checked = checked or wanted.tag ~= '' or wanted.state ~= ''
+  elseif wanted.tag ~= '' then
+    found.names, found.total = {}, 0
+    for state in pairs(wanted.state ~= '' and {[wanted.state] = true} or STATES) do
+      local name = 'tagged:' .. state .. ':' .. wanted.tag
+      found.names[#found.names + 1] = name
+      found.total = found.total + call('ZCARD', key(name))
+    end
+    wanted.tag = ''
+  else
+    found.names, found.total = matching_indexes(wanted.state, wanted.queue, wanted.task, wanted.error)
+    wanted = {state = '', queue = '', task = '', error = '', tag = '', text = wanted.text}
+  end
+  checked = checked or wanted.queue ~= '' or wanted.task ~= '' or wanted.error ~= ''
+  found.since, found.till = since, till
+  if not checked then
+    found.holds = function() return true end
+    return found
+  end
+  found.total = nil
+  local fields = {'state'} -- only the fields that are compared, because a search may check many jobs
+  for name, used in pairs({
+    queue = wanted.queue ~= '', task = wanted.task ~= '', error = wanted.error ~= '', tags = wanted.tag ~= '',
+    payload = wanted.text ~= '', finished_at = before, enqueued_at = since or till,
+  }) do
+    if used then fields[#fields + 1] = name end
+  end
+  found.holds = function(id)
+    local record = {}
+    for i, value in ipairs(call('HMGET', key('job:' .. id), unpack(fields))) do record[fields[i]] = value end
+    for _, name in ipairs({'state', 'queue', 'task'}) do
+      if wanted[name] ~= '' and record[name] ~= wanted[name] then return false end
+    end
+    found.read = found.read + #(record.payload or '')
+    local finished, enqueued = tonumber(record.finished_at or ''), tonumber(record.enqueued_at or '0') or 0
+    return record.state
+      and (wanted.tag == '' or tags_of({tags = record.tags or nil})[wanted.tag])
+      and (wanted.error == '' or (record.error and names_error(record.error, wanted.error)))
+      and (not before or (finished and finished < before))
+      and (wanted.text == '' or string.find(record.payload or '', wanted.text, 1, true))
+      and (not since or enqueued >= since)
+      and (not till or enqueued < till)
+  end
+  return found
+end
+
+-- At most `limit` entries that may match a query, newest first, before the seq if one is given. With `goes_on`, the seq is
+-- that of an entry which an earlier page has read, so that it need not be compared with the query's times.
+local function candidates(query, seq, limit, goes_on)
+  local low, high
+  if query.since or query.till then low, high = span(query.names, query.since, not goes_on and query.till) end
+  if seq and high then high = math.min(seq, high) end
+  local function bound(at, none) return at and string.format('(%.0f', at) or none end
+  return merged(query.names, limit, bound(high or seq, '+inf'), true, bound(low, '-inf'))
 end
 
 -- Run a verb, and write the counts even after an error. The error of a command is a table in Redis 7, and a text in
