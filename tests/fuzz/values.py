@@ -20,6 +20,7 @@ fuzzed: settings = settings(
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
+    derandomize="QUEUEPORT_TEST_EXAMPLES" not in os.environ,  # the same examples in each run, unless there are many
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 """Decorates each test, which must leave the same state after each example."""
