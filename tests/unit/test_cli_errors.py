@@ -22,7 +22,7 @@ GROUPS = ("queueport.backends", "queueport.stores")
 
 INVALID = [
     (("nothing",), "No such command 'nothing'; see `queueport --help`"),
-    (("jobs", "--nothing"), "No such option: --nothing; see `queueport jobs --help`"),
+    (("jobs", "--zzz"), "No such option: --zzz; see `queueport jobs --help`"),
     (("status",), "Missing argument 'ID'; see `queueport status --help`"),
     (("jobs", "--state", "lost"), "'scheduled', 'queued', 'running', 'retrying', 'succeeded', 'dead', 'cancelled'"),
     (("jobs", "--limit", "0"), "Invalid value for '--limit'"),

@@ -26,7 +26,8 @@ cluster keep all keys of a namespace on one node.
       sent:VERSION:QUEUE:PRIORITY      queued jobs whose message was sent, by sent_at
       due:VERSION                      jobs that have a wake_at and are not running, by wake_at
       leases:VERSION                   running jobs that have a wake_at, by wake_at
-  counts       hash     the number of entries of each index that is not empty
+  keyed:KEY, tagged:STATE:TAG      zset     such entries of the jobs with the key, or with the state and the tag, by seq
+  counts       hash     the number of entries of each INDEX that is not empty
   queues       set      every queue that was ever used
   keys         hash     TASK, a NUL, KEY: the id of the job that holds the key
   kept         hash     TASK, a NUL, KEY: the id of the ended job that keeps the key
