@@ -327,7 +327,8 @@ def test_commands_that_change_many_jobs_ask_on_a_terminal(
         ("dead retry j1 --dry-run", "cannot be combined"),
     ],
 )
-def test_an_id_or_filters_are_needed(url: str, arguments: str, text: str) -> None:
+def test_an_id_or_filters_are_needed(queue: JobQueue, arguments: str, text: str) -> None:
+    queue.enqueue(add.using(job_id="j1"), 1)
     result = CliRunner().invoke(app, arguments.split())
     assert result.exit_code == 2
     assert text in result.stderr

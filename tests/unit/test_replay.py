@@ -57,7 +57,7 @@ def work(queue: JobQueue) -> None:
 
 def test_a_replay_is_a_new_job_with_the_task_queue_options_and_arguments_of_the_old_one(queue: JobQueue) -> None:
     options: dict[str, Any] = {"queue": "bulk", "retry": Retry(max_attempts=1), "timeout": 7.0, "crash_limit": 2}
-    options |= {"keep_result": 99.0, "priority": 3, "expires": 60.0, "headers": {"tenant": "acme"}}
+    options |= {"keep_result": 99.0, "priority": 3, "expires": 60.0, "headers": {"tenant": "acme"}, "tags": ("vip",)}
     old = queue.enqueue(send.using(**options), "bad", body=b"\xff")
     work(queue)
     queue.worker("bulk", tasks=[send], burst=True).run()
@@ -65,7 +65,7 @@ def test_a_replay_is_a_new_job_with_the_task_queue_options_and_arguments_of_the_
     new = queue.replay(old.id)
     assert (new.created, new.id != old.id) == (True, True)
     one, other = (queue.operations.read(handle.id) for handle in (old, new))
-    for name in ("task", "queue", "payload", "priority", "options"):
+    for name in ("task", "queue", "payload", "priority", "options", "tags"):
         assert getattr(one, name) == getattr(other, name)
     assert one.expires_at is not None
     assert other.expires_at is not None

@@ -44,6 +44,7 @@ def replayed(
         priority=record.priority or None,
         group=record.group,
         key=record.key,
+        tags=record.tags or None,
     )
     return Job(
         id=new_id() if job_id is None else job_id,

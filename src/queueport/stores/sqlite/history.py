@@ -26,6 +26,8 @@ __all__ = ["add", "ended", "find", "fold"]
 
 _ADD = """INSERT INTO @history (step, at, queue, task, name, n) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET n = n + excluded.n"""
+SOUND = "typeof(queue) = 'text' AND typeof(name) = 'text' AND instr(name, ' ') = 0 AND typeof(n) = 'integer'"
+"""The condition for rows that queueport may have written."""
 
 
 def add(tables: Tables, step: int, at: int, counted: Counted) -> None:
@@ -61,17 +63,23 @@ def _rows(tables: Tables, query: HistoryQuery) -> Iterator[tuple[int, str, Itera
 
     SQLite joins the rows of an interval and a queue to one row, in the order of the primary key. This is several times
     faster than reading the rows one by one, and than letting SQLite add up the numbers, for which it would sort the
-    rows.
+    rows. Leaves out damaged rows, and damaged bytes of texts.
     """
     given = {"queue": query.queue, "task": query.task}
     wanted = {name: value for name, value in given.items() if value is not None}
     conditions = "".join(f" AND {name} = ?" for name in wanted)
     statement = f"""
         SELECT at, queue, group_concat(name, ' '), group_concat(n, ' ') FROM @history
-        WHERE step = ? AND at >= ? AND at < ? AND typeof(queue) = 'text'{conditions} GROUP BY at, queue"""  # noqa: S608  # only names of columns
+        WHERE step = ? AND at >= ? AND at < ? AND {SOUND}{conditions} GROUP BY at, queue"""  # noqa: S608  # only names of columns
     for step in (MINUTE, HOUR):
         for at, queue, names, numbers in tables.rows(statement, (step, query.since, query.until, *wanted.values())):
-            yield query.point(at), queue, zip(names.split(" "), map(int, numbers.split(" ")), strict=True)
+            parts = zip(_text(names).split(" "), map(int, numbers.split(" ")), strict=True)
+            yield query.point(at), _text(queue), parts
+
+
+def _text(value: str | bytes) -> str:
+    """A text as `Tables.rows` returns it, which is bytes if it or another text of the answer is not UTF-8."""
+    return value if isinstance(value, str) else value.decode(errors="ignore")
 
 
 def ended(tables: Tables, now: float) -> tuple[list[int], list[int]]:
