@@ -33,6 +33,7 @@ UNTYPED = ("queueport.testing", "queueport.cli", "queueport.contrib.django")
 # The value must be a URI, because pip and uv split a path at spaces. BUILD_CONSTRAINT pins the dependencies of builds.
 CONSTRAINTS = (ROOT / "constraints.txt").as_uri()
 PINNED = {f"{tool}_{kind}": CONSTRAINTS for tool in ("PIP", "UV") for kind in ("CONSTRAINT", "BUILD_CONSTRAINT")}
+PINNED["UV_SYSTEM_CERTS"] = "1"  # uv trusts the certificates of the system, as pip does
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"  # uv, if installed, saves minutes
