@@ -12,9 +12,10 @@ from uuid import uuid4
 import pytest
 
 from adapters.sqs.tests.clients import client
-from queueport.spi.store import JobStore, Query
+from queueport.spi.record import Change
+from queueport.spi.store import JobStore, Query, Swap
 from queueport.testing.stores import SharedSuite, StoreHarness
-from queueport.testing.stores.harness import dead, put
+from queueport.testing.stores.harness import dead, put, rev, run, swap
 from queueport_sqs.dynamodb.records import value as item_value
 from queueport_sqs.dynamodb.store import DynamoOptions, DynamoStore
 from tests.servers import aws_server
@@ -87,3 +88,11 @@ class TestDynamoStore(SharedSuite):
         (found,) = store.get(["a"])
         assert found is not None
         assert found.payload == payload
+
+    def test_a_job_that_gave_up_its_key_leaves_no_entry_behind(self, store: JobStore, harness: StoreHarness) -> None:
+        record = swap(store, run(store, put(store, "a", key="k")), key=None)
+        assert store.find(Query(key="k")) == []
+        store.swap([Swap("a", record.rev, Change(delete=True), rev())])
+        assert isinstance(harness, Harness)
+        items = client(harness.url).scan(TableName=harness.table, ConsistentRead=True)["Items"]
+        assert [item["pk"]["S"] for item in items if "#label#" in item["pk"]["S"]] == []

@@ -247,8 +247,10 @@ class Batch:
         if old is None and new is not None:
             items = [label_item(self._names, job_id, label, work.seq) for label in labels(new)]
             actions += [self._commit.action("Put", Item=item) for item in items]
-        if old is not None and new is None:
-            actions += [self._commit.action("Delete", self._names.label(job_id, label)) for label in labels(old)]
+        if old is not None:
+            kept = () if new is None else labels(new)
+            gone = (label for label in labels(old) if label not in kept)
+            actions += [self._commit.action("Delete", self._names.label(job_id, label)) for label in gone]
         had, wants = self._keys(work.old, work.new)
         if had is not None and had != wants and self._holders.get(had, job_id) == job_id:
             ends = self._commit.delete(had, "holder", value(job_id))

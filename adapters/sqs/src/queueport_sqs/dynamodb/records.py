@@ -185,7 +185,10 @@ def attributes(names: Names, record: Record) -> Item:
 
 
 def labels(record: Record) -> list[str]:
-    """The labels by which the job is found, each in an item of its own. They never change."""
+    """The labels by which the job is found, each in an item of its own.
+
+    They change only if a running job gives up its key.
+    """
     tags = [label_of("tag", tag) for tag in record.tags]
     return tags if record.key is None else [label_of("key", record.key), *tags]
 
