@@ -229,15 +229,17 @@ def test_a_child_process_opens_its_own_connection(
 
 
 def test_a_close_during_sends_and_receives_ends_them_all(jetstream: JetStream, opener: Opener) -> None:
-    def use(transport: NatsTransport) -> None:
+    def use(transport: NatsTransport, sent: threading.Semaphore) -> None:
         while transport.send("q", messages(20))[0] == SENT:
+            sent.release()
             transport.ack(transport.receive(["q", "other"], 5, 0.2))
 
     for number in range(10):
-        transport = opener(jetstream.url, call_timeout=20.0)
+        transport, sent = opener(jetstream.url, call_timeout=20.0), threading.Semaphore(0)
         with ThreadPoolExecutor(4) as pool:
-            users = [pool.submit(use, transport) for _ in range(4)]
-            time.sleep(0.1 + number / 50)
+            users = [pool.submit(use, transport, sent) for _ in range(4)]
+            for _ in range(number + 1):
+                assert sent.acquire(timeout=10.0)
             started = time.monotonic()
             transport.close()
             transport.close()

@@ -15,12 +15,10 @@ from queueport.cli.options import (
     After,
     AnyJobId,
     DryRun,
-    ErrorFilter,
+    Filters,
     JobId,
     Json,
     Limit,
-    QueueFilter,
-    TaskFilter,
     Watch,
     Yes,
     with_filters,
@@ -28,7 +26,6 @@ from queueport.cli.options import (
 from queueport.cli.watching import show
 from queueport.engine.arguments import filters, unfinished
 from queueport.errors import ConfigurationError
-from queueport.job import JobFilters
 from queueport.queue import JobQueue
 from queueport.spi.store import JobStore, Query
 from queueport.status import CancelOutcome, JobState, JobStatus
@@ -62,19 +59,16 @@ def list_jobs(
     queue: JobQueue,
     *,
     state: Annotated[JobState | None, typer.Option("--state", help="Only jobs in this state.")] = None,
-    queue_name: QueueFilter = None,
-    task: TaskFilter = None,
-    error: ErrorFilter = None,
     limit: Limit = 100,
     after: After = None,
-    more: JobFilters,
+    given: Filters,
     watch: Watch = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
 
     def read() -> list[JobStatus]:
-        return queue.jobs(state, queue_name, task, limit, after, error=error, **more)
+        return queue.jobs(state, limit=limit, after=after, **given)
 
     _print_jobs(read, limit, as_json, watch)
 
@@ -91,15 +85,12 @@ def cancel(
     *,
     job_id: AnyJobId = None,
     state: Annotated[JobState | None, typer.Option("--state", help="Only jobs in this state.")] = None,
-    queue_name: QueueFilter = None,
-    task: TaskFilter = None,
-    error: ErrorFilter = None,
     interrupt: Annotated[
         bool, typer.Option("--interrupt/--no-interrupt", help="Interrupt the code of a running job.")
     ] = True,
     dry_run: DryRun = False,
     yes: Yes = False,
-    more: JobFilters,
+    given: Filters,
     as_json: Json = False,
 ) -> None:
     """Cancel a waiting job, or request that a running job stops.
@@ -108,11 +99,11 @@ def cancel(
     exit code is 1 if the job has already ended.
     """
     if job_id is None:
-        query = _query(queue, more, state=state, queue=queue_name, task=task, error=error)
-        cancel_all = partial(queue.cancel_all, state, queue_name, task, error=error, interrupt=interrupt, **more)
-        _change_many(queue, unfinished(query), CANCEL, cancel_all, (dry_run, yes, as_json))
+        queries = unfinished(_query(queue, given, state=state))
+        cancel_all = partial(queue.cancel_all, state, interrupt=interrupt, **given)
+        _change_many(queue, queries, CANCEL, cancel_all, (dry_run, yes, as_json))
         return
-    _refuse_filters(state, queue_name, task, error, *more.values(), dry_run or None)
+    _refuse_filters(given or state, dry_run)
     outcome = queue.cancel(job_id, interrupt)
     if as_json:
         output.print_json({"id": job_id, "outcome": outcome.value})
@@ -140,19 +131,16 @@ def purge(
 def list_dead(
     queue: JobQueue,
     *,
-    queue_name: QueueFilter = None,
-    task: TaskFilter = None,
-    error: ErrorFilter = None,
     limit: Limit = 100,
     after: After = None,
-    more: JobFilters,
+    given: Filters,
     watch: Watch = None,
     as_json: Json = False,
 ) -> None:
     """List dead jobs with their errors, newest first."""
 
     def read() -> list[JobStatus]:
-        return queue.dead_letters.list(queue_name, task, error, limit, after, **more)
+        return queue.dead_letters.list(limit=limit, after=after, **given)
 
     _print_jobs(read, limit, as_json, watch)
 
@@ -167,20 +155,18 @@ def retry_dead(
     queue: JobQueue,
     *,
     job_id: AnyJobId = None,
-    queue_name: QueueFilter = None,
-    task: TaskFilter = None,
-    error: ErrorFilter = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    more: JobFilters,
+    given: Filters,
     as_json: Json = False,
 ) -> None:
     """Retry one dead job, or every dead job that matches all given filters."""
     if job_id is None:
-        _some_filter("retry-all", queue_name, task, error, *more.values())
-        _retry_many(queue, (queue_name, task, error), more, (dry_run, yes, as_json))
+        if not given:
+            raise ConfigurationError(NO_FILTER.format("retry-all"))
+        _retry_many(queue, given, (dry_run, yes, as_json))
         return
-    _refuse_filters(queue_name, task, error, *more.values(), dry_run or None)
+    _refuse_filters(given, dry_run)
     queue.dead_letters.retry(job_id)
     output.print_result({"id": job_id}, f"job {job_id} is queued", as_json)
 
@@ -189,16 +175,13 @@ def retry_dead(
 def retry_all_dead(
     queue: JobQueue,
     *,
-    queue_name: QueueFilter = None,
-    task: TaskFilter = None,
-    error: ErrorFilter = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    more: JobFilters,
+    given: Filters,
     as_json: Json = False,
 ) -> None:
     """Retry every dead job that matches all given filters; without filters, every dead job."""
-    _retry_many(queue, (queue_name, task, error), more, (dry_run, yes, as_json))
+    _retry_many(queue, given, (dry_run, yes, as_json))
 
 
 @with_filters
@@ -206,20 +189,18 @@ def discard_dead(
     queue: JobQueue,
     *,
     job_id: AnyJobId = None,
-    queue_name: QueueFilter = None,
-    task: TaskFilter = None,
-    error: ErrorFilter = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    more: JobFilters,
+    given: Filters,
     as_json: Json = False,
 ) -> None:
     """Discard one dead job, or every dead job that matches all given filters."""
     if job_id is None:
-        _some_filter("purge", queue_name, task, error, *more.values())
-        _discard_many(queue, (queue_name, task, error), None, more, (dry_run, yes, as_json))
+        if not given:
+            raise ConfigurationError(NO_FILTER.format("purge"))
+        _discard_many(queue, None, given, (dry_run, yes, as_json))
         return
-    _refuse_filters(queue_name, task, error, *more.values(), dry_run or None)
+    _refuse_filters(given, dry_run)
     queue.dead_letters.discard(job_id)
     output.print_result({"id": job_id}, f"job {job_id} discarded", as_json)
 
@@ -228,23 +209,18 @@ def discard_dead(
 def purge_dead(
     queue: JobQueue,
     *,
-    queue_name: QueueFilter = None,
-    task: TaskFilter = None,
-    error: ErrorFilter = None,
     older_than: Annotated[
         float | None, typer.Option("--older-than", min=0, help="Only jobs that died at least this many seconds ago.")
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
-    more: JobFilters,
+    given: Filters,
     as_json: Json = False,
 ) -> None:
     """Discard every dead job that matches all given filters; without filters, every dead job."""
-    _discard_many(queue, (queue_name, task, error), older_than, more, (dry_run, yes, as_json))
+    _discard_many(queue, older_than, given, (dry_run, yes, as_json))
 
 
-Kind = tuple[str | None, str | None, str | None]
-"""The filters for queue, task and error."""
 Flags = tuple[bool, bool, bool]
 """The options --dry-run, --yes and --json."""
 Words = tuple[str, str, str]
@@ -254,32 +230,30 @@ RETRY = "retry", "retried", "queued again"
 DISCARD = "discard", "discarded", "discarded"
 
 
-def _retry_many(queue: JobQueue, kind: Kind, more: JobFilters, flags: Flags) -> None:
-    query = _query(queue, more, state=JobState.DEAD, queue=kind[0], task=kind[1], error=kind[2])
-    _change_many(queue, [query], RETRY, partial(queue.dead_letters.retry_all, *kind, **more), flags)
+NO_FILTER = "give the id of a job, or filters; for all dead jobs, run `queueport dead {}`"
 
 
-def _discard_many(queue: JobQueue, kind: Kind, older_than: float | None, more: JobFilters, flags: Flags) -> None:
-    name, task, error = kind
+def _retry_many(queue: JobQueue, given: Filters, flags: Flags) -> None:
+    query = _query(queue, given, state=JobState.DEAD)
+    _change_many(queue, [query], RETRY, partial(queue.dead_letters.retry_all, **given), flags)
+
+
+def _discard_many(queue: JobQueue, older_than: float | None, given: Filters, flags: Flags) -> None:
     before = None if older_than is None else queue.operations.store.now() - older_than
-    query = _query(queue, more, state=JobState.DEAD, queue=name, task=task, error=error, finished_before=before)
-    purge = partial(queue.dead_letters.purge, name, older_than, task=task, error=error, **more)
+    query = _query(queue, given, state=JobState.DEAD, finished_before=before)
+    purge = partial(queue.dead_letters.purge, older_than=older_than, **given)
     _change_many(queue, [query], DISCARD, purge, flags)
 
 
-def _query(opened: JobQueue, more: JobFilters, **given: Any) -> Query:
-    return filters(**given, more=more, now=opened.operations.store.now)
+def _query(opened: JobQueue, given: Filters, **more: Any) -> Query:
+    kind: dict[str, Any] = {name: given.get(name) for name in ("queue", "task", "error")}
+    others: Any = {name: value for name, value in given.items() if name not in kind}
+    return filters(**kind, **more, more=others, now=opened.operations.store.now)
 
 
-def _some_filter(command: str, *given: object) -> None:
-    """Raise ConfigurationError if neither an id nor a filter is given."""
-    if all(each is None for each in given):
-        raise ConfigurationError(f"give the id of a job, or filters; for all dead jobs, run `queueport dead {command}`")
-
-
-def _refuse_filters(*given: object) -> None:
+def _refuse_filters(given: object, dry_run: bool) -> None:
     """Raise ConfigurationError if filters or --dry-run are given, for a command that also has an id."""
-    if any(each is not None for each in given):
+    if given or dry_run:
         raise ConfigurationError("an id cannot be combined with filters or --dry-run: leave out the id, or the options")
 
 

@@ -12,6 +12,7 @@ import typer
 from queueport.cli.job_ids import full_id
 from queueport.connect import URL_VARIABLE, get_queue, named
 from queueport.errors import ConfigurationError
+from queueport.job import JobFilters
 from queueport.queue import JobQueue
 from queueport.spi.settings import duration
 from queueport.spi.url import BackendURL
@@ -117,10 +118,22 @@ def parse_time(text: str) -> float | datetime:
         raise typer.BadParameter(f"{text!r} is not a time: write for example 2h or 2026-01-31T08:00:00Z") from None
 
 
+class Filters(JobFilters, total=False):
+    """The filters of the commands that find jobs; only those that are given."""
+
+    queue: str
+    task: str
+    error: str
+
+
 def with_filters(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options for `JobFilters` to a command, which then gets those that are given as the keyword `more`."""
+    """Add the options for `Filters` to a command, which then gets those that are given as the keyword `given`."""
 
     def options(
+        *,
+        queue_name: QueueFilter = None,
+        task: TaskFilter = None,
+        error: ErrorFilter = None,
         key: Annotated[str | None, typer.Option("--key", help="Only jobs with this key.")] = None,
         tag: Annotated[str | None, typer.Option("--tag", help="Only jobs with this tag.")] = None,
         since: Annotated[
@@ -139,15 +152,14 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
 
     mine = inspect.signature(options).parameters
 
-    def run(queue: JobQueue, **given: Any) -> None:
-        more = {name: given.pop(name) for name in mine}
-        command(queue, **given, more={name: value for name, value in more.items() if value is not None})
+    def run(queue: JobQueue, **arguments: Any) -> None:
+        found = {name.removesuffix("_name"): arguments.pop(name) for name in mine}
+        command(queue, **arguments, given={name: value for name, value in found.items() if value is not None})
 
-    own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "more"]
+    own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "given"]
     last = own.pop()  # `--json`, which every command has as its last option
     functools.update_wrapper(run, command)
-    more = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in mine.values()]
-    run.__signature__ = inspect.Signature([*own, *more, last])  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature([*own, *mine.values(), last])  # type: ignore[attr-defined]
     return run
 
 
