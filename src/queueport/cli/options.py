@@ -57,7 +57,7 @@ JobId = Annotated[
 
 AnyJobId = Annotated[
     str | None,
-    typer.Argument(metavar="[ID]", help="The job's id, or the beginning of it; or give filters.", show_default=False),
+    typer.Argument(metavar="ID", help="The job's id, or the beginning of it; or give filters.", show_default=False),
     SHORTENED,
 ]
 
