@@ -560,6 +560,7 @@ class JobQueue:
         """Close all connections. Does nothing on a second call, and on a `shared` queue."""
         if not self._closed and self._owner is None:
             self._closed = True
+            self._operations.marks.close(self.settings.call_timeout)
             self._operations.driver.close()
             self._operations.store.close()
 

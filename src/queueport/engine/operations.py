@@ -19,6 +19,7 @@ from queueport.engine.arguments import PAGE, checked, missing
 from queueport.engine.batches import call_batch, call_each
 from queueport.engine.events import Events
 from queueport.engine.lifecycle import PUBLISH_FAILED, Lifecycle, publish_failed
+from queueport.engine.marks import Marks
 from queueport.engine.pauses import Pauses
 from queueport.engine.rules import CLAIM, Refusal, Rules
 from queueport.engine.runtime import Runtime
@@ -85,6 +86,7 @@ class Operations:
         self.runtime: Runtime = Runtime() if runtime is None else runtime
         self.events: Events = Events(driver, self.runtime)
         self._sending = Sending(rules, self.runtime)
+        self.marks: Marks = Marks(self._mark, self.runtime)
         self._dispatching = self.runtime.lock()
         self._failures = FailureLog(logger, self.runtime.monotonic)
         self.pauses: Pauses = Pauses(store, self.runtime)
@@ -148,6 +150,8 @@ class Operations:
         recorded for this job, which is not an error. If the store does not answer, a warning is logged.
 
         With `new`, only confirmed publishes are recorded, because the producer withdraws the other jobs; see `Enqueue`.
+        They are recorded soon after this call, see `Marks`; but at once for a job with a key, because what another job
+        with this key does depends on it.
         """
         if not records:
             return []
@@ -155,6 +159,8 @@ class Operations:
         pairs = list(zip(records, results, strict=True))
         if new:
             pairs = [(record, sent) for record, sent in pairs if sent.outcome is SendOutcome.SENT]
+            self.marks.add([record for record, _ in pairs if record.key is None])
+            pairs = [(record, sent) for record, sent in pairs if record.key is not None]
         log_unsent("published", [pair for pair in pairs if not _logged(*pair)])
         try:
             self.apply([(record, self._published(record, sent)) for record, sent in pairs])
@@ -162,6 +168,9 @@ class Operations:
             message = "the outcome of publishing %d jobs could not be recorded; they may be published again: %s"
             self._failures.warning(message, len(pairs), error)
         return results
+
+    def _mark(self, records: Sequence[Record]) -> None:
+        self.apply([(record, self.lifecycle.mark(record)) for record in records])
 
     def _published(self, record: Record, sent: SendResult) -> Change:
         """The change that records the outcome of a publish."""
