@@ -131,7 +131,6 @@ class Enqueue:
         PayloadTooLarge, DuplicateJob and BackendUnavailable. The last two contain the ids of all jobs, grouped by
         outcome.
         """
-        failed = False
         try:
             for job in jobs:
                 if job.options.key is not None and job.options.key_mode != "replace":
@@ -148,30 +147,28 @@ class Enqueue:
         for group in _groups(inserts):
             found = self._accept(group)
             if hooks.event_hooks:
-                self._operations.events.enqueued(
-                    i
-                    for i, v in zip(group, found, strict=True)
-                    if v.fate is _Fate.ACCEPTED and v.id == i.record.id and not v.held
-                )
+                self._tell(group, found)
             verdicts += found
             for verdict in found:
-                failed = failed or verdict.fate is not _Fate.ACCEPTED
-            if failed:
-                break
-        rest = given[len(verdicts) :]
+                if verdict.fate is not _Fate.ACCEPTED:
+                    return self._complete(inserts, verdicts, given[len(verdicts) :])
         if inserts and inserts[0].record.waits_for:  # jobs that follow others come first
-            verdicts, given_up = self._complete(inserts, verdicts)
-            rest = [*given_up, *rest]
-            failed = any(verdict.fate is not _Fate.ACCEPTED for verdict in verdicts)
-        if failed:
-            raise self._failure(verdicts, rest)
+            return self._complete(inserts, verdicts, ())
         return verdicts
 
-    def _complete(self, inserts: Sequence[Insert], verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[str]]:
-        """Let the new jobs that follow others wait without a limit, or delete those that follow a job which was not
-        accepted.
+    def _tell(self, inserts: Sequence[Insert], verdicts: Sequence[Verdict]) -> None:
+        """Call the on_event hooks for the jobs that were added."""
+        self._operations.events.enqueued(
+            i
+            for i, v in zip(inserts, verdicts, strict=True)
+            if v.fate is _Fate.ACCEPTED and v.id == i.record.id and not v.held
+        )
 
-        Returns the verdicts of the jobs that were not deleted, and the ids of those that were.
+    def _complete(self, inserts: Sequence[Insert], verdicts: Sequence[Verdict], rest: Sequence[str]) -> list[Verdict]:
+        """Let the new jobs that follow others wait without a limit, or delete those that follow a job which was not
+        accepted. `rest` has the ids of the jobs that were not tried.
+
+        Returns the verdicts. Raises DuplicateJob and BackendUnavailable.
         """
         accepted = {verdict.id for verdict in verdicts if verdict.fate is _Fate.ACCEPTED}
         incomplete: set[str | None] = set()
@@ -189,7 +186,7 @@ class Enqueue:
             for i in waiting
         ]
         try:
-            settled: list[SettleResult | Exception] = self._operations.settle_all(asked)
+            settled: list[SettleResult | Exception] = self._operations.settle_all(asked) if asked else []
         except BackendUnavailable as error:
             settled = [error] * len(asked)
         given_up, failed = list[str](), dict[str, Verdict]()
@@ -200,7 +197,10 @@ class Enqueue:
                 given_up.append(record.id)
             elif answer.refusal is Refusal.FINAL:
                 failed[record.id] = Verdict(record.id, _Fate.REJECTED, BackendUnavailable(TOO_LATE))
-        return [failed.get(v.id, v) for v in verdicts if v.id not in given_up], given_up
+        found = [failed.get(v.id, v) for v in verdicts if v.id not in given_up]
+        if given_up or any(verdict.fate is not _Fate.ACCEPTED for verdict in found):
+            raise self._failure(found, [*given_up, *rest])
+        return found
 
     def add_dead(self, job: Job[Any], error: JobError) -> None:
         """Insert a job directly as a dead letter. Raises PayloadTooLarge, DuplicateJob and BackendUnavailable."""
