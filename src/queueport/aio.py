@@ -349,10 +349,13 @@ class AsyncDeadLetters:
         error: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        *,
+        older_than: float | timedelta | None = None,
         **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """See `DeadLetters.list`."""
-        return await asyncio.to_thread(self._sync.list, queue, task, error, limit, after, **more)
+        listing = self._sync.list
+        return await asyncio.to_thread(listing, queue, task, error, limit, after, older_than=older_than, **more)
 
     async def get(self, job_id: str) -> JobStatus:
         """See `DeadLetters.get`."""
@@ -363,10 +366,12 @@ class AsyncDeadLetters:
         queue: str | None = None,
         task: str | None = None,
         error: str | None = None,
+        *,
+        older_than: float | timedelta | None = None,
         **more: Unpack[JobFilters],
     ) -> int:
         """See `DeadLetters.count`."""
-        return await asyncio.to_thread(self._sync.count, queue, task, error, **more)
+        return await asyncio.to_thread(self._sync.count, queue, task, error, older_than=older_than, **more)
 
     async def retry(self, job_id: str) -> AsyncJobHandle[Any]:
         """See `DeadLetters.retry`."""

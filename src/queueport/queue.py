@@ -441,7 +441,8 @@ class JobQueue:
         def cancel(record: Record) -> Change | Refusal:
             return operations.lifecycle.cancel(record, interrupts=interrupt)
 
-        return sum(operations.change_all(each, cancel) for each in unfinished(query))
+        states = unfinished(query.state, filtered=query != Query(limit=query.limit))
+        return sum(operations.change_all(replace(query, state=each), cancel) for each in states)
 
     def stats(self) -> Stats:
         """The number of jobs by queue and state, the live workers, counters of ended jobs and failed attempts, and what

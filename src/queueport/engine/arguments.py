@@ -5,7 +5,7 @@ All checks are made before any I/O, so wrong arguments raise the same error on e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -75,17 +75,18 @@ ALIVE = (JobState.SCHEDULED, JobState.RETRYING, JobState.QUEUED, JobState.RUNNIN
 """The states of jobs that have not ended, in an order that meets a job which moves on while it is searched for."""
 
 
-def unfinished(query: Query) -> list[Query]:
-    """The query for each state of jobs that have not ended. Raises ConfigurationError if it would match all jobs, or
-    only jobs that have ended.
+def unfinished(state: JobState | None, *, filtered: bool) -> Sequence[JobState]:
+    """The states of the jobs that `cancel_all` changes. `filtered` is True if a filter, or a state, is given.
+
+    Raises ConfigurationError if this would be all jobs, or only jobs that have ended.
     """
-    if query == Query(limit=query.limit):
+    if not filtered:
         raise ConfigurationError("no filter is given, which would cancel all jobs: give at least one, such as a queue")
-    if query.state is None:
-        return [replace(query, state=state) for state in ALIVE]
-    if query.state.final:
-        raise ConfigurationError(f"{query.state} jobs have ended: choose one of {', '.join(ALIVE)}, or no state")
-    return [query]
+    if state is None:
+        return ALIVE
+    if state.final:
+        raise ConfigurationError(f"{state} jobs have ended: choose one of {', '.join(ALIVE)}, or no state")
+    return [state]
 
 
 FILTERS = JobFilters.__optional_keys__
