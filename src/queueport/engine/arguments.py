@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from queueport.errors import ConfigurationError, JobNotFound, encodable, nearest
-from queueport.job import JOB_ID, QUEUE_NAME, JobFilters
+from queueport.job import BATCH_TAG, JOB_ID, QUEUE_NAME, JobFilters
 from queueport.retry import LONGEST
 from queueport.spi.store import Query
 from queueport.status import JobState
@@ -48,6 +48,10 @@ def filters(
         raise ConfigurationError(f"there is no state {state!r:.80}: use one of {', '.join(states)}")
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise ConfigurationError(f"limit={limit!r:.80} is not a number of jobs: pass an integer of 1 or more")
+    if "batch" in given:
+        if "tag" in given:
+            raise ConfigurationError("batch and tag cannot be combined: give one of them")
+        given["tag"] = f"{BATCH_TAG}{checked(given['batch'])}"
     since, until = (_time(name, given[name]) if name in given else None for name in ("since", "until"))
     query = Query(
         None if state is None else JobState(state),

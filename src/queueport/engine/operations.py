@@ -28,7 +28,7 @@ from queueport.errors import BackendUnavailable, DuplicateJob, log_error
 from queueport.spi.driver import Driver
 from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, SendOutcome, SendResult, by_queue
-from queueport.spi.record import Change, FollowUp, Record
+from queueport.spi.record import Change, CorruptRecord, FollowUp, Record
 from queueport.spi.signing import Signer
 from queueport.spi.store import JobStore, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, JobStatus
@@ -410,6 +410,9 @@ class Operations:
                 if self._late(started, 1.0 if confirmed else 0.5):
                     break
                 confirmed &= self._try(partial(self.driver.unbury, queue, [copies[i] for i in at]))
+        for _, change in pairs[FollowUp.START] if send else ():
+            for release in change.releases:
+                self._try(partial(self.settle, release.id, self.lifecycle.start))
         for record, _ in pairs[FollowUp.CALL_ON_DEAD]:
             self._try(partial(self._call_on_dead, record))
         return confirmed or not self._late(started)
@@ -460,7 +463,9 @@ class Operations:
 
             def decide(record: Record) -> Change:
                 now, rests = self._claimed_at(record), record.queue in paused
-                return self.lifecycle.dispatch(record, now=now, known=known, seconds=seconds, paused=rests)
+                return self.lifecycle.dispatch(
+                    record, now=now, known=known, seconds=seconds, paused=rests, needed=self.needed
+                )
 
             try:
                 self.apply(list(zip(claimed, call_each(decide, claimed, _undecided), strict=True)))
@@ -468,6 +473,17 @@ class Operations:
                 now = self.runtime.monotonic()
                 self._resting += [(now, record.id, record.queue) for record in claimed if record.queue in paused]
             return len(claimed)
+
+    def needed(self, record: Record) -> bool:
+        """True if another job, which has not succeeded or been cancelled, may still read the result of this one."""
+        then = None if record.links is None else record.links.then
+        if then is None:
+            return False
+        try:
+            following = self.store.get([then])[0]
+        except CorruptRecord:
+            return False
+        return following is not None and following.state not in (JobState.SUCCEEDED, JobState.CANCELLED)
 
     def resume(self, queue: str) -> bool:
         """End the pause of a queue, and make its resting jobs due, oldest first. Returns whether it was paused.

@@ -19,7 +19,7 @@ from queueport.status import JobState
 
 __all__ = ["FIELDS", "SCHEMA", "Tables", "named", "prepare"]
 
-SCHEMA = 4
+SCHEMA = 5
 """The version of the tables. If you change a statement below, raise the version and add a step to MIGRATIONS."""
 
 FIELDS = ("seq", *(field.name for field in dataclasses.fields(Record)))
@@ -53,7 +53,12 @@ KEPT = """
 KEPT_UNTIL = "CREATE INDEX @kept_until ON @kept (until)"
 
 COLUMN = """ALTER TABLE @jobs ADD COLUMN "tags" TEXT NOT NULL DEFAULT '[]'"""
-"""Added to new tables too, so that migrated tables are the same."""
+FOLLOW_UPS = (
+    'ALTER TABLE @jobs ADD COLUMN "links" TEXT',
+    'ALTER TABLE @jobs ADD COLUMN "waits_for" INTEGER NOT NULL DEFAULT 0',
+    'ALTER TABLE @jobs ADD COLUMN "released" INTEGER NOT NULL DEFAULT 0',
+)
+"""These columns are added to new tables too, so that migrated tables are the same."""
 TAGS = """
     CREATE TABLE @tags (
         tag TEXT NOT NULL, state TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (tag, state, seq)
@@ -85,6 +90,7 @@ TABLES = (
         "key_until" REAL
     )""",
     COLUMN,
+    *FOLLOW_UPS,
     """
     CREATE TABLE @counts (
         state TEXT NOT NULL, queue TEXT NOT NULL, task TEXT NOT NULL, priority INTEGER NOT NULL, n INTEGER NOT NULL,
@@ -146,6 +152,7 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
     1: ("DROP INDEX @sent", SENT),
     2: (DOCUMENTS, HISTORY),
     3: ('ALTER TABLE @jobs ADD COLUMN "key_until" REAL', KEPT, KEPT_UNTIL, KEYED, COLUMN, TAGS, UNTAG),
+    4: FOLLOW_UPS,
 }
 """For each older version, the statements that migrate tables of this version to the next version. A statement may add
 columns and tables but must not remove any, because processes of the previous release may still use the tables."""

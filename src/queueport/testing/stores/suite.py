@@ -12,7 +12,7 @@ from queueport.testing.stores.history import HistoryTests
 from queueport.testing.stores.machine import RandomTests
 from queueport.testing.stores.reading import FindTests, WaitTests
 from queueport.testing.stores.sharing import DamageTests, ProcessTests, ThreadTests
-from queueport.testing.stores.writing import KeptKeyTests, KeyTests, ReplaceTests, WriteTests
+from queueport.testing.stores.writing import KeptKeyTests, KeyTests, ReleaseTests, ReplaceTests, WriteTests
 
 __all__ = ["SharedSuite", "StoreSuite"]
 
@@ -28,6 +28,7 @@ class StoreSuite(
     WaitTests,
     FindTests,
     KeptKeyTests,
+    ReleaseTests,
     ReplaceTests,
     KeyTests,
     WriteTests,
