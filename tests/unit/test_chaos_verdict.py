@@ -138,6 +138,16 @@ def test_a_run_beside_a_worker_that_was_stopped_is_counted_and_allowed(good: Evi
     assert judge(replace(beside, faults=[replace(stop, worker="other")])).overlapping
 
 
+def test_a_stopped_worker_may_start_its_task_after_the_job_was_taken_over(good: Evidence) -> None:
+    first = first_run(good)
+    assert first.end is not None
+    stale = with_run(good, begin=(first.begin + first.end) / 2, end=first.end + 1, attempt=1)
+    runs = [replace(run, attempt=2, worker="w1") if run == first else run for run in stale.runs]
+    stop = Happened("stop", "w2", first.begin - 1, first.begin)
+    assert judge(replace(stale, runs=runs, faults=[stop])).superseded == 1
+    assert judge(replace(stale, runs=runs)).overlapping
+
+
 @pytest.mark.parametrize(("seconds", "late"), [(9.9, False), (10.1, True)])
 def test_a_late_recovery_is_found(good: Evidence, seconds: float, late: bool) -> None:
     first = first_run(good)

@@ -40,7 +40,7 @@ class ChaosRun(TypedDict):
     repeated: int
     """The number of runs that followed a crash or an interruption."""
     superseded: int
-    """The number of runs that began while a worker that had lost its lease still ran the job."""
+    """The number of runs that went on beside a run of a worker that had lost its lease."""
     recovery: dict[str, float]
     """For each kind of fault, the longest time in seconds from the fault to the next start of a job that it hit."""
     breaches: Found

@@ -65,7 +65,7 @@ class Verdict:
     repeated: int = 0
     """The number of runs that were not needed: they followed a crash or an interruption."""
     superseded: int = 0
-    """The number of runs that began while a worker that had lost its lease still ran the job."""
+    """The number of runs that went on beside a run of a worker that had lost its lease."""
     recovery: dict[str, float] = field(default_factory=dict)
     """For each kind of fault, the longest time in seconds from the fault to the next start of a job that it hit."""
 
@@ -84,7 +84,7 @@ class Verdict:
 def judge(evidence: Evidence) -> Verdict:
     """Compare the three sources."""
     verdict, runs = Verdict(), defaultdict[str, list[Run]](list)
-    for run in evidence.runs:
+    for run in sorted(evidence.runs, key=lambda one: one.begin):  # a stopped process writes its lines late
         runs[run.job].append(run)
     for job, answer in evidence.told.items():
         _judge_job(verdict, job, answer, evidence.records.get(job), runs[job])
@@ -137,13 +137,16 @@ def _wrong(job: str, record: JobStatus, runs: Sequence[Run]) -> list[str]:
 
 def _judge_overlaps(verdict: Verdict, runs: Sequence[Run], evidence: Evidence) -> None:
     for number, run in enumerate(runs):
-        before = [earlier for earlier in runs[:number] if earlier.end is None or earlier.end > run.begin]
-        if not run.held and not any(earlier.end is not None for earlier in before):
+        earlier = runs[:number]
+        before = [one for one in earlier if one.end is None or one.end > run.begin]
+        if not run.held and not any(one.end is not None for one in before):
             continue  # an earlier run without an end has died: its process no longer holds the lock
-        if any(_silenced(earlier, run.begin, evidence) for earlier in before):
+        before = before or list(earlier)  # a process that was stopped at the end of its run still held the lock
+        # a worker that was stopped between the begin of the job and the start of its task starts the older attempt last
+        if _silenced(min([run, *before], key=lambda one: one.attempt), run.begin, evidence):
             verdict.superseded += 1
         else:
-            others = ", ".join(f"attempt {earlier.attempt} on {earlier.worker}" for earlier in before)
+            others = ", ".join(f"attempt {one.attempt} on {one.worker}" for one in before)
             verdict.overlapping.append(f"{run.job}: attempt {run.attempt} on {run.worker} ran beside {others}")
 
 
