@@ -25,6 +25,8 @@ __all__ = ["Outcome", "run"]
 
 BACKLOG = 10
 """The number of jobs for each worker that producers may be ahead of the workers."""
+START = 120.0
+"""The seconds that workers have to start, which takes long on a busy machine."""
 PATIENCE = 30.0
 """A job is stuck if no job has ended for this number of seconds, `lost_after` twice and a lease."""
 
@@ -65,6 +67,7 @@ def run(url: str, plan: Plan, native: str | None = None, tell: Callable[[str], o
         world = World(plan, ledger, environment, native)
         try:
             world.start()
+            _wait_for_workers(queue, plan.workers)
             _disturb(world, tell)
             _finish(world, queue, tell)
             stats, records = _settled(queue)
@@ -76,6 +79,13 @@ def run(url: str, plan: Plan, native: str | None = None, tell: Callable[[str], o
         )
         seconds = time.monotonic() - started
         return Outcome(queue.url, plan, evidence, judge(evidence), world.unexpected, seconds, ledger.folder)
+
+
+def _wait_for_workers(queue: JobQueue, workers: int) -> None:
+    """Wait until so many worker processes are live, at most START seconds."""
+    deadline = time.monotonic() + START
+    while len(queue.stats().workers) < workers and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _disturb(world: World, tell: Callable[[str], object]) -> None:
