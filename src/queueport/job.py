@@ -15,7 +15,18 @@ from queueport.errors import ConfigurationError, InvalidJob, nearest
 from queueport.retry import LONGEST, Retry
 from queueport.status import CancelOutcome, JobStatus
 
-__all__ = ["AsyncJobHandle", "Job", "JobFilters", "JobHandle", "JobOptions", "Links", "Options", "TaskOptions", "chain"]
+__all__ = [
+    "AsyncJobHandle",
+    "Job",
+    "JobFilters",
+    "JobHandle",
+    "JobOptions",
+    "Links",
+    "Options",
+    "PlainJobOptions",
+    "TaskOptions",
+    "chain",
+]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -79,8 +90,8 @@ class TaskOptions(TypedDict, total=False):
     this setting is a number of jobs, the record may be deleted earlier."""
 
 
-class JobOptions(TaskOptions, total=False):
-    """The options of one job, as in `send_email.using(delay=60, ...)`: those of TaskOptions, and those listed here."""
+class PlainJobOptions(TaskOptions, total=False):
+    """The options of one job except `pass_result`, which changes the arguments that the job takes."""
 
     delay: float | timedelta | None
     """The job does not run earlier than this number of seconds after enqueueing, unless `JobQueue.retry` is called."""
@@ -114,6 +125,11 @@ class JobOptions(TaskOptions, total=False):
     then: Job[Any] | None
     """The job that runs when this job has succeeded. It is enqueued with this job, and waits until then; see
     docs/follow-up-jobs.md. Cannot be combined with `key`."""
+
+
+class JobOptions(PlainJobOptions, total=False):
+    """The options of one job, as in `send_email.using(delay=60, ...)`: PlainJobOptions, and those listed here."""
+
     pass_result: bool | None
     """True if the job follows another one (`then`, `chain`), whose result is its first argument. The other arguments
     follow it."""

@@ -13,7 +13,20 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from queueport.context import default_queue
 from queueport.errors import ConfigurationError, InvalidJob, UnknownTask
@@ -26,6 +39,7 @@ from queueport.job import (
     JobHandle,
     JobOptions,
     Options,
+    PlainJobOptions,
     TaskOptions,
     frozen,
     is_task_name,
@@ -41,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["Registry", "Task", "registry", "task"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 C = TypeVar("C")
 NO_OPTIONS = Options()
@@ -132,7 +147,15 @@ class Task(Generic[P, R, C]):
             )
         return cast("C", self.function(*args, **kwargs))
 
-    def using(self, **options: Unpack[JobOptions]) -> Task[P, R, C]:
+    @overload
+    def using(
+        self: Task[Concatenate[Any, Q], R, C], *, pass_result: Literal[True], **options: Unpack[PlainJobOptions]
+    ) -> Task[Q, R, C]: ...
+    @overload
+    def using(
+        self, *, pass_result: Literal[False] | None = None, **options: Unpack[PlainJobOptions]
+    ) -> Task[P, R, C]: ...
+    def using(self, **options: Unpack[JobOptions]) -> Task[..., R, C]:
         """Return a copy of the task whose jobs have these options.
 
             send_email.using(delay=60, queue="bulk").enqueue(1, "welcome")

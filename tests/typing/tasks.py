@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from queueport import AsyncJobHandle, AsyncJobQueue, Job, JobHandle, JobQueue, JobStatus, Retry, Task, task
+from queueport import AsyncJobHandle, AsyncJobQueue, Job, JobHandle, JobQueue, JobStatus, Retry, Task, chain, task
 
 
 @task
@@ -76,6 +76,12 @@ async def inferred(queue: JobQueue, aq: AsyncJobQueue) -> None:
     assert_type(send.using(delay=60, queue="bulk").using(run_at=datetime.now(UTC)).job(1), Job[str])
     assert_type(fetch.using(key="k", headers={"a": "b"}, expires=timedelta(hours=1)).job("x"), Job[bytes])
 
+    assert_type(send.using(pass_result=True).job(template="x"), Job[str])
+    assert_type(fetch.using(pass_result=True, queue="bulk").job(), Job[bytes])
+    assert_type(fetch.using(pass_result=False).job("x"), Job[bytes])
+    assert_type(task.named("other.report", pass_result=True).job("Ann"), Job[Any])
+    assert_type(chain(fetch.job("x"), fetch.using(pass_result=True, then=send.job(1)).job()), Job[bytes])
+
     assert_type(queue.enqueue(send, 1, template="x"), JobHandle[str])
     assert_type(queue.enqueue(fetch, "x"), JobHandle[bytes])
     assert_type(queue.enqueue(send.job(1)), JobHandle[str])
@@ -96,9 +102,11 @@ def rejected(queue: JobQueue) -> None:
     upload.job("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     upload.job(label=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Images.resize.job("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    send.using(delay="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    send.using(dellay=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    send.using(delay="soon")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    send.using(dellay=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     send.using(delay=1).job("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fetch.using(pass_result=True).job("x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    send.using(pass_result=True).job(template=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     send.on_dead(lambda: None)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
     task(delay=60)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     task(queue=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

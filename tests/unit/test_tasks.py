@@ -449,7 +449,7 @@ def test_run_at_is_stored_in_utc() -> None:
 def test_an_unknown_option_is_refused_and_the_nearest_name_suggested() -> None:
     for use in (task(send).using, functools.partial(task.named, "other.resize")):
         with pytest.raises(ConfigurationError, match="there is no option 'dellay' here; did you mean 'delay'"):
-            use(dellay=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+            use(dellay=1)  # type: ignore[call-arg, call-overload]  # pyright: ignore[reportCallIssue]
 
 
 # -- jobs -------------------------------------------------------------------------------------------------------------
