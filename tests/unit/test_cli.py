@@ -295,11 +295,45 @@ def test_many_jobs_are_changed_by_filters(run: Run, queue: JobQueue) -> None:
     assert parsed(run("dead", "purge", "--error", "Abort", "--tag", "vip", "--json")) == {"count": 10}
 
 
+def test_a_batch_is_shown_retried_and_cancelled(run: Run, queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [add.job(1), fail.job(), fail.job()]
+    batch = queue.batch(jobs, then=add.using(job_id="after").job(2), batch_id="night")
+    work(queue)
+    queue.enqueue(fail)  # belongs to no batch
+    shown = run("batch", "show", "night")
+    assert [line.split() for line in shown.splitlines()[:2]] == [["batch", "night"], ["ended", "no"]]
+    assert ["dead", "2"] in [line.split() for line in shown.splitlines()]
+    assert "after" in shown
+    found = parsed(run("batch", "show", "night", "--json"))
+    assert found["progress"] == batch.progress().as_dict()
+    assert [job["id"] for job in found["follow_ups"]] == ["after"]
+    dead = [jobs[2].id, jobs[1].id]
+    assert [job["id"] for job in parsed(run("jobs", "--batch", "night", "--state", "dead", "--json"))] == dead
+    assert run("batch", "retry", "night", "--dry-run") == f"2 jobs would be retried: {', '.join(dead)}\n"
+    assert batch.progress().dead == 2
+    assert run("batch", "retry", "night") == "2 jobs queued again\n"
+    assert parsed(run("batch", "cancel", "night", "--dry-run", "--json")) == {"count": 2, "ids": dead}
+    with monkeypatch.context() as patched:
+        patched.setattr("queueport.cli.bulk._asks", lambda: True)
+        refused = CliRunner().invoke(app, ["batch", "cancel", "night"], input="n\n")
+    assert (refused.exit_code, refused.stderr) == (1, "cancel 2 jobs? [y/N]:error: nothing was changed\n")
+    assert batch.progress().queued == 2
+    assert run("batch", "cancel", "night") == "2 jobs cancelled or asked to stop\n"
+    assert (batch.progress().cancelled, batch.follow_ups()[0].state) == (2, JobState.CANCELLED)
+
+
+@pytest.mark.parametrize("command", ["show", "retry", "cancel"])
+def test_a_batch_that_does_not_exist_is_an_error(queue: JobQueue, command: str) -> None:
+    result = CliRunner().invoke(app, ["batch", command, "night"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: there is no batch 'night' in this namespace")
+
+
 def test_commands_that_change_many_jobs_ask_on_a_terminal(
     run: Run, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = [queue.enqueue(add.using(tags=["vip"]), number) for number in range(2)]
-    monkeypatch.setattr("queueport.cli.jobs._asks", lambda: True)
+    monkeypatch.setattr("queueport.cli.bulk._asks", lambda: True)
 
     def answer(text: str, *arguments: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, arguments, input=text)

@@ -81,6 +81,7 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobQueue]
         opened.worker(tasks=[add, fail], burst=True).run()
         opened.enqueue(add.using(job_id="later", delay=3600), 1)
         opened.enqueue(add.using(job_id="queued"), 1)
+        opened.batch([add.job(1), add.job(2)], then=add.job(3), batch_id="night")
         opened.pause("sums", "by hand")
         opened.schedules.add("often", add.job(1), every=60)
         opened.schedules.add("nightly", add.job(1), cron="0 3 * * *", start=datetime(2026, 1, 1, tzinfo=UTC))
@@ -107,6 +108,9 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "dead retry-all": [("--error", "KeyError"), ("--dry-run",)],
     "dead discard": [("dead-2",), ("--tag", "vip", "--dry-run"), ("--error", "KeyError")],
     "dead purge": [("--dry-run",), ()],
+    "batch show": [("night",)],
+    "batch retry": [("night", "--dry-run"), ("night",)],
+    "batch cancel": [("night", "--dry-run"), ("night",)],
     "schedules list": [()],
     "schedules show": [("often",), ("nightly",)],
     "schedules add": [("new", "cli_json.add", "1", "--every", "5")],

@@ -7,6 +7,7 @@ import typer
 import queueport
 from queueport.cli import (
     backends,
+    batch,
     chaos,
     contract,
     enqueue,
@@ -69,6 +70,12 @@ dead_letters.command("retry-all")(with_queue(jobs.retry_all_dead))
 dead_letters.command("discard")(with_queue(jobs.discard_dead))
 dead_letters.command("purge")(with_queue(jobs.purge_dead))
 app.add_typer(dead_letters, name="dead", rich_help_panel=JOBS)
+
+batches: typer.Typer = typer.Typer(help="Show, retry and cancel batches of jobs.", no_args_is_help=True)
+batches.command("show")(with_queue(batch.show_batch))
+batches.command("retry")(with_queue(batch.retry_batch))
+batches.command("cancel")(with_queue(batch.cancel_batch))
+app.add_typer(batches, name="batch", rich_help_panel=JOBS)
 
 recurring: typer.Typer = typer.Typer(help="List, add, pause and remove recurring jobs.", no_args_is_help=True)
 recurring.command("list")(with_queue(schedules.list_schedules))

@@ -13,13 +13,14 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
+from queueport.batch import BatchProgress
 from queueport.recurrence import Schedule
 from queueport.stats import Health, HistoryPoint, QueueStats, Stats, WorkerStats
 from queueport.status import CancelOutcome, JobStatus
@@ -74,6 +75,17 @@ class WouldChange(Count):
 
     ids: list[str]
     """The ids of the first of these jobs."""
+
+
+class BatchShown(TypedDict):
+    """A batch of jobs."""
+
+    id: str
+    """The batch's id."""
+    progress: BatchProgress
+    """The number of its jobs by state."""
+    follow_ups: list[JobStatus]
+    """The jobs that follow the batch: its `then` and `on_dead`."""
 
 
 class QueuePaused(TypedDict):
@@ -204,7 +216,8 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("changed", JobId | Count | WouldChange, ("dead retry", "dead discard")),
     Document("cancelled", Cancelled | Count | WouldChange, ("cancel",)),
     Document("count", Count, ("purge",)),
-    Document("counted", Count | WouldChange, ("dead retry-all", "dead purge")),
+    Document("counted", Count | WouldChange, ("dead retry-all", "dead purge", "batch retry", "batch cancel")),
+    Document("batch", BatchShown, ("batch show",)),
     Document("queue-paused", QueuePaused, ("pause",)),
     Document("queue-resumed", QueueResumed, ("resume",)),
     Document("schedule", Schedule, ("schedules show", "schedules add", "schedules pause", "schedules resume")),
@@ -221,8 +234,13 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("chaos", ChaosRun, ("chaos",)),
 )
 
-COMPUTED: Mapping[type[Any], str] = {JobStatus: "finished", HistoryPoint: "throughput", QueueStats: "ready"}
-"""The property that `as_dict` adds to the fields of a class."""
+COMPUTED: Mapping[type[Any], tuple[str, ...]] = {
+    JobStatus: ("finished",),
+    HistoryPoint: ("throughput",),
+    QueueStats: ("ready",),
+    BatchProgress: ("total", "ended"),
+}
+"""The properties that `as_dict` adds to the fields of a class."""
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -250,15 +268,14 @@ def _kinds(annotation: Any) -> Iterator[type[Any]]:
     """The classes in an annotation, and in the annotations of their fields."""
     if isinstance(annotation, type) and annotation.__module__.startswith("queueport."):
         yield annotation
-        fields = (inspect.get_annotations(one, eval_str=True).values() for one in annotation.__mro__)
-        for inner in (*chain.from_iterable(fields), *getattr(annotation, "__orig_bases__", ())):
+        for inner in (*get_type_hints(annotation).values(), *getattr(annotation, "__orig_bases__", ())):
             yield from _kinds(inner)
     for argument in getattr(annotation, "__args__", ()):
         yield from _kinds(argument)
 
 
 def _describe(schema: dict[str, Any], kind: type[Any]) -> None:
-    """Add to the schema of this class the docstrings of its fields, and the property that `as_dict` adds.
+    """Add to the schema of this class the docstrings of its fields, and the properties that `as_dict` adds.
 
     Every field is required, because `as_dict` writes all fields, also those with a default.
     """
@@ -273,8 +290,7 @@ def _describe(schema: dict[str, Any], kind: type[Any]) -> None:
         options = one.get("anyOf", [])
         options[:] = [option for option in options if option.get("format") != "duration"]
     if dataclasses.is_dataclass(kind):
-        computed = COMPUTED.get(kind)
-        if computed is not None:
+        for computed in COMPUTED.get(kind, ()):
             function = getattr(kind, computed).fget
             made = TypeAdapter(inspect.get_annotations(function, eval_str=True)["return"]).json_schema()
             properties[computed] = {**made, "description": _plain(function.__doc__)}

@@ -1,13 +1,13 @@
 """`queueport status`, `jobs`, `retry`, `cancel`, `purge` and `dead`: inspect and change jobs. For operators."""
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from queueport.cli import output
+from queueport.cli.bulk import CANCEL, DISCARD, RETRY, Flags, alive_jobs, change_many, dead_jobs, print_count
 from queueport.cli.exit_codes import FAILED, print_error
 from queueport.cli.job_view import details, follow, job_table
 from queueport.cli.options import (
@@ -23,7 +23,6 @@ from queueport.cli.options import (
     with_filters,
 )
 from queueport.cli.watching import show
-from queueport.dead_letters import DeadLetters
 from queueport.engine.arguments import unfinished
 from queueport.errors import ConfigurationError
 from queueport.queue import JobQueue
@@ -99,12 +98,9 @@ def cancel(
     """
     if job_id is None:
         states = unfinished(state, filtered=bool(given) or state is not None)
-        matching = Matching(
-            lambda: sum(queue.count(each, **given) for each in states),
-            lambda limit: [job for each in states for job in queue.jobs(each, limit=limit, **given)][:limit],
-        )
+        matching = alive_jobs(queue, states, given)
         cancel_all = partial(queue.cancel_all, state, interrupt=interrupt, **given)
-        _change_many(matching, CANCEL, cancel_all, (dry_run, yes, as_json))
+        change_many(matching, CANCEL, cancel_all, (dry_run, yes, as_json))
         return
     _refuse_filters(given or state, dry_run)
     outcome = queue.cancel(job_id, interrupt)
@@ -127,7 +123,7 @@ def purge(
     as_json: Json = False,
 ) -> None:
     """Cancel all waiting jobs of a queue."""
-    _print_count(queue.purge(queue_name), "cancelled", as_json)
+    print_count(queue.purge(queue_name), "cancelled", as_json)
 
 
 @with_filters
@@ -224,76 +220,24 @@ def purge_dead(
     _discard_many(queue, older_than, given, (dry_run, yes, as_json))
 
 
-Flags = tuple[bool, bool, bool]
-"""The options --dry-run, --yes and --json."""
-Words = tuple[str, str, str]
-"""What a command does to jobs: the verb, its participle, and what is printed with the number of changed jobs."""
-CANCEL = "cancel", "cancelled", "cancelled or asked to stop"
-RETRY = "retry", "retried", "queued again"
-DISCARD = "discard", "discarded", "discarded"
-
-
 NO_FILTER = "give the id of a job, or filters; for all dead jobs, run `queueport dead {}`"
-
-
-class Matching(NamedTuple):
-    """The jobs that a command changes: their number, and the first of them, up to a limit."""
-
-    number: Callable[[], int]
-    first: Callable[[int], Sequence[JobStatus]]
 
 
 def _retry_many(queue: JobQueue, given: Filters, flags: Flags) -> None:
     letters = queue.dead_letters
-    _change_many(_dead(letters, given), RETRY, partial(letters.retry_all, **given), flags)
+    change_many(dead_jobs(letters, given), RETRY, partial(letters.retry_all, **given), flags)
 
 
 def _discard_many(queue: JobQueue, older_than: float | None, given: Filters, flags: Flags) -> None:
     letters = queue.dead_letters
     purge = partial(letters.purge, older_than=older_than, **given)
-    _change_many(_dead(letters, given, older_than), DISCARD, purge, flags)
-
-
-def _dead(letters: DeadLetters, given: Filters, older_than: float | None = None) -> Matching:
-    return Matching(
-        partial(letters.count, older_than=older_than, **given),
-        lambda limit: letters.list(limit=limit, older_than=older_than, **given),
-    )
+    change_many(dead_jobs(letters, given, older_than), DISCARD, purge, flags)
 
 
 def _refuse_filters(given: object, dry_run: bool) -> None:
     """Raise ConfigurationError if filters or --dry-run are given, for a command that also has an id."""
     if given or dry_run:
         raise ConfigurationError("an id cannot be combined with filters or --dry-run: leave out the id, or the options")
-
-
-def _change_many(matching: Matching, words: Words, change: Callable[[], int], flags: Flags) -> None:
-    """Change the matching jobs, and print their number.
-
-    With --dry-run, prints the number of the jobs and the first ids instead. On a terminal, without --yes, asks first.
-    """
-    dry_run, yes, as_json = flags
-    verb, participle, changed = words
-    if dry_run or (_asks() and not yes):
-        count = matching.number()
-        jobs = f"{count} {'job' if count == 1 else 'jobs'}"
-        if dry_run:
-            ids = [job.id for job in matching.first(SHOWN)]
-            such = f", such as {', '.join(ids)}" if count > len(ids) else f": {', '.join(ids)}" if ids else ""
-            output.print_result({"count": count, "ids": ids}, f"{jobs} would be {participle}{such}", as_json)
-            return
-        if count and not typer.confirm(f"{verb} {jobs}?", err=True):
-            print_error("nothing was changed")
-            raise typer.Exit(FAILED)
-    _print_count(change(), changed, as_json)
-
-
-def _asks() -> bool:
-    return sys.stdin.isatty()
-
-
-SHOWN = 10
-"""The number of ids that --dry-run prints."""
 
 
 def _print_job(read: Callable[[], JobStatus], as_json: bool, watch: float | None = None) -> None:
@@ -314,7 +258,3 @@ def _print_jobs(read: Callable[[], list[JobStatus]], limit: int, as_json: bool, 
     show(read, lambda jobs: [job.as_dict() for job in jobs], table, as_json=as_json, watch=watch)
     if len(found) == limit:
         typer.echo(f"for the next page, add --after {found[-1].id}", err=True)
-
-
-def _print_count(count: int, change: str, as_json: bool) -> None:
-    output.print_result({"count": count}, f"{count} {'job' if count == 1 else 'jobs'} {change}", as_json)

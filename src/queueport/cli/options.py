@@ -136,6 +136,9 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
         error: ErrorFilter = None,
         key: Annotated[str | None, typer.Option("--key", help="Only jobs with this key.")] = None,
         tag: Annotated[str | None, typer.Option("--tag", help="Only jobs with this tag.")] = None,
+        batch: Annotated[
+            str | None, typer.Option("--batch", metavar="ID", help="Only jobs of this batch; not with --tag.")
+        ] = None,
         since: Annotated[
             Any,
             typer.Option(
