@@ -59,10 +59,12 @@ class BatchProgress:
 
 
 class BatchQueue(Protocol):
-    """The member of `JobQueue` that `Batch` uses."""
+    """The members of `JobQueue` that `Batch` uses."""
 
     @property
     def operations(self) -> Operations: ...
+
+    def check_wait(self, job_id: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class Batch:
             raise InvalidState(f"a job of the batch {self.id} waits for its end, which never comes: pass then= instead")
         deadline = None if timeout is None else time.monotonic() + timeout
         while alive := self._alive() or self._alive():  # twice, because a job can move on while it is looked for
+            self.queue.check_wait(alive)
             left = WAIT if deadline is None else min(WAIT, deadline - time.monotonic())
             if left <= 0:
                 raise ResultTimeout(

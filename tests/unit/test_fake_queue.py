@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from queueport import Capability, JobState, Retry, RetryLater, current_job, get_queue, task
+from queueport import Capability, JobState, Retry, RetryLater, chain, current_job, get_queue, task
 from queueport.errors import ConfigurationError, InvalidJob, JobFailed, PayloadTooLarge, ResultTimeout, Unsupported
 from queueport.tasks import registry
 from queueport.testing import FakeQueue, fake, inline
@@ -267,6 +267,53 @@ def test_inline_runs_the_jobs_that_a_job_enqueues() -> None:
     with inline() as queue:
         fetch.enqueue(3)
         assert [status.task for status in queue.succeeded] == ["fake.fetch", "fake.add"]
+
+
+def test_inline_runs_the_jobs_that_follow_others_when_they_are_due() -> None:
+    passing = double.using(pass_result=True)
+    with inline() as queue:
+        chained = queue.enqueue(chain(add.using(delay=60).job(1), passing.job(), passing.job()))
+        assert [handle.result() for handle in (chained, *chained.follow_ups)] == [2, 4, 8]
+        batch = queue.batch([add.job(1), add.job(2)], then=double.job(3), on_dead=double.job(4))
+        assert [(job.state, job.attempts, job.reason) for job in batch.follow_ups()] == [
+            ("succeeded", 1, None),
+            ("cancelled", 0, "not_needed"),
+        ]
+        with pytest.raises(JobFailed):
+            queue.batch([unencodable.job(), add.job(1)], then=double.job(5), on_dead=double.job(6), batch_id="fails")
+        assert [(job.args, job.state) for job in queue.get_batch("fails").follow_ups()] == [
+            ([5], "scheduled"),
+            ([6], "succeeded"),
+        ]
+
+
+# -- jobs that follow others ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", [None, "celery", "sqs"])
+def test_jobs_that_follow_others_run_in_drain(profile: str | None) -> None:
+    passing = double.using(pass_result=True)
+    with FakeQueue(profile=profile) as queue:
+        chained = queue.enqueue(chain(add.job(1), passing.job(), passing.job()))
+        batch = queue.batch([add.using(delay=60).job(1), unencodable.job()], then=double.job(3), on_dead=double.job(4))
+        queue.assert_enqueued(double, count=4)
+        assert queue.drain(limit=100) == 5
+        assert [handle.result() for handle in (chained, *chained.follow_ups)] == [2, 4, 8]
+        assert [(job.args, job.state) for job in batch.follow_ups()] == [([3], "scheduled"), ([4], "succeeded")]
+        queue.dead_letters.purge()
+        queue.advance(60)
+        assert queue.drain() == 2
+        assert [(job.args, job.state) for job in batch.follow_ups()] == [([3], "succeeded"), ([4], "succeeded")]
+        assert batch.wait().ended
+
+
+def test_waiting_for_a_batch_says_what_to_call_because_no_job_can_run() -> None:
+    with FakeQueue() as queue:
+        batch = queue.batch([add.job(1)])
+        with pytest.raises(ResultTimeout, match=r"is still queued: call drain\(\) to run it"):
+            batch.wait()
+        queue.drain()
+        assert batch.wait(0).succeeded == 1
 
 
 # -- assertions -----------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from queueport.capability import Capability
 from queueport.engine.dispatcher import Dispatcher
 from queueport.engine.runtime import ClockReading, Runtime
 from queueport.engine.schedules import ScheduleDispatcher
-from queueport.errors import ResultTimeout
-from queueport.job import Job, JobHandle
+from queueport.errors import JobFailed, ResultTimeout
+from queueport.job import Job, JobHandle, Links
 from queueport.queue import JobQueue
 from queueport.spi.driver import Driver
 from queueport.spi.message import Message
@@ -76,9 +76,11 @@ class FakeQueue(JobQueue):
     """An in-memory `JobQueue` with its own clock and with methods for tests.
 
     With `inline`, one attempt of each job of a registered task runs when the job is enqueued, and `enqueue` raises the
-    exception of the task. `profile` is the scheme or URL of an installed backend, such as "sqs" or
-    "sqs://eu-west-1?fifo=true". With a profile, the queue has the limits and capabilities of that backend, delivers
-    each message twice, and runs jobs in random order, except within a group.
+    exception of the task. Jobs that follow it run in the same call, when they are due.
+
+    `profile` is the scheme or URL of an installed backend, such as "sqs" or "sqs://eu-west-1?fifo=true". With a
+    profile, the queue has the limits and capabilities of that backend, delivers each message twice, and runs jobs in
+    random order, except within a group.
 
     Raises ConfigurationError for a profile that is wrong or not installed, and for a wrong setting.
     """
@@ -307,25 +309,32 @@ class FakeQueue(JobQueue):
             self._seen[handle.id] = handle.status()
         if self._inline:
             for handle in known:
-                self._run_inline(handle)
+                self._run_inline(handle.id)
         return handles
 
-    def _run_inline(self, handle: JobHandle[Any]) -> None:
-        """Run one attempt of a new job at once, even if the job has a delay.
+    def _run_inline(self, job_id: str) -> None:
+        """Run one attempt of a new job at once, even if the job has a delay, and then of the jobs that follow it.
 
-        Raises the exception of its task or of an `around_job` hook, or JobFailed if the job is dead for another reason,
-        such as a result that is too large. Runs nothing if the job is neither scheduled nor queued, or if its task is
-        not registered.
+        A job that follows others runs when the last of them has ended. Raises the first exception of a task or of an
+        `around_job` hook, or JobFailed if a job is dead for another reason, such as a result that is too large.
         """
-        job_id = handle.id
         record = self._record(job_id)
-        if registry.get(record.task) is None:
-            return
-        if record.state is JobState.SCHEDULED:
+        if record.state is JobState.SCHEDULED and not record.waits_for and registry.get(record.task) is not None:
             self.retry(job_id)
-            record = self._record(job_id)
-        if record.state is not JobState.QUEUED:
-            return
+        errors: list[BaseException] = []
+        due = [job_id]
+        for each in due:
+            record = self._record(each)
+            if record.state is JobState.QUEUED and registry.get(record.task) is not None:
+                errors += self._attempted(record)
+                self._move_due()
+                links = record.links or Links()
+                due += [following for following in (links.then, links.on_dead) if following is not None]
+        if errors:
+            raise errors[0]
+
+    def _attempted(self, record: Record) -> Sequence[BaseException]:
+        """Run one attempt of a queued job. Returns what it raised, or JobFailed if it is dead for another reason."""
         raised: list[BaseException] = []
 
         def run(runner: Runner, attempt: Attempt) -> bool:
@@ -333,10 +342,12 @@ class FakeQueue(JobQueue):
             return self.run(runner, attempt)
 
         self.begin(record, run)
-        if raised:
-            raise raised[-1]
-        if self._record(job_id).state is JobState.DEAD:
-            self.result(job_id)  # raises JobFailed
+        if not raised and self._record(record.id).state is JobState.DEAD:
+            try:
+                self.result(record.id)
+            except JobFailed as error:
+                raised.append(error)
+        return raised[-1:]
 
     def _record(self, job_id: str) -> Record:
         return self.operations.read(job_id)
