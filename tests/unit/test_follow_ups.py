@@ -15,6 +15,7 @@ from queueport.errors import BackendUnavailable, DuplicateJob, InvalidJob, JobNo
 from queueport.spi.store import Insert, Swap, WriteResult
 from queueport.stores.memory.store import MemoryStore
 from queueport.tasks import registry
+from queueport.testing import fake
 
 
 @pytest.fixture
@@ -281,6 +282,29 @@ def test_results_are_kept_as_long_as_a_job_that_follows_may_read_them() -> None:
         queue.dead_letters.discard(first.follow_ups[0].id)
         batch.cancel()
         assert queue.operations.needed(queue.operations.read(first.id)) is False
+
+
+def test_retention_by_count_keeps_the_jobs_of_an_open_batch_and_deletes_others() -> None:
+    with registry.isolated(), fake(keep_succeeded="2 jobs") as queue:
+
+        @task(name="total")
+        def total() -> int:
+            batch = get_queue().get_batch(current_job().after_batch or "")
+            return sum(status.result for status in batch.jobs("succeeded"))
+
+        add = adder()
+        batch = queue.batch([*(add.job(n) for n in range(5)), add.using(delay=600).job(100)], then=total.job())
+        queue.drain()
+        others = queue.enqueue_many([add.job(n) for n in range(10)])
+        queue.drain()
+        queue.advance(60)
+        kept = {status.id for status in queue.jobs("succeeded")}
+        assert kept == {status.id for status in batch.jobs("succeeded")} | {handle.id for handle in others[-2:]}
+        queue.advance(600)
+        queue.drain()
+        assert [status.result for status in batch.follow_ups()] == [0 + 1 + 2 + 3 + 4 + 100]
+        queue.advance(60)
+        assert queue.count("succeeded") == 2  # its batch is not open any more
 
 
 def test_the_end_of_a_dead_jobs_retention_ends_its_part_of_the_batch() -> None:
