@@ -232,6 +232,8 @@ class Job(Generic[R_co]):
     headers: Mapping[str, str] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     """The producer's other options. Options that `Job` has as a field, such as `queue`, are ignored here."""
+    limit_key: str | None = None
+    """What the task's `concurrency_key` returned for the arguments; None if the task has none."""
     task_ref: ResultType[R_co] | None = field(default=None, compare=False, repr=False)
     """The task, which decodes the result; None if `Task.job` did not make the job."""
 

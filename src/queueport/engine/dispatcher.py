@@ -100,6 +100,7 @@ class Dispatcher:
     def run(self) -> None:
         """Run until stopped. After an error, for example if the store does not answer, try again."""
         self._operations.pauses.follow()
+        self._operations.limits_at_begin.follow()
         pause = self._poll
         while not self._stop.wait(pause * random.uniform(0.8, 1.0)):
             try:
@@ -131,6 +132,8 @@ class Dispatcher:
             if count < BATCH:
                 break
         self._operations.wake_resting()
+        if self._operations.limits_at_begin.exist:
+            self._operations.let_on()
         self._schedules.tick()
         if self._runtime.monotonic() - self._searched_at >= LOST_EVERY:
             self._searched_at = self._runtime.monotonic()

@@ -450,6 +450,7 @@ def _bare_record(job: Job[Any]) -> Record:
         headers=dict(job.headers),
         options=job.options.for_record(),
         tags=job.options.tags or (),
+        limit_key=job.limit_key,
     )
     return frozen(draft, Record)
 

@@ -67,6 +67,9 @@ WHOLE = {
     "key_until": 1.5,
     "reason": "cancelled",
     "tags": ("ключ 🔑", 'a "b": [c]'),
+    "limit_key": "k",
+    "slots": ("limit",),
+    "waits_for": "limit",
 }
 """For every field of a record that has a default, except `rev` and `v`: another value, to test that the store keeps
 the field."""
