@@ -97,7 +97,7 @@ class Lifecycle:
         names = ("payload", "queue", "priority", "group", "headers", "options", "limit_key")
         fresh = {"failures": 0, "crashes": 0, "progress": None, "reason": None, "run_at": None, "expires_at": None}
         values = {**{name: getattr(record, name) for name in names}, **fresh}
-        unsent = dict.fromkeys(("token", "unknown_since", "sent_at", "wake_at", "waits_for"))
+        unsent = dict.fromkeys(("token", "unknown_since", "sent_at", "wake_at", "held_by"))
         unsent |= {"interrupted": False, "sent": False, "sends": 0}
         first = replace(new, stamp={name: at for name, at in new.stamp.items() if name != "enqueued_at"})
         waiting = replace(Change({**values, **unsent}).with_next(first), then=new.then)
@@ -428,10 +428,10 @@ class Lifecycle:
             error = _error(UnknownTask(message), record, now)
             return self._dead({"errors": _history(record, error), "unknown_since": None}, record)
         if not self.rules.carries:
-            noted = {"reason": None, "waits_for": None} if is_held(record) else {}
+            noted = {"reason": None, "held_by": None} if is_held(record) else {}
             return Change({"sent": True, "wake_at": record.expires_at, "unknown_since": None, **noted})
         if record.unknown_since is not None or record.reason is not None:
-            noted = {"unknown_since": None, "reason": None, **({"waits_for": None} if is_held(record) else {})}
+            noted = {"unknown_since": None, "reason": None, **({"held_by": None} if is_held(record) else {})}
             return Change(noted, {"wake_at": self.rules.claim}, then=frozenset({FollowUp.PUBLISH}))
         return Change(then=frozenset({FollowUp.PUBLISH}))
 
@@ -462,7 +462,7 @@ class Lifecycle:
 
     def _cancelled(self, reason: str, **values: Any) -> Change:
         stamp = {"finished_at": 0.0, "wake_at": self._keep()}
-        return Change({**values, "state": JobState.CANCELLED, "reason": reason, "waits_for": None}, stamp, 1)
+        return Change({**values, "state": JobState.CANCELLED, "reason": reason, "held_by": None}, stamp, 1)
 
     def _keep(self) -> float:
         """Seconds for which the record of a cancelled job is kept."""

@@ -118,7 +118,7 @@ class Record:
     slots: Tags | None = None
     """The names of the limits that the latest attempt is counted against. While the job is running, it uses a slot of
     each. In other states, the names have no meaning. None: no limits."""
-    waits_for: str | None = None
+    held_by: str | None = None
     """The name of the limit that a queued job waits for. The job is held if `reason` is "limited". If `reason` is None,
     it was let on: it may begin before jobs that are held."""
     v: int = RECORD_VERSION

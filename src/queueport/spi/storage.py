@@ -173,7 +173,7 @@ def admit(
     for limit in limits:
         name = limit.name_for(record.limit_key)
         state = state_of(name)
-        passed = record.waits_for == name and is_passed(record)
+        passed = record.held_by == name and is_passed(record)
         if not passed and state.held:
             return name, {}
         if room(limit, state, now, ahead=0 if passed else state.passed) < 1:
@@ -194,7 +194,7 @@ def room(limit: StartLimit, state: LimitState, now: float, *, ahead: int) -> flo
 
 def holding(hold: Change, record: Record, name: str, now: float) -> Change:
     """The change that makes the job wait for the limit: `hold`, and `wake_at` not later than the job's expiry."""
-    change, ends = hold.with_next(Change({"waits_for": name})), record.expires_at
+    change, ends = hold.with_next(Change({"held_by": name})), record.expires_at
     if ends is not None and ends < now + hold.stamp.get("wake_at", math.inf):
         return change.with_next(Change({"wake_at": ends}))
     return change
@@ -202,17 +202,17 @@ def holding(hold: Change, record: Record, name: str, now: float) -> Change:
 
 def counting(limits: Sequence[StartLimit], record: Record) -> Change:
     """The change that counts a job, which begins, against its limits."""
-    return Change({"slots": tuple(limit.name_for(record.limit_key) for limit in limits), "waits_for": None})
+    return Change({"slots": tuple(limit.name_for(record.limit_key) for limit in limits), "held_by": None})
 
 
 def is_held(record: Record) -> bool:
-    """True if the job waits for the limit `waits_for`."""
-    return record.state is JobState.QUEUED and record.reason == LIMITED and record.waits_for is not None
+    """True if the job waits for the limit `held_by`."""
+    return record.state is JobState.QUEUED and record.reason == LIMITED and record.held_by is not None
 
 
 def is_passed(record: Record) -> bool:
-    """True if the job has waited for the limit `waits_for` and was let on, and has not begun since."""
-    return record.state is JobState.QUEUED and record.reason is None and record.waits_for is not None
+    """True if the job has waited for the limit `held_by` and was let on, and has not begun since."""
+    return record.state is JobState.QUEUED and record.reason is None and record.held_by is not None
 
 
 def renew(item: LeaseRenewal, now: float, found: Record | None) -> Transition | None:

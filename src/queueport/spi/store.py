@@ -206,9 +206,9 @@ class LimitState:
     running: int = 0
     """The number of running jobs that have the name of the limit in their `slots`."""
     held: int = 0
-    """The number of queued jobs that wait for the limit: `waits_for` is its name, and `reason` is "limited"."""
+    """The number of queued jobs that wait for the limit: `held_by` is its name, and `reason` is "limited"."""
     passed: int = 0
-    """The number of queued jobs that were let on and have not begun: `waits_for` is its name, and `reason` is None."""
+    """The number of queued jobs that were let on and have not begun: `held_by` is its name, and `reason` is None."""
     full_at: float = 0.0
     """When all starts of `StartLimit.burst` are free again. Each start moves this time by 1 / `StartLimit.rate`."""
 

@@ -141,7 +141,7 @@ class Records(ForkAware):
         for entries, entry in self._entries(record, number):
             insort(entries, entry)
         self.counts[record.queue, record.priority, record.state] += 1
-        if record.slots is not None or record.waits_for is not None:
+        if record.slots is not None or record.held_by is not None:
             self._count_slots(record, 1)
         self.arrivals[record.queue] += record.state is JobState.QUEUED
         final = record.state.final
@@ -153,7 +153,7 @@ class Records(ForkAware):
         for entries, entry in self._entries(record, number):
             del entries[bisect_left(entries, entry)]
         self.counts[record.queue, record.priority, record.state] -= 1
-        if record.slots is not None or record.waits_for is not None:
+        if record.slots is not None or record.held_by is not None:
             self._count_slots(record, -1)
         if record.key is not None and self.holders.get((record.task, record.key)) == record.id:
             del self.holders[record.task, record.key]
@@ -161,8 +161,8 @@ class Records(ForkAware):
     def _count_slots(self, record: Record, more: int) -> None:
         for name in (record.slots or ()) if record.state is JobState.RUNNING else ():
             self.limits.running[name] += more
-        if record.waits_for is not None and is_passed(record):
-            self.limits.passed[record.waits_for] += more
+        if record.held_by is not None and is_passed(record):
+            self.limits.passed[record.held_by] += more
 
     def _entries(self, record: Record, number: int) -> list[tuple[list[Entry], Entry]]:
         """Pairs of an index that contains the record, and the record's entry in this index."""
@@ -171,8 +171,8 @@ class Records(ForkAware):
             found.append((self.due, (record.wake_at, number)))
         if record.state is JobState.QUEUED:
             place = -record.priority, record.queued_at or 0.0, number
-            if record.waits_for is not None and is_held(record):
-                found.append((self.limits.held[record.waits_for], place))
+            if record.held_by is not None and is_held(record):
+                found.append((self.limits.held[record.held_by], place))
             else:
                 found.append((self.queued[record.queue, record.task], place))
             if record.queued_at is not None:

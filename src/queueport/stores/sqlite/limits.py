@@ -17,7 +17,7 @@ __all__ = ["held", "limit_state", "names_of"]
 
 
 HELD = """
-    SELECT count(*) FROM (SELECT 1 FROM @jobs WHERE state = 'queued' AND @HELD AND waits_for = ? LIMIT ?)"""
+    SELECT count(*) FROM (SELECT 1 FROM @jobs WHERE state = 'queued' AND @HELD AND held_by = ? LIMIT ?)"""
 
 
 def limit_state(tables: Tables, name: str, most: int = -1) -> LimitState:
@@ -28,14 +28,14 @@ def limit_state(tables: Tables, name: str, most: int = -1) -> LimitState:
         with suppress(ValueError, TypeError):  # the record is damaged
             running += n if name in json.loads(slots) else 0
     rows = tables.rows(HELD, (name, most))
-    passed = tables.rows("SELECT count(*) FROM @jobs WHERE state = 'queued' AND @PASSED AND waits_for = ?", (name,))
+    passed = tables.rows("SELECT count(*) FROM @jobs WHERE state = 'queued' AND @PASSED AND held_by = ?", (name,))
     full_at = tables.rows("SELECT full_at FROM @rates WHERE name = ?", (name,))
     return LimitState(running, rows[0][0], passed[0][0], full_at[0][0] if full_at else 0.0)
 
 
 def names_of(tables: Tables, names: Collection[str] | None) -> list[str]:
     """The names of at most MOST_LIMITS limits for which jobs are held, sorted. With `names`, only of these."""
-    statement = "SELECT min(waits_for) FROM @jobs WHERE state = 'queued' AND @HELD AND waits_for"
+    statement = "SELECT min(held_by) FROM @jobs WHERE state = 'queued' AND @HELD AND held_by"
     if names is not None:
         some = [name for name in sorted(set(names)) if tables.rows(f"{statement} = ?", (name,))[0][0] is not None]
         return some[:MOST_LIMITS]
@@ -48,6 +48,6 @@ def names_of(tables: Tables, names: Collection[str] | None) -> list[str]:
 def held(tables: Tables, name: str, limit: int) -> list[Any]:
     """At most `limit` rows of the jobs that wait for a limit, in the order in which they are let on."""
     statement = """
-        SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND @HELD AND waits_for = ?
+        SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND @HELD AND held_by = ?
         ORDER BY priority DESC, queued_at, seq LIMIT ?"""
     return tables.rows(statement, (name, limit))

@@ -29,8 +29,8 @@ WORDS = {
     "ALIVE": "state IN ('scheduled', 'queued', 'running', 'retrying')",
     "READABLE": f"v <= {RECORD_VERSION}",  # false for a row that a newer release wrote
     "NEWER": f"v > {RECORD_VERSION}",
-    "HELD": "(reason IS 'limited' AND waits_for IS NOT NULL)",  # of a queued job: it waits for a limit
-    "PASSED": "reason IS NULL AND waits_for IS NOT NULL",  # of a queued job: it has waited for a limit
+    "HELD": "(reason IS 'limited' AND held_by IS NOT NULL)",  # of a queued job: it waits for a limit
+    "PASSED": "reason IS NULL AND held_by IS NOT NULL",  # of a queued job: it has waited for a limit
     "SCHEMA": str(SCHEMA),
     "STATES": ", ".join(f"'{state.value}'" for state in JobState),
 }
@@ -59,7 +59,7 @@ COLUMN = """ALTER TABLE @jobs ADD COLUMN "tags" TEXT NOT NULL DEFAULT '[]'"""
 LIMITS = (
     'ALTER TABLE @jobs ADD COLUMN "limit_key" TEXT',
     'ALTER TABLE @jobs ADD COLUMN "slots" TEXT',
-    'ALTER TABLE @jobs ADD COLUMN "waits_for" TEXT',
+    'ALTER TABLE @jobs ADD COLUMN "held_by" TEXT',
     "CREATE TABLE @rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID",
 )
 """The columns and the table of limits. `rates` has `LimitState.full_at` of each limit with a rate."""
@@ -122,9 +122,9 @@ READY = """
     WHERE state = 'queued' AND NOT @HELD"""
 LIMITED = (
     READY,
-    "CREATE INDEX @held ON @jobs (waits_for, priority DESC, queued_at, seq) WHERE state = 'queued' AND @HELD",
-    "CREATE INDEX @waits ON @jobs (queue, task, priority, queued_at) WHERE state = 'queued' AND @HELD",
-    "CREATE INDEX @passed ON @jobs (waits_for) WHERE state = 'queued' AND @PASSED",
+    "CREATE INDEX @held ON @jobs (held_by, priority DESC, queued_at, seq) WHERE state = 'queued' AND @HELD",
+    "CREATE INDEX @held_queued ON @jobs (queue, task, priority, queued_at) WHERE state = 'queued' AND @HELD",
+    "CREATE INDEX @passed ON @jobs (held_by) WHERE state = 'queued' AND @PASSED",
     "CREATE INDEX @slots ON @jobs (slots) WHERE state = 'running' AND slots IS NOT NULL",
 )
 """The indexes of limits. Except for `ready`, they contain only jobs that a limit concerns."""

@@ -59,7 +59,7 @@ class LimitTests(Case):
         assert held.outcome is WriteOutcome.LIMITED
         assert held.record is not None
         assert (held.record.state, held.record.reason, held.record.attempts) == (JobState.QUEUED, "limited", 0)
-        assert (held.record.waits_for, held.record.sent) == (ONE.name, False)
+        assert (held.record.held_by, held.record.sent) == (ONE.name, False)
         assert held.record.wake_at == clock.now + HOLD.stamp["wake_at"]
         assert store.get(["a", "b"]) == [begun.record, held.record]
         (found,) = store.held(None, 10)
@@ -153,7 +153,7 @@ class LimitTests(Case):
         assert begin(store, third, other).outcome is WriteOutcome.APPLIED
         fourth = begin(store, put(store, task="app.other"), other)
         assert fourth.record is not None
-        assert fourth.record.waits_for == other.name
+        assert fourth.record.held_by == other.name
         assert [(found.name, found.state) for found in store.held(None, 1)] == [
             (other.name, LimitState(running=2, held=1)),
             (ONE.name, LimitState(running=1, held=1)),

@@ -68,7 +68,7 @@ values = st.fixed_dictionaries(
         "errors": errors,
         "progress": st.sampled_from([None, Progress(1, 2.5, "half")]),
         "reason": st.sampled_from([None, LIMITED]),
-        "waits_for": st.sampled_from([None, *LIMIT_NAMES]),
+        "held_by": st.sampled_from([None, *LIMIT_NAMES]),
         "slots": st.sampled_from([None, ("one",), ("one", "two k1")]),
         "result": st.sampled_from([None, b"", b"1"]),
     },
@@ -277,7 +277,7 @@ class StoreMachine(RuleBasedStateMachine):
     def take(self, queues: list[str], changes: dict[str, Change], limit: int, own: TakeLimits | None) -> None:
         if isinstance(self.store, ClaimingStore):
             # The lifecycle's change at begin leaves these fields to the store. A store may begin other jobs last.
-            names = ("slots", "waits_for", "reason", "state")
+            names = ("slots", "held_by", "reason", "state")
             plain = {
                 task: replace(change, set={name: value for name, value in change.set.items() if name not in names})
                 for task, change in changes.items()

@@ -69,7 +69,7 @@ WHOLE = {
     "tags": ("ключ 🔑", 'a "b": [c]'),
     "limit_key": "k",
     "slots": ("limit",),
-    "waits_for": "limit",
+    "held_by": "limit",
 }
 """For every field of a record that has a default, except `rev` and `v`: another value, to test that the store keeps
 the field."""

@@ -31,9 +31,9 @@ def limits_of(record: Record | None) -> Counter[tuple[str, str]]:
     found = Counter[tuple[str, str]]()
     if record is not None and record.state is JobState.RUNNING:
         found.update((name, "running") for name in record.slots or ())
-    if record is not None and record.waits_for is not None:
-        found[record.waits_for, "held"] += is_held(record)
-        found[record.waits_for, "passed"] += is_passed(record)
+    if record is not None and record.held_by is not None:
+        found[record.held_by, "held"] += is_held(record)
+        found[record.held_by, "passed"] += is_passed(record)
     return found
 
 
@@ -112,7 +112,7 @@ def _entry(commit: Commit, old: Record | None, new: Record | None) -> list[Actio
 def _place(record: Record) -> str:
     """The place of a held job in the index: by limit, then by priority, highest first, then by queued_at."""
     at = round(((record.queued_at or 0.0) - record.priority * AHEAD + 11 * AHEAD) * 1e6)
-    return f"{record.waits_for}\0{at:020d}"
+    return f"{record.held_by}\0{at:020d}"
 
 
 def held(reading: Reading, names: Sequence[str] | None, limit: int) -> list[HeldJobs]:
@@ -121,7 +121,7 @@ def held(reading: Reading, names: Sequence[str] | None, limit: int) -> list[Held
     for name in _names(reading) if names is None else sorted(set(names)):
         ids = [entry["pk"]["S"].split("#", 2)[2] for entry in _entries(reading, f"{name}\0", f"{name}\1", limit)]
         jobs = [job.record for job in reading.found(ids).values()]
-        waiting = [job for job in jobs if job.waits_for == name and is_held(job)]
+        waiting = [job for job in jobs if job.held_by == name and is_held(job)]
         if waiting:
             key = reading.names.limit(name)
             state = state_in(reading.table.get([key]).get(key))

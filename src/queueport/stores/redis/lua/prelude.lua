@@ -40,7 +40,7 @@ end
 -- The fields that `apply_change` and `indexes_of` read. To read only these is faster than to read all.
 local INDEXED = {
   'rev', 'state', 'queue', 'task', 'priority', 'wake_at', 'v', 'seq', 'key', 'error', 'queued_at', 'sent', 'sent_at',
-  'started_at', 'tags', 'slots', 'waits_for', 'reason',
+  'started_at', 'tags', 'slots', 'held_by', 'reason',
 }
 
 -- A record with its indexed fields only; nil if it does not have this rev.
@@ -258,12 +258,12 @@ local function labels_of(record)
   if record.slots and record.state == 'running' then
     for _, name in ipairs(listed(record.slots)) do found['slots:' .. name] = record.seq end
   end
-  if record.waits_for and record.state == 'queued' then
+  if record.held_by and record.state == 'queued' then
     if record.reason == 'limited' then
-      found['held:' .. record.waits_for] = place_of(record)
-      found['held'] = record.waits_for
+      found['held:' .. record.held_by] = place_of(record)
+      found['held'] = record.held_by
     elseif not record.reason then
-      found['passed:' .. record.waits_for] = record.seq
+      found['passed:' .. record.held_by] = record.seq
     end
   end
   return found
@@ -407,8 +407,8 @@ local function apply_change(record, change)
     end
   end
   local job, entry, before = key('job:' .. id), entry_of(record.seq or set.seq, id), indexes_of(record)
-  local labels = (record.key or set.key or record.tags or set.tags or record.slots or set.slots or record.waits_for
-    or set.waits_for) and labels_of(record)
+  local labels = (record.key or set.key or record.tags or set.tags or record.slots or set.slots or record.held_by
+    or set.held_by) and labels_of(record)
   local state, queue, started = record.state, record.queue, tonumber(record.started_at)
   local pair = (set.queue or queue or '') .. ':' .. (set.task or record.task or '')
   if change.delete then
@@ -475,7 +475,7 @@ local function admit(limits, record, change)
   for _, limit in ipairs(limits) do
     local name = limit.name .. (limit.keyed and record.limit_key and ' ' .. record.limit_key or '')
     local state = limit_state(name)
-    local passed = record.waits_for == name and not record.reason
+    local passed = record.held_by == name and not record.reason
     if (not passed and state.held > 0) or not has_room(limit, state, passed and 0 or state.passed) then return name end
     names[#names + 1] = name
     if limit.rate then rates[name] = exact(math.max(state.full_at, now) + 1 / limit.rate) end
@@ -485,8 +485,8 @@ local function admit(limits, record, change)
     call('ZREMRANGEBYSCORE', key('rates'), '-inf', present)
   end
   change.set.slots = cjson.encode(names)
-  if record.waits_for then -- the list belongs to all changes of this layout
-    local clear = {'waits_for'}
+  if record.held_by then -- the list belongs to all changes of this layout
+    local clear = {'held_by'}
     for _, name in ipairs(change.clear) do clear[#clear + 1] = name end
     change.clear = clear
   end
@@ -494,7 +494,7 @@ end
 
 -- The change that makes a job wait for a limit. A dispatcher must find the job when it expires.
 local function holding(hold, record, name)
-  hold.set.waits_for = name
+  hold.set.held_by = name
   local ends = tonumber(record.expires_at)
   if ends and ends < (tonumber(hold.set.wake_at) or math.huge) then hold.set.wake_at = record.expires_at end
   return hold
