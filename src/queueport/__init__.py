@@ -14,12 +14,13 @@ queue.enqueue(send_email, 42).result(timeout=10)
 from typing import TYPE_CHECKING, Any
 
 from queueport import errors
+from queueport.batch import Batch, BatchProgress
 from queueport.capability import Capability, Limits
 from queueport.connect import get_queue
 from queueport.context import Abort, RetryLater, current_job
 from queueport.dead_letters import DeadLetters
 from queueport.hooks import Event, around_job, before_enqueue, on_dead, on_event
-from queueport.job import AsyncJobHandle, Job, JobHandle
+from queueport.job import AsyncJobHandle, Job, JobHandle, chain
 from queueport.queue import JobQueue
 from queueport.recurrence import Recurrence, Schedule
 from queueport.retry import Retry
@@ -29,13 +30,16 @@ from queueport.status import CancelOutcome, JobError, JobState, JobStatus
 from queueport.tasks import Task, task
 
 if TYPE_CHECKING:
-    from queueport.aio import AsyncJobQueue
+    from queueport.aio import AsyncBatch, AsyncJobQueue
     from queueport.workers.worker import Worker
 
 __all__ = [
     "Abort",
+    "AsyncBatch",
     "AsyncJobHandle",
     "AsyncJobQueue",
+    "Batch",
+    "BatchProgress",
     "CancelOutcome",
     "Capability",
     "DeadLetters",
@@ -58,6 +62,7 @@ __all__ = [
     "Worker",
     "around_job",
     "before_enqueue",
+    "chain",
     "current_job",
     "errors",
     "get_queue",
@@ -68,7 +73,7 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-LAZY = {"AsyncJobQueue": "queueport.aio", "Worker": "queueport.workers.worker"}
+LAZY = {"AsyncBatch": "queueport.aio", "AsyncJobQueue": "queueport.aio", "Worker": "queueport.workers.worker"}
 """Names that are imported on first use, each with its module. These modules import asyncio, which is slow to import,
 and a producer without coroutines needs neither of these modules.
 """

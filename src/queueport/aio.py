@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
+from queueport.batch import Batch, BatchProgress
 from queueport.capability import Capability, Limits
 from queueport.context import warn_of_wait
 from queueport.engine.enqueue import make_job
@@ -26,7 +27,7 @@ from queueport.stats import Health, HistoryPoint, Pause, Stats
 from queueport.status import CancelOutcome, JobState, JobStatus
 from queueport.tasks import Task
 
-__all__ = ["AsyncDeadLetters", "AsyncJobHandle", "AsyncJobQueue", "AsyncSchedules"]
+__all__ = ["AsyncBatch", "AsyncDeadLetters", "AsyncJobHandle", "AsyncJobQueue", "AsyncSchedules"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,6 +94,22 @@ class AsyncJobQueue:
     async def enqueue_many(self, jobs: Iterable[Job[R]]) -> list[AsyncJobHandle[R]]:
         """See `JobQueue.enqueue_many`."""
         return [self._async_handle(handle) for handle in await asyncio.to_thread(self.sync.enqueue_many, jobs)]
+
+    async def batch(
+        self,
+        jobs: Iterable[Job[Any]],
+        *,
+        then: Job[Any] | None = None,
+        on_dead: Job[Any] | None = None,
+        batch_id: str | None = None,
+    ) -> AsyncBatch:
+        """See `JobQueue.batch`."""
+        enqueue = partial(self.sync.batch, list(jobs), then=then, on_dead=on_dead, batch_id=batch_id)
+        return AsyncBatch(await asyncio.to_thread(enqueue))
+
+    async def get_batch(self, batch_id: str) -> AsyncBatch:
+        """See `JobQueue.get_batch`."""
+        return AsyncBatch(await asyncio.to_thread(self.sync.get_batch, batch_id))
 
     @overload
     def handle(self, job_id: str, task: Task[..., R, Any]) -> AsyncJobHandle[R]: ...
@@ -281,10 +298,52 @@ class AsyncJobQueue:
         await self.close()
 
     def _async_handle(self, handle: JobHandle[R]) -> AsyncJobHandle[R]:
-        return AsyncJobHandle(handle.id, self, handle.task, handle.created, handle.replaced)
+        following = tuple([self._async_handle(each) for each in handle.follow_ups])
+        return AsyncJobHandle(handle.id, self, handle.task, handle.created, handle.replaced, following)
 
     def __repr__(self) -> str:
         return f"<AsyncJobQueue {self.url}>"
+
+
+class AsyncBatch:
+    """`Batch` with awaitable methods."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.sync = batch
+
+    @property
+    def id(self) -> str:
+        """The id of the batch."""
+        return self.sync.id
+
+    async def progress(self) -> BatchProgress:
+        """See `Batch.progress`."""
+        return await asyncio.to_thread(self.sync.progress)
+
+    async def jobs(self, state: JobState | str | None = None) -> AsyncIterator[JobStatus]:
+        """See `Batch.jobs`."""
+        found = self.sync.jobs(state)
+        while (status := await asyncio.to_thread(next, found, None)) is not None:
+            yield status
+
+    async def follow_ups(self) -> list[JobStatus]:
+        """See `Batch.follow_ups`."""
+        return await asyncio.to_thread(self.sync.follow_ups)
+
+    async def cancel(self, interrupt: bool = True) -> int:
+        """See `Batch.cancel`."""
+        return await asyncio.to_thread(self.sync.cancel, interrupt)
+
+    async def retry(self) -> int:
+        """See `Batch.retry`."""
+        return await asyncio.to_thread(self.sync.retry)
+
+    async def wait(self, timeout: float | None = None) -> BatchProgress:
+        """See `Batch.wait`. Takes a thread for as long as it waits."""
+        return await asyncio.to_thread(self.sync.wait, timeout)
+
+    def __repr__(self) -> str:
+        return f"<AsyncBatch {self.id}>"
 
 
 class AsyncDeadLetters:
@@ -301,10 +360,13 @@ class AsyncDeadLetters:
         error: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        *,
+        older_than: float | timedelta | None = None,
         **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
         """See `DeadLetters.list`."""
-        return await asyncio.to_thread(self._sync.list, queue, task, error, limit, after, **more)
+        listing = self._sync.list
+        return await asyncio.to_thread(listing, queue, task, error, limit, after, older_than=older_than, **more)
 
     async def get(self, job_id: str) -> JobStatus:
         """See `DeadLetters.get`."""
@@ -315,10 +377,12 @@ class AsyncDeadLetters:
         queue: str | None = None,
         task: str | None = None,
         error: str | None = None,
+        *,
+        older_than: float | timedelta | None = None,
         **more: Unpack[JobFilters],
     ) -> int:
         """See `DeadLetters.count`."""
-        return await asyncio.to_thread(self._sync.count, queue, task, error, **more)
+        return await asyncio.to_thread(self._sync.count, queue, task, error, older_than=older_than, **more)
 
     async def retry(self, job_id: str) -> AsyncJobHandle[Any]:
         """See `DeadLetters.retry`."""

@@ -80,13 +80,15 @@ class Signature:
         """
         _ = self._codecs
 
-    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-        """Encode arguments as a payload.
+    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, passed: int = 0) -> bytes:
+        """Encode arguments as a payload. They follow `passed` arguments that are not known yet.
 
         Raises InvalidJob if the task cannot be called with these arguments, or if a value does not match its
         annotation, cannot be encoded, or would not be equal after decoding. An error about a value names the parameter.
         """
-        by_position, by_name = self._bound(len(args), *kwargs)
+        by_position, by_name = self._bound(passed + len(args), *kwargs)
+        if passed:
+            by_position = by_position[passed:]
         positional = [codec.encode(value, key) for (codec, key), value in zip(by_position, args, strict=True)]
         if not kwargs:
             return b'{"args":[%b],"kwargs":{}}' % b",".join(positional)
@@ -104,13 +106,15 @@ class Signature:
         named = [_NAME.encode(name) + b":" + codec.encode_plain(kwargs[name], name) for codec, name in by_name]
         return b'{"args":[%b],"kwargs":{%b}}' % (b",".join(positional), b",".join(named))
 
-    def decode(self, payload: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Decode a payload to the annotated types.
+    def decode(self, payload: bytes, passed: bytes | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Decode a payload to the annotated types. `passed`, as JSON, is one more argument, the first one.
 
         Raises InvalidJob if the data is not a payload, if the task cannot be called with its arguments, or if a value
         does not match its annotation. In the last case, the error names the parameter.
         """
         args, kwargs = decode_plain(payload)
+        if passed is not None:
+            args.insert(0, decode_json(passed, "the result of the job before this one"))
         by_position, by_name = self._bound(len(args), *kwargs)
         return (
             tuple([codec.decode(value, key) for (codec, key), value in zip(by_position, args, strict=True)]),

@@ -99,6 +99,10 @@ class CurrentJob:
     key: Final[str | None]
     deadline: Final[datetime | None]
     _status: Callable[[], JobStatus]
+    batch: Final[str | None] = None
+    """The id of the batch to which the job belongs, or None."""
+    after_batch: Final[str | None] = None
+    """The id of the batch that the job follows, or None: `get_queue().get_batch(job.after_batch).jobs()`."""
     cancel_requested: bool = False
     latest_progress: Progress | None = None
     """The latest progress report, or None. For the worker."""

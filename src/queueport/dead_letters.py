@@ -51,13 +51,17 @@ class DeadLetters:
         error: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        *,
+        older_than: float | timedelta | None = None,
         **more: Unpack[JobFilters],
     ) -> list[JobStatus]:
-        """Find at most `limit` dead jobs, the latest enqueued first.
+        """Find at most `limit` dead jobs, the latest enqueued first. `older_than` is that of `purge`.
 
         `after` is the id of the last job of the previous page. Raises JobNotFound if that job has been deleted.
         """
-        return self._queue.operations.find(self._query(queue, task, error, more, limit=limit, after=after))
+        before = self._before(older_than)
+        query = self._query(queue, task, error, more, finished_before=before, limit=limit, after=after)
+        return self._queue.operations.find(query)
 
     def get(self, job_id: str) -> JobStatus:
         """One dead job. Raises JobNotFound if no dead job has this id."""
@@ -68,10 +72,13 @@ class DeadLetters:
         queue: str | None = None,
         task: str | None = None,
         error: str | None = None,
+        *,
+        older_than: float | timedelta | None = None,
         **more: Unpack[JobFilters],
     ) -> int:
-        """The number of dead jobs that match the filters."""
-        return self._queue.operations.store.count(self._query(queue, task, error, more))
+        """The number of dead jobs that match the filters. `older_than` is that of `purge`."""
+        query = self._query(queue, task, error, more, finished_before=self._before(older_than))
+        return self._queue.operations.store.count(query)
 
     def retry(self, job_id: str) -> JobHandle[Any]:
         """Run one dead job again, with fresh budgets and no expiry.
@@ -118,12 +125,8 @@ class DeadLetters:
 
         With `older_than`, in seconds or as a timedelta, discards only jobs that died longer ago than this time.
         """
-        seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
-        if seconds is not None and not 0 <= seconds < math.inf:
-            raise ConfigurationError(f"older_than={seconds!r} is not a time: pass 0 or more seconds, or None for all")
         operations = self._queue.operations
-        before = None if seconds is None else operations.store.now() - seconds
-        query = self._query(queue, task, error, more, finished_before=before)
+        query = self._query(queue, task, error, more, finished_before=self._before(older_than))
         return operations.change_all(query, operations.lifecycle.discard)
 
     def add(self, job: Job[Any], error: str) -> JobHandle[Any]:
@@ -140,6 +143,15 @@ class DeadLetters:
         text = encodable(error)[:MESSAGE_LIMIT]
         Enqueue(operations).add_dead(job, JobError("queueport.DeadLetters", text, "", now, 0))
         return JobHandle(job.id, self._queue, job.task_ref, created=True)
+
+    def _before(self, older_than: float | timedelta | None) -> float | None:
+        """The time, by the store's clock, that was `older_than` ago. Raises ConfigurationError."""
+        seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+        if seconds is None:
+            return None
+        if not 0 <= seconds < math.inf:
+            raise ConfigurationError(f"older_than={seconds!r} is not a time: pass 0 or more seconds, or None for all")
+        return self._queue.operations.store.now() - seconds
 
     def _query(self, queue: str | None, task: str | None, error: str | None, more: JobFilters, **others: Any) -> Query:
         now = self._queue.operations.store.now

@@ -15,7 +15,7 @@ from queueport.errors import ConfigurationError, InvalidJob, nearest
 from queueport.retry import LONGEST, Retry
 from queueport.status import CancelOutcome, JobStatus
 
-__all__ = ["AsyncJobHandle", "Job", "JobFilters", "JobHandle", "JobOptions", "Options", "TaskOptions"]
+__all__ = ["AsyncJobHandle", "Job", "JobFilters", "JobHandle", "JobOptions", "Links", "Options", "TaskOptions", "chain"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -111,6 +111,12 @@ class JobOptions(TaskOptions, total=False):
     """Names and texts that are sent with the job in addition to its arguments, such as a trace context."""
     tags: Sequence[str] | None
     """Texts by which the job can be found later, such as ("vip", "import-7"): at most 10, of up to 100 characters."""
+    then: Job[Any] | None
+    """The job that runs when this job has succeeded. It is enqueued with this job, and waits until then; see
+    docs/follow-up-jobs.md. Cannot be combined with `key`."""
+    pass_result: bool | None
+    """True if the job follows another one (`then`, `chain`), whose result is its first argument. The other arguments
+    follow it."""
 
 
 class JobFilters(TypedDict, total=False):
@@ -123,6 +129,8 @@ class JobFilters(TypedDict, total=False):
     """The job's `key`. The jobs that held the key earlier match too."""
     tag: str | None
     """One of the job's `tags`."""
+    batch: str | None
+    """The id of the batch to which the job belongs. Cannot be combined with `tag`."""
     since: datetime | float | timedelta | None
     """The job was enqueued at this aware time or later, or at most this number of seconds ago."""
     until: datetime | float | timedelta | None
@@ -156,6 +164,8 @@ class Options:
     job_id: str | None = None
     headers: Mapping[str, str] | None = None
     tags: tuple[str, ...] | None = None
+    then: Job[Any] | None = None
+    pass_result: bool | None = None
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.run_at is not None:
@@ -203,6 +213,59 @@ class Options:
         return {name: value for name, value in kept.items() if value is not None}
 
 
+BATCH_TAG = "queueport:batch:"
+"""The beginning of the tag of the jobs of a batch, which ends with the id of the batch."""
+AFTER_TAG = "queueport:after:"
+"""The beginning of the tag of the jobs that follow a batch."""
+
+
+def is_own_tag(tag: str) -> bool:
+    """True if only queueport gives jobs this tag."""
+    return tag.startswith("queueport:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """How a job depends on other jobs: ids of jobs and batches, None where there is none. For the core."""
+
+    then: str | None = None
+    """The job that waits for the end of this one."""
+    on_dead: str | None = None
+    """The job that waits for the death of this one, or of another job of its batch."""
+    batch: str | None = None
+    """The batch to which the job belongs. The end of such a job counts, also without success."""
+    after: str | None = None
+    """The job that this one follows."""
+    after_batch: str | None = None
+    """The batch that this job follows."""
+    waits_for: int = 0
+    """The number of jobs that this one waits for at first."""
+    if_dead: bool = False
+    """True if this job runs only if a job of the batch `after_batch` dies."""
+    pass_result: bool = False
+    """True if the result of the job `after` is the first argument."""
+
+    def own_tags(self) -> tuple[str, ...]:
+        """The tags by which the jobs of a batch, and those that follow it, are found."""
+        batch, after = self.batch, self.after_batch
+        return () if batch is after is None else (f"{AFTER_TAG}{after}" if batch is None else f"{BATCH_TAG}{batch}",)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Make links from the output of `as_dict`. Ignores unknown fields."""
+        return cls(**{f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data})
+
+    def shown(self) -> dict[str, Any]:
+        """The fields of a `JobStatus`."""
+        children = [job for job in (self.then, self.on_dead) if job is not None]
+        parents = [] if self.after is None else [self.after]
+        return {"parents": parents, "children": children, "batch": self.batch, "after_batch": self.after_batch}
+
+
 class ResultType(Protocol[R_co]):
     """Decodes the result of a job. `Task` implements it."""
 
@@ -234,6 +297,8 @@ class Job(Generic[R_co]):
     """The producer's other options. Options that `Job` has as a field, such as `queue`, are ignored here."""
     limit_key: str | None = None
     """What the task's `concurrency_key` returned for the arguments; None if the task has none."""
+    links: Links | None = field(default=None, repr=False)
+    """For the core, which sets this when it enqueues jobs that depend on each other."""
     task_ref: ResultType[R_co] | None = field(default=None, compare=False, repr=False)
     """The task, which decodes the result; None if `Task.job` did not make the job."""
 
@@ -261,6 +326,23 @@ class Job(Generic[R_co]):
         from queueport.arguments import decode_plain  # imported here, because it imports pydantic, which is slow
 
         return decode_plain(self.payload)
+
+
+def chain(first: Job[R], *others: Job[Any]) -> Job[R]:
+    """Make the first job such that each of the others follows when the job before it has succeeded.
+
+        queue.enqueue(chain(fetch.job(7), resize.using(pass_result=True).job(), notify.job("ann")))
+
+    The same as `then` of each job. Raises InvalidJob if one of the jobs but the last has a `then` already.
+    """
+    jobs = [first, *others]
+    following = jobs.pop()
+    while jobs:
+        job = jobs.pop()
+        if job.options.then is not None:
+            raise InvalidJob(f"job {job.id} of the chain has then= already: add that job to the chain")
+        following = replace(job, options=replace(job.options, then=following))
+    return following
 
 
 JobDraft: Any = draft_of(Job)
@@ -300,6 +382,8 @@ class JobHandle(Generic[R]):
     replaced: bool = field(default=False, repr=False, compare=False)
     """True if the call that made this handle added no job, but gave its arguments and options to this one, because of
     `key_mode="replace"`. If both this and `created` are False, the call changed nothing: the job existed."""
+    follow_ups: tuple[JobHandle[Any], ...] = field(default=(), repr=False, compare=False)
+    """The handles of the jobs that the same call has enqueued to follow this one (`then`, `chain`), in order."""
 
     def status(self) -> JobStatus:
         """The job as it is now. Raises JobNotFound if there is no such job."""
@@ -333,6 +417,8 @@ class AsyncJobHandle(Generic[R]):
     """See `JobHandle.created`."""
     replaced: bool = field(default=False, repr=False, compare=False)
     """See `JobHandle.replaced`."""
+    follow_ups: tuple[AsyncJobHandle[Any], ...] = field(default=(), repr=False, compare=False)
+    """See `JobHandle.follow_ups`."""
 
     async def status(self) -> JobStatus:
         """The job as it is now. Raises JobNotFound if there is no such job."""
@@ -455,7 +541,21 @@ def _tags(name: str, value: object) -> tuple[str, ...]:
             f"{name} must be at most {TAGS} texts of 1 to 100 characters without control characters, such as ('vip',), "
             f"not {value!r:.200}"
         )
+    if any(map(is_own_tag, tags)):
+        raise InvalidJob(f"{name} must not begin with 'queueport:', which is for queueport's own tags")
     return tuple(dict.fromkeys(tags))
+
+
+def _then(name: str, value: object) -> Job[Any]:
+    if isinstance(value, Job):
+        return value
+    raise InvalidJob(f"{name} must be a job, for example notify.job(7), not {value!r:.80}")
+
+
+def _pass_result(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise InvalidJob(f"{name} must be True or False, not {value!r:.80}")
 
 
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
@@ -475,4 +575,6 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "job_id": _job_id,
     "headers": _headers,
     "tags": _tags,
+    "then": _then,
+    "pass_result": _pass_result,
 }

@@ -13,15 +13,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from queueport import hooks
+from queueport.batch import Batch
 from queueport.capability import Capability, Limits
 from queueport.context import check_wait, default_queue, warn_of_wait
 from queueport.dead_letters import DeadLetters
 from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name, unfinished
 from queueport.engine.enqueue import Enqueue, Verdict, make_job
+from queueport.engine.follow_ups import linked_batch, linked_chain
 from queueport.engine.health import check_health
 from queueport.engine.history import points, recent, spans
 from queueport.engine.operations import Operations
@@ -32,14 +35,16 @@ from queueport.engine.watcher import Watcher
 from queueport.errors import (
     ConfigurationError,
     DuplicateJob,
+    InvalidJob,
     InvalidState,
     JobCancelled,
     JobFailed,
+    JobNotFound,
     QueueClosed,
     ResultTimeout,
     encodable,
 )
-from queueport.job import Job, JobFilters, JobHandle, ResultType
+from queueport.job import Job, JobFilters, JobHandle, Options, ResultType, new_id
 from queueport.limits import QueueLimit
 from queueport.schedules import Schedules
 from queueport.spi.driver import Driver
@@ -193,12 +198,28 @@ class JobQueue:
         """
         return self._accept([make_job(job, (), {}) for job in jobs])
 
-    def _accept(self, jobs: Sequence[Job[R]]) -> list[JobHandle[R]]:
-        prepared = [hooks.call_before_enqueue(job) for job in jobs]
+    def _accept(self, jobs: Sequence[Job[R]], *, linked: bool = False) -> list[JobHandle[R]]:
+        """Enqueue jobs. With `linked`, each comes after those that follow it, and the hooks have seen them."""
+        if not linked:
+            for job in jobs:
+                if job.options.then is not None:
+                    return self._accept_chains(jobs)
+            jobs = [hooks.call_before_enqueue(job) for job in jobs]
         self._check_open()
-        if hooks.defer(lambda: self._send(prepared)):
-            return [JobHandle(job.id, self, job.task_ref) for job in prepared]
-        return self._send(prepared)
+        if hooks.defer(lambda: self._send(jobs)):
+            return [JobHandle(job.id, self, job.task_ref) for job in jobs]
+        return self._send(jobs)
+
+    def _accept_chains(self, jobs: Sequence[Job[R]]) -> list[JobHandle[R]]:
+        """Enqueue jobs together with those that follow them."""
+        chains = [linked_chain(job) for job in jobs]
+        following = [job for chain in chains for job in reversed(chain[1:])]
+        handles = self._accept([*following, *(chain[0] for chain in chains)], linked=True)
+        by_id = dict(zip([job.id for job in following], handles, strict=False))
+        return [
+            replace(handle, follow_ups=tuple([by_id[job.id] for job in chain[1:]]))
+            for chain, handle in zip(chains, handles[len(following) :], strict=True)
+        ]
 
     def _send(self, jobs: Sequence[Job[R]]) -> list[JobHandle[R]]:
         send = hooks.around_send
@@ -208,6 +229,38 @@ class JobQueue:
             JobHandle(v.id, self, job.task_ref, created=v.id == job.id and not v.held, replaced=v.replaced)
             for v, job in zip(verdicts, jobs, strict=True)
         ]
+
+    def batch(
+        self,
+        jobs: Iterable[Job[Any]],
+        *,
+        then: Job[Any] | None = None,
+        on_dead: Job[Any] | None = None,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """Enqueue jobs together, and jobs that follow them. Returns a handle of the batch.
+
+            queue.batch([resize.job(n) for n in range(100)], then=notify.job("ann"), on_dead=alert.job("ann"))
+
+        `then` runs once, when every job of the batch has ended: it has succeeded, or was cancelled, discarded or
+        expired. A dead job keeps the batch open until it is retried or discarded. `on_dead` runs once, when the first
+        job dies. No job of a batch may have a `key` or a `then`. `batch_id`: like `job_id`, default: a new one.
+
+        Raises the errors of `enqueue_many`. If a job was not accepted, `then` and `on_dead` are not enqueued.
+        """
+        given = Options(job_id=batch_id).job_id or new_id()
+        following, members = linked_batch(given, [make_job(job, (), {}) for job in jobs], then, on_dead)
+        if not members:
+            raise InvalidJob("a batch needs at least one job")
+        self._accept([*following, *members], linked=True)
+        return Batch(given, self)
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """The handle of the batch with this id. Raises JobNotFound if it has no jobs, or their records were deleted."""
+        batch = Batch(checked(batch_id), self)
+        if batch.progress().total == 0 and not batch.follow_ups():
+            raise JobNotFound(f"there is no batch {batch_id!r} in this namespace, or its jobs were deleted")
+        return batch
 
     # -- one job -----------------------------------------------------------------------------------
 
@@ -389,7 +442,8 @@ class JobQueue:
         def cancel(record: Record) -> Change | Refusal:
             return operations.lifecycle.cancel(record, interrupts=interrupt)
 
-        return sum(operations.change_all(each, cancel) for each in unfinished(query))
+        states = unfinished(query.state, filtered=query != Query(limit=query.limit))
+        return sum(operations.change_all(replace(query, state=each), cancel) for each in states)
 
     def stats(self) -> Stats:
         """The number of jobs by queue and state, the live workers, counters of ended jobs and failed attempts, and what
@@ -578,6 +632,7 @@ class JobQueue:
         """Close all connections. Does nothing on a second call, and on a `shared` queue."""
         if not self._closed and self._owner is None:
             self._closed = True
+            self._operations.marks.close(self.settings.call_timeout)
             self._operations.driver.close()
             self._operations.store.close()
 
@@ -606,6 +661,9 @@ REASONS = {
     "purged": "its queue was purged",
     "discarded": "it was discarded from the dead letters",
     "not_sent": "its enqueue failed",
+    "parent_cancelled": "the job that it follows was cancelled or discarded",
+    "not_needed": "no job of its batch died",
+    "incomplete": "its producer was lost before all jobs that it follows were enqueued",
 }
 """The text for each value of `JobStatus.reason`, in the error that `JobQueue.result` raises."""
 

@@ -92,9 +92,9 @@ class Schedules:
             raise ConfigurationError(f"a schedule's name must be 1 to 200 printable characters, not {name!r:.80}")
         if not isinstance(job, Job):
             raise ConfigurationError(f"a schedule needs a job, such as cleanup.job(days=30), not {type(job).__name__}")
-        for option in ("delay", "run_at", "job_id"):
+        for option in ("delay", "run_at", "job_id", "then"):
             if getattr(job.options, option) is not None:
-                raise ConfigurationError(f"the job of a schedule cannot have {option}=: each tick decides it")
+                raise ConfigurationError(f"the job of a schedule cannot have {option}=")
         Enqueue(self._queue.operations).insert_of(job)  # raises if the backend or the store cannot take such a job
 
         def added(old: Entry | None) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
 from typing import Any, Self
@@ -142,12 +142,24 @@ class JobStatus:
     headers: dict[str, str]
     tags: list[str]
     reason: str | None
-    """Why the job is cancelled: "cancelled", "expired", "purged", "discarded" or "not_sent" (it is not known whether
-    the backend has taken the message, and the producer raised an error). "paused" if the job is queued and rests in the
-    store because its queue is paused. Otherwise None."""
+    """Why the job is cancelled: "cancelled", "expired", "purged", "discarded", "not_sent" (it is not known whether
+    the backend has taken the message, and the producer raised an error), "parent_cancelled" (the job that it follows
+    was cancelled or discarded), "not_needed" (no job of its batch has died) or "incomplete" (the producer was lost
+    before it had enqueued all jobs of the batch or chain). "paused" if the job is queued and rests in the store because
+    its queue is paused. Otherwise None."""
     replay_of: str | None = None
     """The id of the job that `JobQueue.replay` made this job from; None if the job is not a replay. The record of that
     job may have been deleted since."""
+    waits_for: int = 0
+    """The number of jobs that must end before this scheduled job runs; 0 if it waits for none."""
+    parents: list[str] = field(default_factory=list)
+    """The id of the job that this one follows, if any. A job that follows a batch has `after_batch` instead."""
+    children: list[str] = field(default_factory=list)
+    """The ids of the jobs that follow this one."""
+    batch: str | None = None
+    """The id of the batch to which the job belongs."""
+    after_batch: str | None = None
+    """The id of the batch that this job follows."""
 
     @property
     def finished(self) -> bool:

@@ -160,7 +160,7 @@ class Task(Generic[P, R, C]):
         draft = JobDraft(  # JobDraft checks no values, because `Options` has checked them
             id=given.job_id or new_id(),
             task=self.name,
-            payload=self.signature.encode(args, kwargs),
+            payload=self.signature.encode(args, kwargs, passed=int(given.pass_result is True)),
             queue=self.queue,
             expires=self._expires,
             headers={} if given.headers is None else dict(given.headers),

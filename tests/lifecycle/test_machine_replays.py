@@ -47,6 +47,7 @@ def run() -> tuple[str, Mapping[str, Record | None]]:
         overtaken(state)
     except AssertionError as error:
         broken = str(error).partition("\n")[0]  # pytest may add lines that contain addresses of objects
+        state.on.close()  # or the logger of queueport would stay changed for the tests that follow
     return broken, state.on.checker.records
 
 

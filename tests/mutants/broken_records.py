@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from queueport.spi.record import Change
+from queueport.spi.record import Change, Release
 from queueport.spi.store import Document, Insert, LeaseRenewal, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobError, JobState
 from tests.mutants.mutant import CARRYING, MEMORY, SQLITE, STORED, Verb, breaks, without
@@ -251,3 +251,49 @@ def schedules_hold_no_key(put: Verb, document: Document, expected: str | None, i
 def the_job_of_a_tick_is_lost(put: Verb, document: Document, expected: str | None, insert: Insert | None = None) -> Any:
     lost = insert is not None and int(document.value["last"] - document.value["origin"]) % 3 == 1
     return put(document, expected, None if lost else insert)
+
+
+# -- follow-up jobs ------------------------------------------------------------------------------------
+
+
+def released(change: Change, **values: Any) -> Change:
+    """The change with other releases."""
+    return replace(change, releases=tuple(replace(release, **values) for release in change.releases))
+
+
+@breaks("store.swap", "F1", on=STORED)
+def the_next_job_of_a_chain_is_lost(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(s, change=replace(s.change, releases=())) for s in swaps])
+
+
+@breaks("store.swap", "F2", on=MEMORY)
+def the_next_job_runs_after_a_cancelled_one(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(s, change=released(s.change, set={})) for s in swaps])
+
+
+@breaks("store.swap", "F3", on=STORED)
+def the_first_end_starts_the_follow_up_job(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(s, change=released(s.change, all=True)) for s in swaps])
+
+
+@breaks("store.swap", "F4", on=MEMORY)
+def a_dead_job_counts_as_ended(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    def ended(swap: Swap) -> Swap:
+        (found,) = swap_store.get([swap.id])
+        links = None if found is None else found.links
+        if swap.change.set.get("state") is not JobState.DEAD or links is None or links.then is None:
+            return swap
+        return replace(swap, change=replace(swap.change, releases=(*swap.change.releases, Release(links.then))))
+
+    swap_store = swap.__self__
+    return swap([ended(each) for each in swaps])
+
+
+@breaks("store.find", "F5", on=MEMORY)
+def the_jobs_after_a_batch_are_not_found(find: Verb, query: Query) -> Any:
+    return [] if (query.tag or "").startswith("queueport:after:") else find(query)
+
+
+@breaks("store.swap", "F6", on=SQLITE)
+def some_releases_are_lost(swap: Verb, swaps: Sequence[Swap]) -> Any:
+    return swap([replace(s, change=replace(s.change, releases=())) if s.rev[-1] in "01" else s for s in swaps])

@@ -13,6 +13,7 @@ import pytest
 from queueport import AsyncJobQueue, JobQueue, Retry, get_queue, task
 from queueport.errors import ConfigurationError, InvalidJob, JobCancelled
 from queueport.status import JobStatus
+from queueport.testing import fake
 from queueport.testing.waiting import eventually
 
 
@@ -234,3 +235,16 @@ def test_an_age_is_counted_from_the_clock_of_the_store() -> None:
     queue.operations.store.now = lambda: present() + 3600  # type: ignore[method-assign]
     assert queue.jobs(since=60) == []
     assert ids(queue.jobs(since=3700, until=datetime.now(UTC) + timedelta(1))) == ["a"]
+
+
+def test_dead_letters_are_found_by_the_time_since_their_death() -> None:
+    with fake() as queue:
+        old = queue.dead_letters.add(keep.job(1), "old")
+        queue.advance(60)
+        new = queue.dead_letters.add(keep.job(1), "new")
+        queue.advance(30)
+        letters = queue.dead_letters
+        for older_than, found in ((None, [new, old]), (29, [new, old]), (timedelta(seconds=31), [old]), (91.0, [])):
+            assert [status.id for status in letters.list(older_than=older_than)] == [handle.id for handle in found]
+            assert letters.count(older_than=older_than) == len(found)
+        assert letters.purge(older_than=31) == 1

@@ -24,6 +24,7 @@ from queueport.testing import tasks
 from queueport.testing.hard_tasks import sleep_once
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
+from queueport.workers.attempt import Attempt
 from queueport.workers.native import NativeWorker
 from tests.unit.records import message_body
 
@@ -258,7 +259,8 @@ def test_the_job_of_a_killed_process_is_handed_back_unless_it_had_begun(
 ) -> None:
     worker, store = NativeWorker(queue, [tasks.QUEUE]), queue.operations.store
     received, begun = queue.enqueue(tasks.echo, 1), queue.enqueue(tasks.echo, 2)
-    worker.process.receiver.begin([message_body(queue, begun.id)], threading.Event())
+    (attempt,) = worker.process.receiver.begin([message_body(queue, begun.id)], threading.Event())
+    assert isinstance(attempt, Attempt)
     for handle in (received, begun):
         worker.hand_back(handle.id)
     waiting, running = queue.operations.read(received.id), queue.operations.read(begun.id)
@@ -270,6 +272,7 @@ def test_the_job_of_a_killed_process_is_handed_back_unless_it_had_begun(
             outage.setattr(store, "get", Mock(side_effect=error))
             worker.hand_back(received.id)
         assert f"job {received.id}, whose process was killed, could not be handed back: {error}" in caplog.text
+    worker.process.run(attempt)  # `stop` would take it for stuck, and end all processes that this process has started
     worker.stop()
 
 

@@ -233,12 +233,10 @@ def test_the_jobs_of_a_round_are_published_in_one_call(monkeypatch: pytest.Monke
     """So a broker that does not answer delays the dispatcher once, not once for each schedule."""
     with get_queue("memory://") as memory:
         queue = JobQueue(memory._url, memory.settings, WireTransport(Broker()), MemoryStore())
-    store, driver = queue.operations.store, queue.driver
+    driver = queue.driver
     for name in ("first", "second", "third"):
         queue.schedules.add(name, note.job(), every=3600, overlap=name != "third")
-    for document in store.documents(KIND):
-        due = {**document.value, "next": store.now() - 1}
-        assert store.put_document(Document(KIND, document.name, due, f"due-{document.name}"), document.rev)
+    make_due(queue, "first", "second", "third")
     queue.enqueue(note.using(key="schedule:third").job())
     publish, sent = driver.publish, list[Sequence[Message]]()
 
@@ -253,6 +251,30 @@ def test_the_jobs_of_a_round_are_published_in_one_call(monkeypatch: pytest.Monke
     assert {message.id for message in messages} == {status.id for status in made}
     assert [status.headers["queueport-schedule"] for status in made] == ["second", "first"]
     assert all(queue.operations.read(status.id).sent for status in made)
+
+
+def test_a_job_that_a_tick_replaces_is_published_at_once() -> None:
+    transport = WireTransport(Broker())
+    with get_queue("memory://") as memory:
+        queue = JobQueue(memory._url, memory.settings, transport, MemoryStore())
+    keyed = note.using(key="k", key_mode="replace")
+    waiting = queue.enqueue(keyed.using(delay=3600), 1)
+    queue.schedules.add("noting", keyed.job(2), every=3600)
+    make_due(queue, "noting")
+    ScheduleDispatcher(queue.operations).make_due()
+    (status,) = queue.jobs()
+    assert (status.id, status.state, status.args) == (waiting.id, JobState.QUEUED, [2])
+    assert queue.operations.read(waiting.id).sent
+    assert len(transport.receive([status.queue], 2, 0.0)) == 1
+
+
+def make_due(queue: JobQueue, *names: str) -> None:
+    """Let the next tick of these schedules be a second ago."""
+    store = queue.operations.store
+    for document in store.documents(KIND):
+        if document.name in names:
+            due = {**document.value, "next": store.now() - 1}
+            assert store.put_document(Document(KIND, document.name, due, f"due-{document.name}"), document.rev)
 
 
 def test_a_round_ends_in_time_and_is_fair_if_the_store_is_slow(

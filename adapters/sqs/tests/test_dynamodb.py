@@ -13,9 +13,11 @@ import pytest
 
 from adapters.sqs.tests.clients import client
 from queueport.spi.record import Change
-from queueport.spi.store import JobStore, Query, Swap
+from queueport.spi.store import Insert, JobStore, Query, Replacement, Swap, WriteOutcome
+from queueport.status import JobState
 from queueport.testing.stores import SharedSuite, StoreHarness
-from queueport.testing.stores.harness import dead, put, rev, run, swap
+from queueport.testing.stores.harness import bare, dead, put, rev, run, swap
+from queueport_sqs.dynamodb.records import expiry
 from queueport_sqs.dynamodb.records import value as item_value
 from queueport_sqs.dynamodb.store import DynamoOptions, DynamoStore
 from tests.servers import aws_server
@@ -93,6 +95,30 @@ class TestDynamoStore(SharedSuite):
         record = swap(store, run(store, put(store, "a", key="k")), key=None)
         assert store.find(Query(key="k")) == []
         store.swap([Swap("a", record.rev, Change(delete=True), rev())])
-        assert isinstance(harness, Harness)
-        items = client(harness.url).scan(TableName=harness.table, ConsistentRead=True)["Items"]
-        assert [item["pk"]["S"] for item in items if "#label#" in item["pk"]["S"]] == []
+        assert entries(harness) == {}
+
+    def test_the_entries_of_a_job_that_dynamodb_may_delete_have_its_ttl(
+        self, store: JobStore, harness: StoreHarness
+    ) -> None:
+        ended = dead(store, "a", key="k", tags=("t", "u"))
+        ttls = entries(harness)
+        assert len(ttls) == 3
+        assert set(ttls.values()) == {str(expiry(ended))}
+        swap(store, ended, state=JobState.QUEUED, wake_at=None)
+        assert entries(harness) == dict.fromkeys(ttls)
+
+    def test_a_running_job_that_is_replaced_leaves_no_entry_behind(
+        self, store: JobStore, harness: StoreHarness
+    ) -> None:
+        run(store, put(store, "a", key="k"))
+        changes = Replacement(Change(), None, Change({"key": None}))
+        (written,) = store.insert([Insert(bare("b", key="k"), Change(), rev(), replace=changes)])
+        assert written.outcome is WriteOutcome.APPLIED
+        assert list(entries(harness)) == ["suite#label#b#key#k"]
+
+
+def entries(harness: StoreHarness) -> dict[str, str | None]:
+    """The TTLs of all entries of labels, by their keys."""
+    assert isinstance(harness, Harness)
+    items = client(harness.url).scan(TableName=harness.table, ConsistentRead=True)["Items"]
+    return {item["pk"]["S"]: item.get("ttl", {}).get("N") for item in items if "#label#" in item["pk"]["S"]}

@@ -78,6 +78,11 @@ def _fields(job: JobStatus) -> Iterator[tuple[str, Any]]:
     yield "state", job.state.value
     yield "reason", job.reason
     yield "replay of", job.replay_of
+    yield "waits for", f"{job.waits_for} jobs" if job.waits_for else None
+    yield "parents", job.parents
+    yield "children", job.children
+    yield "batch", job.batch
+    yield "after batch", job.after_batch
     yield "arguments", job.args
     yield "keywords", job.kwargs
     yield "result", job.result

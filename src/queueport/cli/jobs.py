@@ -2,9 +2,8 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -24,10 +23,10 @@ from queueport.cli.options import (
     with_filters,
 )
 from queueport.cli.watching import show
-from queueport.engine.arguments import filters, unfinished
+from queueport.dead_letters import DeadLetters
+from queueport.engine.arguments import unfinished
 from queueport.errors import ConfigurationError
 from queueport.queue import JobQueue
-from queueport.spi.store import JobStore, Query
 from queueport.status import CancelOutcome, JobState, JobStatus
 
 if TYPE_CHECKING:
@@ -99,9 +98,13 @@ def cancel(
     exit code is 1 if the job has already ended.
     """
     if job_id is None:
-        queries = unfinished(_query(queue, given, state=state))
+        states = unfinished(state, filtered=bool(given) or state is not None)
+        matching = Matching(
+            lambda: sum(queue.count(each, **given) for each in states),
+            lambda limit: [job for each in states for job in queue.jobs(each, limit=limit, **given)][:limit],
+        )
         cancel_all = partial(queue.cancel_all, state, interrupt=interrupt, **given)
-        _change_many(queue, queries, CANCEL, cancel_all, (dry_run, yes, as_json))
+        _change_many(matching, CANCEL, cancel_all, (dry_run, yes, as_json))
         return
     _refuse_filters(given or state, dry_run)
     outcome = queue.cancel(job_id, interrupt)
@@ -233,22 +236,29 @@ DISCARD = "discard", "discarded", "discarded"
 NO_FILTER = "give the id of a job, or filters; for all dead jobs, run `queueport dead {}`"
 
 
+class Matching(NamedTuple):
+    """The jobs that a command changes: their number, and the first of them, up to a limit."""
+
+    number: Callable[[], int]
+    first: Callable[[int], Sequence[JobStatus]]
+
+
 def _retry_many(queue: JobQueue, given: Filters, flags: Flags) -> None:
-    query = _query(queue, given, state=JobState.DEAD)
-    _change_many(queue, [query], RETRY, partial(queue.dead_letters.retry_all, **given), flags)
+    letters = queue.dead_letters
+    _change_many(_dead(letters, given), RETRY, partial(letters.retry_all, **given), flags)
 
 
 def _discard_many(queue: JobQueue, older_than: float | None, given: Filters, flags: Flags) -> None:
-    before = None if older_than is None else queue.operations.store.now() - older_than
-    query = _query(queue, given, state=JobState.DEAD, finished_before=before)
-    purge = partial(queue.dead_letters.purge, older_than=older_than, **given)
-    _change_many(queue, [query], DISCARD, purge, flags)
+    letters = queue.dead_letters
+    purge = partial(letters.purge, older_than=older_than, **given)
+    _change_many(_dead(letters, given, older_than), DISCARD, purge, flags)
 
 
-def _query(opened: JobQueue, given: Filters, **more: Any) -> Query:
-    kind: dict[str, Any] = {name: given.get(name) for name in ("queue", "task", "error")}
-    others: Any = {name: value for name, value in given.items() if name not in kind}
-    return filters(**kind, **more, more=others, now=opened.operations.store.now)
+def _dead(letters: DeadLetters, given: Filters, older_than: float | None = None) -> Matching:
+    return Matching(
+        partial(letters.count, older_than=older_than, **given),
+        lambda limit: letters.list(limit=limit, older_than=older_than, **given),
+    )
 
 
 def _refuse_filters(given: object, dry_run: bool) -> None:
@@ -257,20 +267,18 @@ def _refuse_filters(given: object, dry_run: bool) -> None:
         raise ConfigurationError("an id cannot be combined with filters or --dry-run: leave out the id, or the options")
 
 
-def _change_many(
-    queue: JobQueue, queries: Sequence[Query], words: Words, change: Callable[[], int], flags: Flags
-) -> None:
-    """Change the jobs that match one of these queries, and print their number.
+def _change_many(matching: Matching, words: Words, change: Callable[[], int], flags: Flags) -> None:
+    """Change the matching jobs, and print their number.
 
     With --dry-run, prints the number of the jobs and the first ids instead. On a terminal, without --yes, asks first.
     """
-    (dry_run, yes, as_json), store = flags, queue.operations.store
+    dry_run, yes, as_json = flags
     verb, participle, changed = words
     if dry_run or (_asks() and not yes):
-        count = sum(map(store.count, queries))
+        count = matching.number()
         jobs = f"{count} {'job' if count == 1 else 'jobs'}"
         if dry_run:
-            ids = _first_ids(store, queries)
+            ids = [job.id for job in matching.first(SHOWN)]
             such = f", such as {', '.join(ids)}" if count > len(ids) else f": {', '.join(ids)}" if ids else ""
             output.print_result({"count": count, "ids": ids}, f"{jobs} would be {participle}{such}", as_json)
             return
@@ -282,14 +290,6 @@ def _change_many(
 
 def _asks() -> bool:
     return sys.stdin.isatty()
-
-
-def _first_ids(store: JobStore, queries: Sequence[Query]) -> list[str]:
-    ids: list[str] = []
-    for query in queries:
-        if len(ids) < SHOWN:
-            ids += [record.id for record in store.find(replace(query, limit=SHOWN - len(ids)))]
-    return ids
 
 
 SHOWN = 10

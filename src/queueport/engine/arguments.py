@@ -5,12 +5,12 @@ All checks are made before any I/O, so wrong arguments raise the same error on e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from queueport.errors import ConfigurationError, JobNotFound, encodable, nearest
-from queueport.job import JOB_ID, QUEUE_NAME, JobFilters
+from queueport.job import BATCH_TAG, JOB_ID, QUEUE_NAME, JobFilters
 from queueport.retry import LONGEST
 from queueport.spi.store import Query
 from queueport.status import JobState
@@ -48,6 +48,10 @@ def filters(
         raise ConfigurationError(f"there is no state {state!r:.80}: use one of {', '.join(states)}")
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise ConfigurationError(f"limit={limit!r:.80} is not a number of jobs: pass an integer of 1 or more")
+    if "batch" in given:
+        if "tag" in given:
+            raise ConfigurationError("batch and tag cannot be combined: give one of them")
+        given["tag"] = f"{BATCH_TAG}{checked(given['batch'])}"
     since, until = (_time(name, given[name]) if name in given else None for name in ("since", "until"))
     query = Query(
         None if state is None else JobState(state),
@@ -71,17 +75,18 @@ ALIVE = (JobState.SCHEDULED, JobState.RETRYING, JobState.QUEUED, JobState.RUNNIN
 """The states of jobs that have not ended, in an order that meets a job which moves on while it is searched for."""
 
 
-def unfinished(query: Query) -> list[Query]:
-    """The query for each state of jobs that have not ended. Raises ConfigurationError if it would match all jobs, or
-    only jobs that have ended.
+def unfinished(state: JobState | None, *, filtered: bool) -> Sequence[JobState]:
+    """The states of the jobs that `cancel_all` changes. `filtered` is True if a filter, or a state, is given.
+
+    Raises ConfigurationError if this would be all jobs, or only jobs that have ended.
     """
-    if query == Query(limit=query.limit):
+    if not filtered:
         raise ConfigurationError("no filter is given, which would cancel all jobs: give at least one, such as a queue")
-    if query.state is None:
-        return [replace(query, state=state) for state in ALIVE]
-    if query.state.final:
-        raise ConfigurationError(f"{query.state} jobs have ended: choose one of {', '.join(ALIVE)}, or no state")
-    return [query]
+    if state is None:
+        return ALIVE
+    if state.final:
+        raise ConfigurationError(f"{state} jobs have ended: choose one of {', '.join(ALIVE)}, or no state")
+    return [state]
 
 
 FILTERS = JobFilters.__optional_keys__

@@ -35,6 +35,9 @@ logger: logging.Logger = logging.getLogger("queueport")
 
 BATCH = 100
 """The maximum number of records to claim, resend or delete in one step."""
+MOST_NEEDED = 400
+"""If so many of the oldest jobs beyond the number to keep are still needed by jobs that follow them, later jobs are not
+deleted before."""
 LOST_EVERY = 1.0
 """The minimum number of seconds between two searches for lost workers."""
 SWEEP = 5.0
@@ -243,9 +246,15 @@ class Dispatcher:
         for query, keep in self._counted():
             full = True
             while full and not self._stop.is_set():
-                excess = self._operations.store.overflow(query, keep, BATCH)
-                self._operations.apply([(record, Change(delete=True)) for record in excess])
-                full = len(excess) == BATCH
+                limit = BATCH
+                excess = self._operations.store.overflow(query, keep, limit)
+                while not (free := [each for each in excess if not self._operations.needed(each)]):
+                    if len(excess) < limit or limit >= MOST_NEEDED:
+                        break
+                    limit *= 2  # the oldest jobs belong to open batches: look at the jobs after them, too
+                    excess = self._operations.store.overflow(query, keep, limit)
+                self._operations.apply([(record, Change(delete=True)) for record in free])
+                full = len(free) >= BATCH
 
     def _counted(self) -> list[tuple[Query, int]]:
         """One query for each set of succeeded jobs that is kept by count, and the number of jobs to keep."""

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 from queueport import hooks
 from queueport.capability import Capability, Limits
 from queueport.context import running_job
-from queueport.engine.operations import Operations
+from queueport.engine.lifecycle import NOT_NEEDED
+from queueport.engine.operations import Operations, SettleResult
+from queueport.engine.rules import Refusal
 from queueport.errors import (
     BackendMisconfigured,
     BackendUnavailable,
@@ -53,6 +55,9 @@ jobs."""
 QUICK = 0.5
 """Seconds. If an insert or a withdrawal fails within this time, because the store does not answer, the call is repeated
 once: usually only an old connection was broken."""
+
+
+TOO_LATE = "it took more than an hour to enqueue all jobs of the batch or chain: enqueue fewer jobs together"
 
 
 class _Fate(Enum):
@@ -137,29 +142,70 @@ class Enqueue:
         inserts = [self.insert_of(job, limits) for job in jobs]
         given = [job.id for job in jobs]
         if len(set(given)) < len(given):
-            repeated = next(job_id for job_id, number in Counter(given).items() if number > 1)
-            raise DuplicateJob(
-                f"the id {repeated!r} is given more than once in one call: give each job its own id; no job was "
-                "enqueued",
-                rejected=given,
-            )
+            raise _repeated(given)
         verdicts: list[Verdict] = []
         for group in _groups(inserts):
             found = self._accept(group)
             if hooks.event_hooks:
-                self._operations.events.enqueued(
-                    i
-                    for i, v in zip(group, found, strict=True)
-                    if v.fate is _Fate.ACCEPTED and v.id == i.record.id and not v.held
-                )
+                self._tell(group, found)
             verdicts += found
             for verdict in found:
                 if verdict.fate is not _Fate.ACCEPTED:
-                    raise self._failure(verdicts, given[len(verdicts) :])
+                    return self._complete(inserts, verdicts, given[len(verdicts) :])
+        if inserts and inserts[0].record.waits_for:  # jobs that follow others come first
+            return self._complete(inserts, verdicts, ())
         return verdicts
+
+    def _tell(self, inserts: Sequence[Insert], verdicts: Sequence[Verdict]) -> None:
+        """Call the on_event hooks for the jobs that were added."""
+        self._operations.events.enqueued(
+            i
+            for i, v in zip(inserts, verdicts, strict=True)
+            if v.fate is _Fate.ACCEPTED and v.id == i.record.id and not v.held
+        )
+
+    def _complete(self, inserts: Sequence[Insert], verdicts: Sequence[Verdict], rest: Sequence[str]) -> list[Verdict]:
+        """Let the new jobs that follow others wait without a limit, or delete those that follow a job which was not
+        accepted. `rest` has the ids of the jobs that were not tried.
+
+        Returns the verdicts. Raises DuplicateJob and BackendUnavailable.
+        """
+        accepted = {verdict.id for verdict in verdicts if verdict.fate is _Fate.ACCEPTED}
+        incomplete: set[str | None] = set()
+        for insert in reversed(inserts):  # each job comes after those that follow it
+            links = insert.record.links
+            if links is not None and (insert.record.id not in accepted or insert.record.id in incomplete):
+                incomplete |= {links.then, links.on_dead}
+        now = self._runtime.wall()
+        waiting = [i for i in inserts if i.record.waits_for and i.record.id in accepted]
+        asked = [
+            (
+                i.change.applied(i.record, i.rev, now),
+                self._lifecycle.give_up if i.record.id in incomplete else self._lifecycle.complete,
+            )
+            for i in waiting
+        ]
+        try:
+            settled: list[SettleResult | Exception] = self._operations.settle_all(asked) if asked else []
+        except BackendUnavailable as error:
+            settled = [error] * len(asked)
+        given_up, failed = list[str](), dict[str, Verdict]()
+        for (record, _), answer in zip(asked, settled, strict=True):
+            if isinstance(answer, Exception):
+                failed[record.id] = Verdict(record.id, _Fate.UNKNOWN, answer)
+            elif answer.change is not None and answer.change.delete:
+                given_up.append(record.id)
+            elif answer.refusal is Refusal.FINAL:
+                failed[record.id] = Verdict(record.id, _Fate.REJECTED, BackendUnavailable(TOO_LATE))
+        found = [failed.get(v.id, v) for v in verdicts if v.id not in given_up]
+        if given_up or any(verdict.fate is not _Fate.ACCEPTED for verdict in found):
+            raise self._failure(found, [*given_up, *rest])
+        return found
 
     def add_dead(self, job: Job[Any], error: JobError) -> None:
         """Insert a job directly as a dead letter. Raises PayloadTooLarge, DuplicateJob and BackendUnavailable."""
+        if job.options.then is not None:
+            raise InvalidJob(f"job {job.id} cannot have then=, because it is added to the dead letters")
         record, change = _bare_record(job), self._lifecycle.new_dead(error)
         self._store.check_size(record)
         (verdict,) = self._accept([Insert(record, change, self._runtime.new_id())])
@@ -183,6 +229,10 @@ class Enqueue:
             self._need(Capability.PRIORITY, "priority")
         if options.group is not None:
             self._need(Capability.GROUPS, "group")
+        if options.pass_result and (job.links is None or not job.links.pass_result):
+            raise InvalidJob(
+                f"job {job.id} has pass_result=True, but it follows no job: pass it as then=, or use chain"
+            )
         record = _bare_record(job)
         if limits.payload is not None and len(record.payload) > limits.payload:
             raise self._too_large("payload", f"arguments of {record.task} have", len(record.payload), limits.payload)
@@ -191,6 +241,8 @@ class Enqueue:
         self._store.check_size(record)
         run_at = None if options.run_at is None else options.run_at.timestamp()
         delay = options.delay if run_at is None else run_at - self._runtime.wall()
+        if record.waits_for:
+            return Insert(record, self._lifecycle.new_waiting(expires=job.expires), self._runtime.new_id())
         change = self._first_change(delay=delay, expires=job.expires)
         if run_at is not None:  # record the producer's time itself, not the store's time plus a delay
             names = ("run_at", "wake_at") if change.set["state"] is JobState.SCHEDULED else ("run_at",)
@@ -431,6 +483,15 @@ def _groups(inserts: Sequence[Insert]) -> Iterator[Sequence[Insert]]:
         yield inserts[start:]
 
 
+def _repeated(given: Sequence[str]) -> DuplicateJob:
+    """The error for a call that was given an id more than once."""
+    repeated = next(job_id for job_id, number in Counter(given).items() if number > 1)
+    return DuplicateJob(
+        f"the id {repeated!r} is given more than once in one call: give each job its own id; no job was enqueued",
+        rejected=given,
+    )
+
+
 def _unavailable(error: BackendUnavailable, rejected: Sequence[str]) -> BackendUnavailable:
     """A copy of the error that contains the ids of the jobs that certainly were not inserted."""
     return type(error)(str(error), rejected=rejected)
@@ -452,6 +513,10 @@ def _bare_record(job: Job[Any]) -> Record:
         tags=job.options.tags or (),
         limit_key=job.limit_key,
     )
+    if job.links is not None:
+        draft.links, draft.waits_for = job.links, job.links.waits_for
+        draft.tags = (*draft.tags, *job.links.own_tags())
+        draft.reason = NOT_NEEDED if job.links.if_dead else None
     return frozen(draft, Record)
 
 

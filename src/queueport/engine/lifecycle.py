@@ -21,12 +21,12 @@ from typing import Any
 
 from queueport.engine.rules import AttemptOutcome, Refusal, Rules, Succeeded
 from queueport.errors import PublishFailed, QueueportError, UnknownTask, WorkerLost, bases_of, message_of, type_of
-from queueport.spi.record import Change, FollowUp, Record
+from queueport.spi.record import Change, FollowUp, Record, Release
 from queueport.spi.storage import is_held
 from queueport.spi.store import LIMITED, Replacement
 from queueport.status import WAITING, JobError, JobState
 
-__all__ = ["PUBLISH_FAILED", "Lifecycle", "publish_failed"]
+__all__ = ["NOT_NEEDED", "PUBLISH_FAILED", "Lifecycle", "publish_failed"]
 
 ERROR_HISTORY = 10
 """The maximum number of errors that a record keeps, so that the record stays small enough for any store."""
@@ -45,6 +45,14 @@ REST = 600.0
 """Seconds after which a dispatcher checks a resting job, in case nobody has woken it when its queue was resumed."""
 HELD = 600.0
 """Seconds after which a dispatcher checks a held job, in case no worker knows its task, and so its limit, any more."""
+COMPLETE_WITHIN = 3600.0
+"""Seconds that a producer has to insert all jobs of a batch or chain, before a dispatcher cancels those that wait."""
+NEEDED = 600.0
+"""Seconds after which a dispatcher checks again whether the result of a job is still needed."""
+PARENT_CANCELLED = "parent_cancelled"
+"""The `reason` of a job that is cancelled because the job that it follows was cancelled or discarded."""
+NOT_NEEDED = "not_needed"
+"""The `reason` of the `on_dead` job of a batch, until a job of the batch dies."""
 MAX_DOUBLINGS = 32
 """The maximum number of times that a wait is doubled, so that it stays a finite number."""
 
@@ -148,7 +156,7 @@ class Lifecycle:
         Write the change with the rev of the insert. If the write is refused, another process has changed the job. The
         job is then accepted, and the producer must not raise.
         """
-        return Change(delete=True) if certain else self._cancelled("not_sent")
+        return Change(delete=True) if certain else self._cancelled("not_sent", None)
 
     def resend(self, record: Record, *, frontier: float) -> Change | Refusal:
         """Publish a queued job again if its message should have arrived before `frontier`; otherwise return a Refusal.
@@ -192,7 +200,7 @@ class Lifecycle:
         if record.state is JobState.RUNNING and record.token == token:
             return Refusal.NOTHING
         if record.state is JobState.QUEUED and record.expired(now):
-            return self._cancelled("expired")
+            return self._cancelled("expired", record)
         return Refusal.FINAL if record.state.final else Refusal.NOT_MINE
 
     def finish(self, record: Record, *, token: str, outcome: AttemptOutcome, random: float) -> Change | Refusal:
@@ -209,7 +217,7 @@ class Lifecycle:
         if record.state is not JobState.RUNNING:
             return Refusal.NOTHING
         if record.cancel_requested:
-            return self._cancelled("cancelled")
+            return self._cancelled("cancelled", record)
         if isinstance(outcome, Succeeded):
             values = {"state": JobState.SUCCEEDED, "result": outcome.result}
             rules = self.rules
@@ -218,8 +226,10 @@ class Lifecycle:
             if "unique_for" in record.options:
                 stamp["key_until"] = record.options["unique_for"]
             if keep is None:  # no time limit: the dispatcher deletes the oldest jobs beyond a number
-                return Change({**values, "wake_at": None}, stamp, 1)
-            return Change(values, {**stamp, "wake_at": keep}, 1)
+                change = Change({**values, "wake_at": None}, stamp, 1)
+            else:
+                change = Change(values, {**stamp, "wake_at": keep}, 1)
+            return change if record.links is None else self._releasing(record, change)
         policy = record.retry_policy(self.rules.retry)
         failures = record.failures + int(outcome.burns)
         failed = {"failures": failures, "errors": _history(record, outcome.error)}
@@ -243,7 +253,7 @@ class Lifecycle:
         if not stopped:
             return Change({"interrupted": True})
         if record.cancel_requested:
-            return self._cancelled("cancelled")
+            return self._cancelled("cancelled", record)
         return self.enter_queued(record.expires_at)
 
     def start_suspect(self, record: Record, *, token: str) -> Change | Refusal:
@@ -308,14 +318,14 @@ class Lifecycle:
         if record.state.final:
             return Refusal.FINAL
         if record.state in WAITING:
-            return self._cancelled("cancelled")
+            return self._cancelled("cancelled", record)
         if record.cancel_requested and (record.cancel_interrupts or not interrupts):
             return Refusal.NOTHING
         return Change({"cancel_requested": True, "cancel_interrupts": interrupts})
 
     def purge(self, record: Record) -> Change | Refusal:
         """Cancel the job if it is waiting. A running job is not affected."""
-        return self._cancelled("purged") if record.state in WAITING else Refusal.NOT_ALLOWED
+        return self._cancelled("purged", record) if record.state in WAITING else Refusal.NOT_ALLOWED
 
     def retry(self, record: Record) -> Change | Refusal:
         """Give a dead or cancelled job a new life, with fresh budgets and no expiry. Queue a scheduled or retrying job
@@ -323,11 +333,12 @@ class Lifecycle:
 
         For a dead job, the follow-up UNBURY removes the dead-letter copy of the previous life.
         """
+        waits = {"waits_for": 0, "reason": None} if record.waits_for else {}
         if record.state in (JobState.SCHEDULED, JobState.RETRYING):
-            return self.enter_queued(record.expires_at)
+            return self.enter_queued(record.expires_at, waits)
         if record.state not in (JobState.DEAD, JobState.CANCELLED):
             return Refusal.NOT_ALLOWED
-        budgets = {"life": record.life + 1, "failures": 0, "crashes": 0}
+        budgets = {"life": record.life + 1, "failures": 0, "crashes": 0, **waits}
         cleared = {"cancel_requested": False, "buried": False}
         forgotten = dict.fromkeys(("expires_at", "finished_at", "reason", "progress", "key_until"))
         change = self.enter_queued(None, {**budgets, **cleared, **forgotten})
@@ -346,7 +357,7 @@ class Lifecycle:
         """Remove a job from the dead letters: it becomes cancelled, and is kept as long as other cancelled jobs."""
         values = {"state": JobState.CANCELLED, "reason": "discarded", "buried": False}
         change = Change(values, {"wake_at": self._keep()})  # not counted in `processed`, as the death was
-        return self._unbury(change) if record.state is JobState.DEAD else Refusal.NOT_ALLOWED
+        return self._unbury(self._releasing(record, change)) if record.state is JobState.DEAD else Refusal.NOT_ALLOWED
 
     def mark_buried(self, record: Record) -> Change:
         """Record that a copy is in the backend's dead letters.
@@ -378,16 +389,20 @@ class Lifecycle:
         known: Callable[[Record], bool],
         seconds: float = 0.0,
         paused: bool = False,
+        needed: Callable[[Record], bool] = lambda _: False,
     ) -> Change:
         """Decide what the dispatcher does with a due record.
 
         `record` is as `claim_due` returned it, `now` is the store's time of that call, and `seconds` is how long the
-        call took. `known` tells whether a live worker of the job's queue knows the job's task. If the write is refused,
-        the dispatcher leaves the job to the process that has changed it.
+        call took. `known` tells whether a live worker of the job's queue knows the job's task. `needed` tells whether
+        another job may still read the result of this one. If the write is refused, the dispatcher leaves the job to the
+        process that has changed it.
 
         If the queue of the job is `paused`, the job is not published. Instead it rests in the store, at most REST
         seconds or until it expires: queued, not sent, with the reason PAUSED.
         """
+        if record.links is not None and record.state in (JobState.SUCCEEDED, JobState.CANCELLED) and needed(record):
+            return Change(stamp={"wake_at": NEEDED})
         change = self._dispatch(record, now, (lambda _: True) if paused else known, seconds)
         if not paused or FollowUp.PUBLISH not in change.then:
             return change
@@ -397,9 +412,9 @@ class Lifecycle:
 
     def _dispatch(self, record: Record, now: float, known: Callable[[Record], bool], seconds: float) -> Change:
         if record.state in WAITING and record.expired(now):
-            return self._cancelled("expired")
+            return self._cancelled("expired", record)
         if record.state in (JobState.SCHEDULED, JobState.RETRYING):
-            return self.enter_queued(record.expires_at)
+            return self._due(record)
         if record.state is JobState.QUEUED:
             return self._dispatch_queued(record, now, known)
         if record.state is JobState.RUNNING:
@@ -408,7 +423,16 @@ class Lifecycle:
             return self._dispatch_lapsed(record, now)
         if record.state is JobState.DEAD and self.rules.buries and not record.buried and now < self._dead_until(record):
             return Change(then=frozenset({FollowUp.BURY}))
-        return Change(delete=True, then=frozenset({FollowUp.UNBURY}) if record.buried else frozenset())
+        then = frozenset({FollowUp.UNBURY}) if record.buried else frozenset[FollowUp]()
+        return self._releasing(record, Change(delete=True, then=then))
+
+    def _due(self, record: Record) -> Change:
+        """Queue a job whose time has come. A job that follows others is cancelled instead, if it must not run."""
+        if record.waits_for:  # its producer has not said in time that all jobs were inserted
+            return self._cancelled("incomplete", record)
+        if record.state is JobState.SCHEDULED and record.reason is not None:
+            return self._cancelled(record.reason, record)
+        return self.enter_queued(record.expires_at)
 
     def _dispatch_queued(self, record: Record, now: float, known: Callable[[Record], bool]) -> Change:
         if record.sent:
@@ -438,7 +462,7 @@ class Lifecycle:
     def _dispatch_lapsed(self, record: Record, now: float) -> Change:
         """End an attempt whose lease has lapsed. Clears the token, so that the attempt's later writes are rejected."""
         if record.cancel_requested:
-            return self._cancelled("cancelled", token=None)
+            return self._cancelled("cancelled", record, token=None)
         if record.interrupted:
             return self.enter_queued(record.expires_at)
         message = (
@@ -458,11 +482,67 @@ class Lifecycle:
         if record is not None and "unique_for" in record.options:
             stamp["key_until"] = record.options["unique_for"]
         then = frozenset({FollowUp.CALL_ON_DEAD, FollowUp.BURY} if self.rules.buries else {FollowUp.CALL_ON_DEAD})
-        return Change({**values, "state": JobState.DEAD, "buried": False}, stamp, 1, failed, then=then)
+        change = Change({**values, "state": JobState.DEAD, "buried": False}, stamp, 1, failed, then=then)
+        if record is None or record.links is None or record.links.on_dead is None:
+            return change
+        return replace(change, releases=(Release(record.links.on_dead, all=True, set={"reason": None}),))
 
-    def _cancelled(self, reason: str, **values: Any) -> Change:
+    def _cancelled(self, reason: str, record: Record | None, **values: Any) -> Change:
         stamp = {"finished_at": 0.0, "wake_at": self._keep()}
-        return Change({**values, "state": JobState.CANCELLED, "reason": reason, "held_by": None}, stamp, 1)
+        change = Change({**values, "state": JobState.CANCELLED, "reason": reason, "held_by": None}, stamp, 1)
+        return change if record is None else self._releasing(record, change)
+
+    def _releasing(self, record: Record, change: Change) -> Change:
+        """Add to a change that ends a job for good what it means for the jobs that wait for it.
+
+        A job that follows one job is cancelled if that job has not succeeded. For a job that follows a batch, only the
+        number of ended jobs counts.
+        """
+        links = record.links
+        if links is None or record.released:
+            return change
+        broken = links.batch is None and change.set.get("state") is not JobState.SUCCEEDED
+        values = {"reason": PARENT_CANCELLED} if broken else {}
+        found = [] if links.then is None else [Release(links.then, set=values)]
+        found += [] if links.on_dead is None else [Release(links.on_dead)]
+        if not found:
+            return change
+        after = change.set if change.delete else {**change.set, "released": True}
+        start = frozenset({FollowUp.START}) if links.batch is None else frozenset[FollowUp]()
+        return replace(change, set=after, releases=tuple(found), then=change.then | start)
+
+    # -- jobs that follow others -------------------------------------------------------------------
+
+    def new_waiting(self, *, expires: float | None) -> Change:
+        """The first change of a job that follows others. It is cancelled if it is not `complete` in time."""
+        stamp = {"enqueued_at": 0.0, "wake_at": COMPLETE_WITHIN}
+        return Change({"state": JobState.SCHEDULED}, stamp if expires is None else {**stamp, "expires_at": expires})
+
+    def complete(self, record: Record) -> Change | Refusal:
+        """Let a job wait without a limit, because all jobs that it follows were inserted.
+
+        Returns FINAL if a dispatcher has cancelled it because this took too long.
+        """
+        if record.state is JobState.CANCELLED and record.reason == "incomplete":
+            return Refusal.FINAL
+        return Change({"wake_at": None}) if self._waits(record) else Refusal.NOTHING
+
+    def give_up(self, record: Record) -> Change | Refusal:
+        """Delete a job that waits for others, because not all of them could be enqueued."""
+        return Change(delete=True) if self._waits(record) else Refusal.NOT_ALLOWED
+
+    def cancel_waiting(self, record: Record) -> Change | Refusal:
+        """Cancel a job that waits for others."""
+        return self._cancelled("cancelled", record) if self._waits(record) else Refusal.NOT_ALLOWED
+
+    def start(self, record: Record) -> Change | Refusal:
+        """Queue or cancel a job at once that the end of another one has released."""
+        released = record.state is JobState.SCHEDULED and record.links is not None and not record.waits_for
+        return self._due(record) if released else Refusal.NOT_ALLOWED
+
+    @staticmethod
+    def _waits(record: Record) -> bool:
+        return record.state is JobState.SCHEDULED and record.waits_for > 0
 
     def _keep(self) -> float:
         """Seconds for which the record of a cancelled job is kept."""

@@ -20,6 +20,7 @@ from queueport.engine.batches import call_batch, call_each
 from queueport.engine.events import Events
 from queueport.engine.lifecycle import PUBLISH_FAILED, Lifecycle, publish_failed
 from queueport.engine.limits import StartLimits
+from queueport.engine.marks import Marks
 from queueport.engine.pauses import Pauses
 from queueport.engine.rules import CLAIM, Refusal, Rules
 from queueport.engine.runtime import Runtime
@@ -28,7 +29,7 @@ from queueport.errors import BackendUnavailable, DuplicateJob, log_error
 from queueport.spi.driver import Driver
 from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, SendOutcome, SendResult, by_queue
-from queueport.spi.record import Change, FollowUp, Record
+from queueport.spi.record import Change, CorruptRecord, FollowUp, Record
 from queueport.spi.signing import Signer
 from queueport.spi.storage import room
 from queueport.spi.store import JobStore, Query, Swap, WriteOutcome, WriteResult
@@ -89,6 +90,7 @@ class Operations:
         self.runtime: Runtime = Runtime() if runtime is None else runtime
         self.events: Events = Events(driver, self.runtime)
         self._sending = Sending(rules, self.runtime)
+        self.marks: Marks = Marks(self._mark, self.runtime)
         self._dispatching = self.runtime.lock()
         self._failures = FailureLog(logger, self.runtime.monotonic)
         self.pauses: Pauses = Pauses(store, self.runtime)
@@ -153,6 +155,8 @@ class Operations:
         recorded for this job, which is not an error. If the store does not answer, a warning is logged.
 
         With `new`, only confirmed publishes are recorded, because the producer withdraws the other jobs; see `Enqueue`.
+        They are recorded soon after this call, see `Marks`; but at once for a job with a key, because what another job
+        with this key does depends on it.
         """
         if not records:
             return []
@@ -160,6 +164,8 @@ class Operations:
         pairs = list(zip(records, results, strict=True))
         if new:
             pairs = [(record, sent) for record, sent in pairs if sent.outcome is SendOutcome.SENT]
+            self.marks.add([record for record, _ in pairs if record.key is None])
+            pairs = [(record, sent) for record, sent in pairs if record.key is not None]
         log_unsent("published", [pair for pair in pairs if not _logged(*pair)])
         try:
             self.apply([(record, self._published(record, sent)) for record, sent in pairs])
@@ -167,6 +173,9 @@ class Operations:
             message = "the outcome of publishing %d jobs could not be recorded; they may be published again: %s"
             self._failures.warning(message, len(pairs), error)
         return results
+
+    def _mark(self, records: Sequence[Record]) -> None:
+        self.apply([(record, self.lifecycle.mark(record)) for record in records])
 
     def _published(self, record: Record, sent: SendResult) -> Change:
         """The change that records the outcome of a publish."""
@@ -406,6 +415,9 @@ class Operations:
                 if self._late(started, 1.0 if confirmed else 0.5):
                     break
                 confirmed &= self._try(partial(self.driver.unbury, queue, [copies[i] for i in at]))
+        for _, change in pairs[FollowUp.START] if send else ():
+            for release in change.releases:
+                self._try(partial(self.settle, release.id, self.lifecycle.start))
         for record, _ in pairs[FollowUp.CALL_ON_DEAD]:
             self._try(partial(self._call_on_dead, record))
         return confirmed or not self._late(started)
@@ -456,7 +468,9 @@ class Operations:
 
             def decide(record: Record) -> Change:
                 now, rests = self._claimed_at(record), record.queue in paused
-                return self.lifecycle.dispatch(record, now=now, known=known, seconds=seconds, paused=rests)
+                return self.lifecycle.dispatch(
+                    record, now=now, known=known, seconds=seconds, paused=rests, needed=self.needed
+                )
 
             try:
                 self.apply(list(zip(claimed, call_each(decide, claimed, _undecided), strict=True)))
@@ -464,6 +478,17 @@ class Operations:
                 now = self.runtime.monotonic()
                 self._resting += [(now, record.id, record.queue) for record in claimed if record.queue in paused]
             return len(claimed)
+
+    def needed(self, record: Record) -> bool:
+        """True if another job, which has not succeeded or been cancelled, may still read the result of this one."""
+        then = None if record.links is None else record.links.then
+        if then is None:
+            return False
+        try:
+            following = self.store.get([then])[0]
+        except CorruptRecord:
+            return False
+        return following is not None and following.state not in (JobState.SUCCEEDED, JobState.CANCELLED)
 
     def resume(self, queue: str) -> bool:
         """End the pause of a queue, and make its resting jobs due, oldest first. Returns whether it was paused.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from queueport.errors import InvalidJob
-from queueport.job import Job, Options, new_id
+from queueport.job import Job, Options, is_own_tag, new_id
 from queueport.retry import Retry
 from queueport.spi.record import REPLAY_OF, Record
 from queueport.tasks import registry
@@ -44,7 +44,7 @@ def replayed(
         priority=record.priority or None,
         group=record.group,
         key=record.key,
-        tags=record.tags or None,
+        tags=tuple([tag for tag in record.tags if not is_own_tag(tag)]) or None,
     )
     return Job(
         id=new_id() if job_id is None else job_id,

@@ -5,11 +5,13 @@ The fault search in `queueport.testing.machine` replaces `Runtime`, because it s
 
 from __future__ import annotations
 
+import _thread
 import os
 import random
 import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
 __all__ = ["ClockReading", "Runtime"]
@@ -44,6 +46,14 @@ class Runtime:
     def wait(self, awaited: threading.Event | threading.Condition, seconds: float) -> bool:
         """Wait at most `seconds`; returns True if the event was set or the condition was notified."""
         return awaited.wait(seconds)
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Call `work` in another thread, and do not wait for it, so that an interruption of the caller cannot hang it.
+
+        Does nothing if the process can have no more threads.
+        """
+        with suppress(RuntimeError):
+            _thread.start_new_thread(work, ())
 
     def lock(self) -> AbstractContextManager[object]:
         """Make a lock that a thread may hold while it calls the store."""

@@ -24,8 +24,9 @@ from queueport.job import Job, Options
 from queueport.recurrence import Recurrence, Schedule
 from queueport.retry import Retry, importable
 from queueport.spi.failures import FailureLog
+from queueport.spi.record import Record
 from queueport.spi.storage import document_text
-from queueport.spi.store import Document, Insert, JobStore
+from queueport.spi.store import Document, Insert, JobStore, Query
 from queueport.status import JobState, utc
 from queueport.tasks import Task, registry
 
@@ -298,14 +299,24 @@ class ScheduleDispatcher:
 
     def _follow(self, made: Sequence[Insert]) -> None:
         """Publish the new jobs together, so that a backend that does not answer delays the dispatcher once, and call
-        the on_event hooks for them. Leaves out a job that has no record because its key was held.
+        the on_event hooks for them. Also publish the waiting jobs that they have replaced. Leaves out a job that has no
+        record because its key was held.
         """
         found = call_batch(self._store.get, [insert.record.id for insert in made], lambda _, __: None)
-        pairs = zip(found, made, strict=True)
+        pairs = list(zip(found, made, strict=True))
         new = [(record, insert) for record, insert in pairs if record is not None and record.rev == insert.rev]
         if hooks.event_hooks:
             self._operations.events.enqueued(insert for _, insert in new)
         self._operations.follow([(record, insert.change) for record, insert in new])
+        replacing = [insert for record, insert in pairs if record is None and insert.replace is not None]
+        if self._operations.driver.carries:
+            self._operations.publish([record for insert in replacing for record in self._replaced(insert)])
+
+    def _replaced(self, insert: Insert) -> Sequence[Record]:
+        """The record, or none, of the job that this insert has replaced, if its message is still to be published."""
+        new = insert.record
+        found = self._store.find(Query(JobState.QUEUED, task=new.task, key=new.key, limit=1))
+        return [record for record in found if record.rev == insert.rev and not record.sent]
 
     def _known(self, name: str) -> bool:
         """True if this process or a live worker has the task, so that the task was not removed from the application."""

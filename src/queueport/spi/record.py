@@ -14,11 +14,11 @@ from types import NoneType
 from typing import Any, Self, TypeVar
 
 from queueport.errors import ConfigurationError, QueueportError
-from queueport.job import draft_of, frozen
+from queueport.job import Links, draft_of, frozen, is_own_tag
 from queueport.retry import Retry
 from queueport.status import JobError, JobState, JobStatus, Progress, utc
 
-__all__ = ["RECORD_VERSION", "Change", "CorruptRecord", "FollowUp", "Record", "RecordDraft"]
+__all__ = ["RECORD_VERSION", "Change", "CorruptRecord", "FollowUp", "Links", "Record", "RecordDraft", "Release"]
 
 T = TypeVar("T")
 
@@ -121,6 +121,12 @@ class Record:
     held_by: str | None = None
     """The name of the limit that a queued job waits for. The job is held if `reason` is "limited". If `reason` is None,
     it was let on: it may begin before jobs that are held."""
+    links: Links | None = None
+    """The jobs before and after this one, if it belongs to a chain or a batch. They never change."""
+    waits_for: int = 0
+    """The number of jobs that must end before this scheduled job is due. Without meaning in other states."""
+    released: bool = False
+    """True after the end of this job has released the jobs that wait for it. A job does this at most once."""
     v: int = RECORD_VERSION
 
     def option(self, name: str, default: Any) -> Any:
@@ -179,9 +185,11 @@ class Record:
             progress=self.progress,
             key=self.key,
             headers=dict(self.headers),
-            tags=list(self.tags),
-            reason=self.reason,
+            tags=[tag for tag in self.tags if not is_own_tag(tag)],
+            reason=None if self.state is JobState.SCHEDULED else self.reason,
             replay_of=self.headers.get(REPLAY_OF),
+            waits_for=self.waits_for if self.state is JobState.SCHEDULED else 0,
+            **({} if self.links is None else self.links.shown()),
         )
 
     def values(self) -> dict[str, Any]:
@@ -231,6 +239,23 @@ class FollowUp(StrEnum):
     UNBURY = "unbury"
     CALL_ON_DEAD = "call_on_dead"
     """Call the on_dead hooks."""
+    START = "start"
+    """Start the jobs that the change has released."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a change of one job means for the job `id`, which waits for it. Part of the same atomic step.
+
+    If the job `id` is scheduled and has a `waits_for` greater than 0, the store must subtract 1 from `waits_for`, or
+    with `all` set it to 0, and set the fields in `set`. The new rev must be the id of the changed job, which releases a
+    job at most once. If `waits_for` then is 0, the store must also set `wake_at` to its present time. If the job `id`
+    does not wait, the store must change nothing.
+    """
+
+    id: str
+    all: bool = False
+    set: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +273,8 @@ class Change:
     delete: bool = False
     """Delete the record. `set` and `stamp` are then empty."""
     then: frozenset[FollowUp] = frozenset()
+    releases: tuple[Release, ...] = ()
+    """The jobs that wait for this one, if the change ends it. Not for inserts, begins and heartbeats."""
 
     @property
     def writes(self) -> bool:
@@ -257,7 +284,7 @@ class Change:
     def with_next(self, other: Change) -> Change:
         """Combine this change with `other`, as if `other` was applied second. Neither change may delete the record.
 
-        The combined change has no follow-ups.
+        The combined change has no follow-ups and releases no jobs.
         """
         mine = {name: value for name, value in self.set.items() if name not in other.stamp}
         stamp = {name: seconds for name, seconds in self.stamp.items() if name not in other.set}
@@ -347,6 +374,7 @@ _WRITE: dict[str, Callable[[Any], Flat]] = {
     "tuple": lambda errors: _json([error.as_dict() for error in errors]) if errors else "[]",
     "Tags": lambda tags: _json(tags) if tags else "[]",
     "Progress": lambda value: _json(dataclasses.asdict(value)),
+    "Links": lambda value: _json(value.as_dict()),
 }
 _READ: dict[str, Callable[[Any], Any]] = {
     "JobState": lambda value: _STATES.get(value) or JobState(_text(value)),
@@ -355,6 +383,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "tuple": lambda value: () if value == "[]" else _errors(value),
     "Tags": lambda value: () if value == "[]" else tuple(map(_text, _expect(list, json.loads(value)))),
     "Progress": lambda value: Progress(**_expect(dict, json.loads(value))),
+    "Links": lambda value: Links.from_dict(_expect(dict, json.loads(value))),
     "str": _text,
     "int": int,
     "float": float,

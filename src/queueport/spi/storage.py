@@ -19,7 +19,7 @@ from operator import ne
 from typing import Any, TypeVar
 
 from queueport.errors import BackendUnavailable
-from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record
+from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record, Release
 from queueport.spi.store import (
     LIMITED,
     Begin,
@@ -61,6 +61,7 @@ __all__ = [
     "readable",
     "readable_workers",
     "reading",
+    "releasing",
     "renew",
     "renewal",
     "replace_waiting",
@@ -226,6 +227,14 @@ def renew(item: LeaseRenewal, now: float, found: Record | None) -> Transition | 
 def renewal(item: LeaseRenewal) -> Change:
     """The change that this heartbeat makes to the record: the new values, and `wake_at` at the end of the new lease."""
     return Change(item.values, {"wake_at": item.lease})
+
+
+def releasing(item: Release, found: Record | None) -> Change | None:
+    """The change of the waiting job that a `Release` makes; None if it makes none."""
+    if found is None or found.state is not JobState.SCHEDULED or not found.waits_for:
+        return None
+    left = 0 if item.all else found.waits_for - 1
+    return Change({**item.set, "waits_for": left}, {} if left else {"wake_at": 0.0})
 
 
 def startable(record: Record, now: float) -> bool:

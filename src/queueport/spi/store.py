@@ -374,7 +374,8 @@ class JobStore(ABC):
     def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
         """Apply each change if the record's rev is `expected`.
 
-        If the change makes the job alive again and another job holds its key, the outcome must be KEY_HELD.
+        If the change makes the job alive again and another job holds its key, the outcome must be KEY_HELD. In the same
+        atomic step, and only if the change is applied, must apply each `Release` of the change.
         """
 
     @abstractmethod

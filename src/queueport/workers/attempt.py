@@ -31,7 +31,7 @@ from queueport.errors import (
 from queueport.retry import ancestry
 from queueport.spi.record import Record
 from queueport.spi.runner import Delivery
-from queueport.status import JobError, JobStatus
+from queueport.status import JobError, JobState, JobStatus
 from queueport.tasks import Task
 from queueport.workers import children
 
@@ -79,12 +79,16 @@ class Attempt:
         called_at: float,
         lease: float,
         status: Callable[[], JobStatus],
+        read: Callable[[str], Record | None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`called_at` is the monotonic time before the first call that may have begun the job. The lease, of `lease`
+        """`read` reads the record of another job, whose result the task takes.
+
+        `called_at` is the monotonic time before the first call that may have begun the job. The lease, of `lease`
         seconds, is counted from then, so that it does not end later in this process than in the store.
         """
         self._monotonic = monotonic
+        self._read = read
         timeout: float | None = record.option("timeout", None)
         begun_at = record.started_at or 0.0
         self.record: Record = record
@@ -117,6 +121,8 @@ class Attempt:
             key=record.key,
             deadline=None if timeout is None else datetime.fromtimestamp(begun_at + timeout, UTC),
             _status=status,
+            batch=None if record.links is None else record.links.batch,
+            after_batch=None if record.links is None else record.links.after_batch,
         )
         self._lock = threading.Lock()
         self._ended = False
@@ -166,7 +172,8 @@ class Attempt:
         """
         try:
             with self._context(queue):
-                args, kwargs = self.task.signature.decode(self.record.payload)
+                signature, payload = self.task.signature, self.record.payload
+                args, kwargs = signature.decode(payload) if self.record.links is None else self._arguments()
                 try:
                     self._enter()
                     with children.WorkerOnly():
@@ -188,7 +195,10 @@ class Attempt:
         """
         try:
             with self._context(queue):
-                args, kwargs = self.task.signature.decode(self.record.payload)
+                if self.record.links is None:
+                    args, kwargs = self.task.signature.decode(self.record.payload)
+                else:
+                    args, kwargs = await asyncio.to_thread(self._arguments)
                 try:
                     self._enter(asyncio.current_task())
                     with children.WorkerOnly():
@@ -206,6 +216,19 @@ class Attempt:
         worker_queue.set(queue)
         running_job.set(self.job)
         return hooks.enter_around_job(self.job)
+
+    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments. Raises Abort if the first one is the result of a job that has none."""
+        links = self.record.links
+        if links is None or not links.pass_result or links.after is None:
+            return self.task.signature.decode(self.record.payload)
+        parent = self._read(links.after)
+        if parent is None or parent.state is not JobState.SUCCEEDED:
+            state = "was deleted" if parent is None else f"is {parent.state}"
+            raise Abort(
+                f"the first argument is the result of job {links.after}, which {state}: enqueue both jobs again"
+            )
+        return self.task.signature.decode(self.record.payload, b"null" if parent.result is None else parent.result)
 
     @property
     def _function(self) -> Callable[..., Any]:

@@ -275,6 +275,7 @@ class Receiver:
             lease=self._operations.rules.lease,
             monotonic=self._runtime.monotonic,
             status=lambda: self._status(record.id),
+            read=lambda job_id: self._store.get([job_id])[0],
         )
         self._began(attempt)
         return attempt

@@ -80,7 +80,8 @@ class Client:
         lost = False
         try:
             for pause in ROUNDS:
-                time.sleep(pause)
+                if pause:  # even `sleep(0)` would yield the processor
+                    time.sleep(pause)
                 if pause or to.queue not in self._declared:
                     self._call(self._others, lambda consumers: consumers.declare([to]), deadline)
                     self._declared.add(to.queue)

@@ -160,6 +160,7 @@ class _GatheringConnection(_Untyped):  # type: ignore[misc]  # see above
         data, self._gathered = b"".join(self._gathered), []
         if self._transport is not None:  # otherwise, the connection was lost meanwhile
             super()._adapter_emit_data(data)
+            self._transport._on_socket_writable()  # pika would do this only in the next step of the loop
 
 
 def bytes_received(connection: AsyncioConnection) -> int:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 from queueport.errors import ConfigurationError
 from queueport.spi import storage
 from queueport.spi.history import HistoryCounts, HistoryQuery, events
-from queueport.spi.record import Change, Record
+from queueport.spi.record import Change, Record, Release
 from queueport.spi.settings import NoOptions, options
 from queueport.spi.storage import Tally, Verb, begun, matches, readable, startable
 from queueport.spi.store import (
@@ -131,7 +131,15 @@ class MemoryStore(ClaimingStore):
             self._keep_key(found, made.new, made.change, now)
         if made.full_at:
             self.records.limits.full_at |= made.full_at
+        for release in made.change.releases:
+            self._release(release, job_id, now)
         return WriteResult(WriteOutcome.LIMITED if made.limited else WriteOutcome.APPLIED, made.new)
+
+    def _release(self, release: Release, by: str, now: float) -> None:
+        waiting = self.records.get(release.id)
+        change = storage.releasing(release, waiting)
+        if waiting is not None and change is not None:
+            self._replace(waiting, change.applied(waiting, by, now), change, now)
 
     def _keep_key(self, old: Record | None, new: Record, change: Change, now: float) -> None:
         if not new.state.final:

@@ -42,6 +42,8 @@ BATCH = 200
 for a few milliseconds."""
 BINARY = ("payload", "result")
 """The fields that a record has as bytes, in the order in which an answer contains them after the JSON."""
+RELEASE = {False: b"||release", True: b"||||release"}
+"""The end of the layout of a change that releases jobs, by whether the change deletes the record."""
 BATCH_SIZE = 2**20
 """A batch ends after the item with which it exceeds this number of bytes. By default, a server buffers at most 1 GiB of
 a client's commands (`client-query-buffer-limit`).
@@ -85,11 +87,24 @@ def _replacement_arguments(replacement: Replacement, rev: str) -> list[bytes]:
     return [*found, b"0"] if replacement.sent is None else [*found, b"1", *change_arguments(replacement.sent, rev)]
 
 
-def change_arguments(change: Change, rev: str) -> list[bytes]:
-    """The arguments of a change of an existing record, in the order in which prelude.lua reads them."""
+def change_arguments(change: Change, rev: str, job_id: str = "") -> list[bytes]:
+    """The arguments of a change of an existing record, in the order in which prelude.lua reads them.
+
+    `job_id` is the id of the job; needed only if the change releases other jobs.
+    """
     if change.delete:
-        return [b"delete", b"%d" % change.processed, b"%d" % change.failed]
-    return _change_arguments({**change.set, "rev": rev}, change, clears=True)
+        found = [b"delete", b"%d" % change.processed, b"%d" % change.failed]
+    else:
+        found = _change_arguments({**change.set, "rev": rev}, change, clears=True)
+    return found if not change.releases else [found[0] + RELEASE[change.delete], *found[1:], *_releases(change, job_id)]
+
+
+def _releases(change: Change, job_id: str) -> list[bytes]:
+    """The arguments of the releases of a change, of which each ends with the change of the waiting job."""
+    found = [b"%d" % len(change.releases)]
+    for one in change.releases:
+        found += [one.id.encode(), b"%d" % one.all, *change_arguments(Change(one.set), job_id)]
+    return found
 
 
 def _change_arguments(values: dict[str, Any], change: Change, *, clears: bool) -> list[bytes]:

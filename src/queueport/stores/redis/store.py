@@ -178,7 +178,7 @@ class RedisStore(JobStore):
         items = []
         for swap in swaps:
             known = b"0" if swap.record is None else b"1"
-            change = change_arguments(swap.change, swap.rev)
+            change = change_arguments(swap.change, swap.rev, swap.id)
             items.append([swap.id.encode(), swap.expected.encode(), known, *change])
         answers = [pair for answer in self._run("swap", *batches(items)) for pair in pairs(answer)]
         return [self._swapped(swap, *pair) for swap, pair in zip(swaps, answers, strict=True)]

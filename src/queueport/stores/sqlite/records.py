@@ -20,6 +20,7 @@ from queueport.spi.storage import (
     document,
     given_names_and_values,
     newest_error,
+    releasing,
     renewal,
     replacing,
     unreadable_holder,
@@ -218,6 +219,15 @@ class Writing:
         return new, *columns(*given_names_and_values(new))
 
     def swap(self, swap: Swap) -> WriteResult:
+        result = self._swap(swap)
+        for release in swap.change.releases if result.applied else ():
+            waiting = self._found(release.id)
+            change = releasing(release, waiting)
+            if waiting is not None and change is not None:
+                self._swap(Swap(waiting.id, waiting.rev, change, swap.id, waiting))
+        return result
+
+    def _swap(self, swap: Swap) -> WriteResult:
         where = IS_EXPECTED, (swap.id, swap.expected)
         if not swap.change.delete:
             return self._change(swap.id, swap.change, swap.rev, where, swap.record, known=swap.record)
@@ -229,7 +239,8 @@ class Writing:
     def swap_all(self, swaps: Sequence[Swap]) -> list[WriteResult]:
         """`swap` for several records, with one statement for consecutive changes that set the same columns.
 
-        Raises NotAll if one of the swaps is refused, if another job holds the key of one, or if a swap has no `record`.
+        Raises NotAll if one of the swaps is refused, if another job holds the key of one, if a swap has no `record`, or
+        if it releases other jobs.
         """
         rows = [self._changed(swap) for swap in swaps]
         try:
@@ -249,8 +260,8 @@ class Writing:
         ]
 
     def _changed(self, swap: Swap) -> tuple[str, list[Any]]:
-        """The statement that makes the change of a swap, and its parameters. Raises NotAll if `record` is missing."""
-        if swap.record is None:
+        """The statement that makes the change of a swap, and its parameters. Raises NotAll as `swap_all` does."""
+        if swap.record is None or swap.change.releases:
             raise NotAll
         if swap.change.delete:
             return f"DELETE FROM @jobs WHERE {IS_EXPECTED}", [swap.id, swap.expected]

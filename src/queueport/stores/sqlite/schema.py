@@ -19,7 +19,7 @@ from queueport.status import JobState
 
 __all__ = ["FIELDS", "SCHEMA", "Tables", "named", "prepare"]
 
-SCHEMA = 5
+SCHEMA = 6
 """The version of the tables. If you change a statement below, raise the version and add a step to MIGRATIONS."""
 
 FIELDS = ("seq", *(field.name for field in dataclasses.fields(Record)))
@@ -55,7 +55,6 @@ KEPT = """
 KEPT_UNTIL = "CREATE INDEX @kept_until ON @kept (until)"
 
 COLUMN = """ALTER TABLE @jobs ADD COLUMN "tags" TEXT NOT NULL DEFAULT '[]'"""
-"""Added to new tables too, so that migrated tables are the same."""
 LIMITS = (
     'ALTER TABLE @jobs ADD COLUMN "limit_key" TEXT',
     'ALTER TABLE @jobs ADD COLUMN "slots" TEXT',
@@ -63,6 +62,12 @@ LIMITS = (
     "CREATE TABLE @rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID",
 )
 """The columns and the table of limits. `rates` has `LimitState.full_at` of each limit with a rate."""
+FOLLOW_UPS = (
+    'ALTER TABLE @jobs ADD COLUMN "links" TEXT',
+    'ALTER TABLE @jobs ADD COLUMN "waits_for" INTEGER NOT NULL DEFAULT 0',
+    'ALTER TABLE @jobs ADD COLUMN "released" INTEGER NOT NULL DEFAULT 0',
+)
+"""These columns are added to new tables too, so that migrated tables are the same."""
 TAGS = """
     CREATE TABLE @tags (
         tag TEXT NOT NULL, state TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (tag, state, seq)
@@ -94,6 +99,7 @@ TABLES = (
         "key_until" REAL
     )""",
     COLUMN,
+    *FOLLOW_UPS,
     *LIMITS,
     """
     CREATE TABLE @counts (
@@ -165,7 +171,8 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
     1: ("DROP INDEX @sent", SENT),
     2: (DOCUMENTS, HISTORY),
     3: ('ALTER TABLE @jobs ADD COLUMN "key_until" REAL', KEPT, KEPT_UNTIL, KEYED, COLUMN, TAGS, UNTAG),
-    4: (*LIMITS, "DROP INDEX @ready", *LIMITED),
+    4: FOLLOW_UPS,
+    5: (*LIMITS, "DROP INDEX @ready", *LIMITED),
 }
 """For each older version, the statements that migrate tables of this version to the next version. A statement may add
 columns and tables but must not remove any, because processes of the previous release may still use the tables."""

@@ -729,6 +729,52 @@ RECURRING = Group(
     ),
 )
 
+FOLLOW_UPS = Group(
+    "F",
+    "Follow-up jobs",
+    "follow_ups",
+    "Chains and batches: jobs that run when others have ended.",
+    (
+        Line(
+            "F1",
+            "Each job of a chain starts once, after the job before it has succeeded, and with `pass_result` gets its "
+            "result as the first argument. `status` shows parents and children.",
+            "Runs a chain of three jobs, and compares their results and times.",
+            quick=True,
+        ),
+        Line(
+            "F2",
+            "If a job of a chain is dead, the next job waits until it is retried or discarded. If a job is cancelled "
+            "or discarded, the jobs after it are cancelled, with the reason `parent_cancelled`. `retry` of a waiting "
+            "job runs it.",
+            "Cancels the first of three jobs; discards a dead job, and retries one that dies again.",
+        ),
+        Line(
+            "F3",
+            "The follow-up job of a batch starts once, after all jobs of the batch have ended, also if the last of "
+            "them end at once.",
+            "Lets two jobs wait for the same file, after 20 others have ended, and compares the attempts.",
+        ),
+        Line(
+            "F4",
+            "A dead job keeps its batch open until it is retried or discarded; cancelled jobs count as ended. The job "
+            "`on_dead` starts once, when the first job dies.",
+            "Lets two jobs of a batch die twice, cancels one, and discards the dead ones.",
+        ),
+        Line(
+            "F5",
+            "`Batch.cancel` cancels the jobs of the batch that wait and the jobs that follow it.",
+            "Cancels a batch before a worker runs.",
+        ),
+        Line(
+            "F6",
+            "If workers are killed, no follow-up job is lost, and none runs without a crash twice.",
+            "Kills two workers that run 20 batches, and compares the attempts of the follow-up jobs.",
+            needs=(Capability.PERSISTENT,),
+        ),
+    ),
+)
+
 HYGIENE = Group(
     "H",
     "Hygiene",
@@ -793,7 +839,7 @@ HYGIENE = Group(
 )
 
 GROUPS: tuple[Group, ...] = (
-    *(ENQUEUE, TIME, STATUS, RETRY, DEAD_LETTERS, CANCEL, STATS, WORKER, CRASH, RECURRING, HYGIENE),
+    *(ENQUEUE, TIME, STATUS, RETRY, DEAD_LETTERS, CANCEL, STATS, WORKER, CRASH, RECURRING, FOLLOW_UPS, HYGIENE),
 )
 """The groups in the order of the suite."""
 

@@ -8,6 +8,7 @@ from queueport.testing.contract.cancel import CancelTests
 from queueport.testing.contract.crash import CrashTests
 from queueport.testing.contract.dead_letters import DeadLetterTests
 from queueport.testing.contract.enqueue import EnqueueTests
+from queueport.testing.contract.follow_ups import FollowUpTests
 from queueport.testing.contract.hygiene import HygieneTests
 from queueport.testing.contract.lines import LINES, lines_of
 from queueport.testing.contract.recurring import RecurringTests
@@ -31,6 +32,7 @@ class Contract(
     WorkerTests,
     CrashTests,
     RecurringTests,
+    FollowUpTests,
     HygieneTests,
 ):
     """The tests of every contract line. A test class inherits from this class and overrides the fixture `harness`.

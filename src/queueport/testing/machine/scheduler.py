@@ -61,6 +61,8 @@ class Actor:
         """False if the actor's latest call was not answered."""
         self.failure: BaseException | None = None
         """The error or the broken promise that ended the actor's procedure."""
+        self.after: list[Callable[[], None]] = []
+        """What production code has given to other threads. The actor calls it after its procedure."""
         self.calling = False
         """True between the points before and after the effect of a call."""
         self._scheduler = scheduler
@@ -79,6 +81,7 @@ class Actor:
     def begin(self, procedure: Callable[[], object]) -> None:
         """Give an idle actor a procedure. `go` then runs it."""
         self._crashed = False
+        self.after.clear()
         self._thread = _idle.pop() if _idle else Thread()
         self._thread.work = lambda: self._perform(procedure)
 
@@ -165,6 +168,8 @@ class Actor:
     def _perform(self, procedure: Callable[[], object]) -> None:
         try:
             procedure()
+            while self.after:
+                self.after.pop()()
         except Crashed:
             pass
         except BaseException as error:  # noqa: BLE001  # `go` raises it, in the thread that calls `go`

@@ -52,6 +52,10 @@ class SimulatedRuntime(Runtime):
             awaited.acquire()
         return False
 
+    def start(self, work: Callable[[], None]) -> None:
+        """Let the actor call `work` after its procedure, so that the caller gets its answer first."""
+        self._scheduler.actor().after.append(work)
+
     def lock(self) -> AbstractContextManager[object]:
         return Lock(self._scheduler)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from queueport.spi.history import HOUR, MINUTE, HistoryQuery, start_of
-from queueport.spi.record import RECORD_VERSION, Change, Record
+from queueport.spi.record import RECORD_VERSION, Change, Record, Release
 from queueport.spi.store import (
     LIMITED,
     Begin,
@@ -87,6 +87,11 @@ ends = st.builds(
     st.integers(1, 12),
 )
 """Changes that end a job, and let it keep its key."""
+releases = st.lists(
+    st.builds(Release, ids, st.booleans(), st.sampled_from([{}, {"reason": "r"}, {"reason": None}])),
+    max_size=2,
+    unique_by=lambda release: release.id,
+)
 records = st.builds(
     Record,
     id=ids,
@@ -98,6 +103,7 @@ records = st.builds(
     key=st.sampled_from([None, None, "k1", "k2"]),
     tags=st.sampled_from([(), (), ("t1",), ("t2", "t1")]),
     limit_key=st.sampled_from([None, "k1"]),
+    waits_for=st.sampled_from([0, 0, 1, 2]),
     v=st.sampled_from([RECORD_VERSION] * 4 + [RECORD_VERSION + 1]),
 )
 replacements = st.builds(
@@ -165,18 +171,24 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         wanted=st.lists(
-            st.tuples(ids, st.booleans(), st.just(Change(delete=True)) | changes | ends), min_size=1, max_size=4
+            st.tuples(ids, st.booleans(), st.just(Change(delete=True)) | changes | ends, st.just([]) | releases),
+            min_size=1,
+            max_size=4,
         ),
         known=st.booleans(),
     )
-    def swap(self, wanted: list[tuple[str, bool, Change]], known: bool) -> None:
+    def swap(self, wanted: list[tuple[str, bool, Change, list[Release]]], known: bool) -> None:
         swaps = []
-        for job_id, stale, wish in wanted:
+        for job_id, stale, wish, asked in wanted:
             (found,) = self.model.get([job_id])
             rev = "stale" if stale or found is None else found.rev
             ended = found is not None and found.state.final
             # The lifecycle sets `key_until` only when a job ends.
             change = Change({"priority": 0}) if ended and "key_until" in wish.stamp else wish
+            released = tuple(release for release in asked if release.id != job_id)
+            if released and found is not None and not found.released:  # a job releases other jobs once
+                values = {} if change.delete else {**change.set, "released": True}
+                change = replace(change, set=values, releases=released)
             swaps.append(Swap(job_id, rev, change, self.rev(), found if known else None))
         self.both("swap", swaps)
 

@@ -13,7 +13,7 @@ from queueport.testing.stores.limiting import LimitTests
 from queueport.testing.stores.machine import RandomTests
 from queueport.testing.stores.reading import FindTests, WaitTests
 from queueport.testing.stores.sharing import DamageTests, ProcessTests, ThreadTests
-from queueport.testing.stores.writing import KeptKeyTests, KeyTests, ReplaceTests, WriteTests
+from queueport.testing.stores.writing import KeptKeyTests, KeyTests, ReleaseTests, ReplaceTests, WriteTests
 
 __all__ = ["SharedSuite", "StoreSuite"]
 
@@ -30,6 +30,7 @@ class StoreSuite(
     WaitTests,
     FindTests,
     KeptKeyTests,
+    ReleaseTests,
     ReplaceTests,
     KeyTests,
     WriteTests,

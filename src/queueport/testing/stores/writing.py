@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from queueport.engine.lifecycle import Lifecycle
-from queueport.spi.record import RECORD_VERSION, Change, Record
+from queueport.job import Links
+from queueport.spi.record import RECORD_VERSION, Change, Record, Release
 from queueport.spi.storage import unreadable_holder
 from queueport.spi.store import Begin, Insert, JobStore, LeaseRenewal, Replacement, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, Progress
@@ -30,7 +32,7 @@ from queueport.testing.stores.harness import (
     swap,
 )
 
-__all__ = ["KeptKeyTests", "KeyTests", "ReplaceTests", "WriteTests"]
+__all__ = ["KeptKeyTests", "KeyTests", "ReleaseTests", "ReplaceTests", "WriteTests"]
 
 WHOLE = {
     "payload": b"\0\xff" * 1000,
@@ -70,6 +72,9 @@ WHOLE = {
     "limit_key": "k",
     "slots": ("limit",),
     "held_by": "limit",
+    "links": Links(then="j2", batch="b", waits_for=3, pass_result=True),
+    "waits_for": 2**31,
+    "released": True,
 }
 """For every field of a record that has a default, except `rev` and `v`: another value, to test that the store keeps
 the field."""
@@ -414,6 +419,89 @@ class KeptKeyTests(Case):
         assert [(answer.outcome.name, answer.record and answer.record.id) for answer in answers] == [
             *(("APPLIED", "b"), ("KEY_HELD", ended.id)),
         ]
+
+
+class ReleaseTests(Case):
+    """The end of a job, and the jobs that wait for it (`Change.releases`)."""
+
+    def test_a_release_counts_down_and_the_last_one_makes_the_job_due(self, store: JobStore, clock: Clock) -> None:
+        waiting, first, second = wait_for(store, 2), put(store, "first"), put(store, "second")
+        clock.advance(3)
+        assert self._ends(store, first, waiting).waits_for == 1
+        assert store.claim_due(10, 1.0, rev()) == []
+        after = self._ends(store, second, waiting)
+        assert (after.waits_for, after.wake_at, after.state) == (0, clock(), JobState.SCHEDULED)
+        assert [record.id for record in store.claim_due(10, 1.0, rev())] == [waiting.id]
+
+    def test_a_release_of_all_makes_the_job_due_and_sets_fields(self, store: JobStore, clock: Clock) -> None:
+        waiting = wait_for(store, 3, reason="why")
+        after = self._ends(store, put(store), waiting, all=True, set={"reason": None})
+        assert (after.waits_for, after.wake_at, after.reason) == (0, clock(), None)
+
+    def test_a_release_changes_only_a_job_that_waits(self, store: JobStore) -> None:
+        waiting, first = wait_for(store, 1), put(store)
+        cancelled = swap(store, waiting, state=JobState.CANCELLED)
+        assert self._ends(store, first, waiting) == cancelled
+        queued = put(store)
+        assert self._ends(store, put(store), queued, all=True, set={"reason": "no"}) == queued
+        gone = applied(store.swap([Swap("last", put(store, "last").rev, _ends_with("no-such-job"), rev())]))
+        assert gone.state is JobState.SUCCEEDED
+
+    def test_a_refused_write_releases_nothing(self, store: JobStore) -> None:
+        waiting, first = wait_for(store, 1), put(store)
+        (refused,) = store.swap([Swap(first.id, "stale", _ends_with(waiting.id), rev())])
+        assert refused.outcome is WriteOutcome.REFUSED
+        assert store.get([waiting.id]) == [waiting]
+
+    def test_the_deletion_of_a_record_can_release(self, store: JobStore) -> None:
+        waiting, first = wait_for(store, 1), put(store)
+        store.swap([Swap(first.id, first.rev, Change(delete=True, releases=(Release(waiting.id),)), rev())])
+        (after,) = store.get([waiting.id])
+        assert after is not None
+        assert after.waits_for == 0
+
+    def test_a_write_that_was_decided_before_a_release_is_refused(self, store: JobStore) -> None:
+        waiting, first = wait_for(store, 2), put(store)
+        self._ends(store, first, waiting)
+        (answer,) = store.swap([Swap(waiting.id, waiting.rev, Change({"wake_at": None}), rev())])
+        assert answer.outcome is WriteOutcome.REFUSED
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_all_jobs_of_one_call_release_the_same_job(self, store: JobStore, known: bool) -> None:
+        waiting, jobs = wait_for(store, 5), [put(store) for _ in range(5)]
+        swaps = [Swap(job.id, job.rev, _ends_with(waiting.id), rev(), job if known else None) for job in jobs]
+        assert all(answer.applied for answer in store.swap(swaps))
+        (after,) = store.get([waiting.id])
+        assert after is not None
+        assert after.waits_for == 0
+
+    def test_threads_that_end_the_jobs_of_a_batch_release_exactly_once(self, store: JobStore) -> None:
+        waiting, jobs = wait_for(store, 8), [put(store) for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda job: self._ends(store, job, waiting), jobs))
+        (after,) = store.get([waiting.id])
+        assert after is not None
+        assert after.waits_for == 0
+
+    @staticmethod
+    def _ends(store: JobStore, job: Record, waiting: Record, **release: Any) -> Record:
+        """End the job, which releases another one. Returns the record of that other one."""
+        applied(store.swap([Swap(job.id, job.rev, _ends_with(waiting.id, **release), rev())]))
+        (after,) = store.get([waiting.id])
+        assert after is not None
+        return after
+
+
+def wait_for(store: JobStore, number: int, **fields: Any) -> Record:
+    """Insert a job that waits for the end of this number of jobs."""
+    record = bare(waits_for=number, **fields)
+    return applied(store.insert([Insert(record, Change({"state": JobState.SCHEDULED, "wake_at": None}), rev())]))
+
+
+def _ends_with(waiting: str, **release: Any) -> Change:
+    """A change that ends a job, and releases the job `waiting`."""
+    values = {"state": JobState.SUCCEEDED, "released": True, "wake_at": None}
+    return Change(values, {"finished_at": 0.0}, 1, releases=(Release(waiting, **release),))
 
 
 class KeyTests(Case):

@@ -121,7 +121,7 @@ class Batch:
         """For each of these keys that an ended job keeps: the time until which the job keeps the key."""
         if released is not None:
             held, free = released
-            self._beside = [*beside, self._commit.update(held, free)]
+            self._beside = [*beside, self._commit.update(held, free), *self._commit.relabel(held, free)]
             self._records[free.id] = free
             if (key := self._names.key(held)) is not None:
                 self._holders[key] = held.id  # the key's item still names this job, so it may be overwritten
@@ -281,9 +281,7 @@ class Batch:
             items = [label_item(self._names, job_id, label, work.seq) for label in labels(new)]
             actions += [self._commit.action("Put", Item=item) for item in items]
         if old is not None:
-            kept = () if new is None else labels(new)
-            gone = (label for label in labels(old) if label not in kept)
-            actions += [self._commit.action("Delete", self._names.label(job_id, label)) for label in gone]
+            actions += self._commit.relabel(old, new)
         had, wants = self._keys(work.old, work.new)
         if had is not None and had != wants and self._holders.get(had, job_id) == job_id:
             ends = self._commit.delete(had, "holder", value(job_id))

@@ -23,7 +23,7 @@ from queueport.spi.record import Record
 from queueport_sqs.client import THROTTLED, refused_for_certain, unavailable
 from queueport_sqs.dynamodb.connection import Deadline, Table
 from queueport_sqs.dynamodb.history import History
-from queueport_sqs.dynamodb.records import Item, Names, attributes, value
+from queueport_sqs.dynamodb.records import Item, Names, attributes, expiry, labels, value
 from queueport_sqs.dynamodb.stats import Counts, Delta
 
 __all__ = ["Action", "Commit", "Failed", "Write"]
@@ -151,6 +151,22 @@ class Commit:
             ConditionExpression="holder = :mine",
             ExpressionAttributeValues={":mine": value(job_id)},
         )
+
+    def relabel(self, old: Record, new: Record | None) -> list[Action]:
+        """Make the actions after which the entries of a job's labels are those of `new`, and have the TTL of its item.
+
+        The job must have its entries already.
+        """
+        kept = () if new is None else labels(new)
+        actions = [self.action("Delete", self.names.label(old.id, label)) for label in labels(old) if label not in kept]
+        end = None if new is None else expiry(new)
+        if end == expiry(old):
+            return actions
+        change: dict[str, Any] = {"UpdateExpression": "REMOVE #ttl"}
+        if end is not None:
+            change = {"UpdateExpression": "SET #ttl = :ttl", "ExpressionAttributeValues": {":ttl": value(end)}}
+        change["ExpressionAttributeNames"] = {"#ttl": "ttl"}
+        return actions + [self.action("Update", self.names.label(old.id, label), **change) for label in kept]
 
     def action(self, kind: str, key: str | None = None, **parameters: Any) -> Action:
         """Make an action on the item with this key. If its condition fails, DynamoDB returns the present item.

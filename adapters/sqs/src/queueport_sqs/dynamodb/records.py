@@ -31,7 +31,7 @@ The table has these indexes:
              NS#held                            seq         jobs that wait for limits, by limit, priority and queued_at
     waiting  NS#queued#SHARD#QUEUE              queued_at   queued jobs
 
-If DynamoDB deletes a job by its TTL, the items NS#label of the job stay. They name no job, so searches ignore them.
+The items NS#label of a job have the `ttl` of its item. DynamoDB may delete them a little earlier or later than the job.
 
 DynamoDB keeps numbers with 38 digits. `repr` writes a float with at most 17 digits, so a float is read back unchanged.
 """

@@ -56,13 +56,14 @@ class Counts:
         self._table = table
         self._names = names
         self._known: set[str] = set()
-        """Keys of count items that this process has added to the list."""
+        """Keys of items that this process has added to the list of all items."""
 
     def updates(self, delta: Delta, place: int) -> list[dict[str, Any]]:
-        """The actions of a transaction that add `delta` to the counts. `place` chooses one of each queue's items.
+        """The actions of a transaction that add `delta` to the counts.
 
-        If this process uses one of the chosen items for the first time, first writes the item's key to the list. This
-        write raises BackendUnavailable if DynamoDB does not answer.
+        The counts of a queue are spread over several items; `place` is the number of the item to add to. Before this
+        process adds to an item for the first time, this method writes the item's key to the list of all items. Raises
+        BackendUnavailable if DynamoDB does not answer this write.
         """
         parts: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for (queue, name), number in delta.items():

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from typing import Annotated, Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -211,9 +211,39 @@ class DynamoStore(JobStore, ForkAware):
         return done
 
     def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
-        return self._run(
-            [Step(one.id, partial(storage.swap, one), self._known.get(one.id, rev=one.expected)) for one in swaps]
-        )
+        results: list[WriteResult] = []
+        for releases, group in groupby(swaps, lambda one: bool(one.change.releases)):
+            some = list(group)
+            if releases:
+                results += map(self._swap_and_release, some)
+            else:
+                results += self._run([self._swap_step(one) for one in some])
+        return results
+
+    def _swap_step(self, swap: Swap) -> Step:
+        return Step(swap.id, partial(storage.swap, swap), self._known.get(swap.id, rev=swap.expected))
+
+    def _swap_and_release(self, swap: Swap) -> WriteResult:
+        """Apply a swap together with its releases, in one transaction."""
+        deadline = self.table.deadline()
+        while True:
+            reading = self._reading()
+            found = reading.found({release.id for release in swap.change.releases})
+            released: list[tuple[Record, Record]] = []
+            for release in swap.change.releases:
+                waiting = found[release.id].record if release.id in found else None
+                change = storage.releasing(release, waiting)
+                if waiting is not None and change is not None:
+                    released.append((waiting, change.applied(waiting, swap.id, reading.now)))
+            beside = [self._commit.update(*pair) for pair in released]
+            try:
+                (done,) = Batch(reading, self._known, beside).run([self._swap_step(swap)])
+            except BesideFailed:  # another job has released the same one meanwhile
+                deadline.again(None)
+                continue
+            for _, new in released if done.applied else ():
+                self._known.remember(new)
+            return done
 
     def begin(self, begins: Sequence[Begin]) -> Sequence[WriteResult]:
         return self._run(

@@ -340,7 +340,7 @@ end
 
 -- The layout of a change, "set|stamped|cleared", names its fields in the order of their values. Most changes of a batch
 -- have the same layout, so each layout is split only once. The cleared fields have no values. The layout of an insert
--- that may replace another job ends with "|replace".
+-- that may replace another job ends with "|replace", and that of a change which releases other jobs with "||release".
 local layouts = {}
 local function layout(text)
   if not layouts[text] then
@@ -356,18 +356,24 @@ local function layout(text)
 end
 
 -- Read a change from the next arguments: its layout or 'delete', what to add to `processed` and `failed`, its values.
-local function change_argument()
+local change_argument
+function change_argument()
   local text = argument()
-  local change = {processed = number(), failed = number(), delete = text == 'delete', set = {}, clear = {}}
+  local parts = layout(text)
+  local delete = parts[1][1] == 'delete'
+  local change = {processed = number(), failed = number(), delete = delete, set = {}, clear = {}}
   if not change.delete then
-    local parts = layout(text)
     for _, name in ipairs(parts[1]) do change.set[name] = argument() end
     for _, name in ipairs(parts[2]) do
       local seconds = number()
       change.set[name] = seconds == 0 and present or exact(now + seconds)
     end
     change.clear = parts[3]
-    change.replaces = parts[4] ~= nil
+    change.replaces = parts[4] and parts[4][1] == 'replace'
+  end
+  for i = 1, parts[5] and number() or 0 do
+    change.releases = change.releases or {}
+    change.releases[i] = {id = argument(), all = argument() == '1', change = change_argument()}
   end
   return change
 end
@@ -380,6 +386,8 @@ local function replacement_argument(change)
   found.sent = number() == 1 and change_argument() or found.waiting
   return found
 end
+
+local release
 
 -- Apply a change to a record; a new record has only an id. Returns the changed record, which has no fields if it was
 -- deleted. If another job holds the key, does nothing, and returns nil and that job. For a new record, that job may also
@@ -438,6 +446,7 @@ local function apply_change(record, change)
   end
   processed, failed = processed + change.processed, failed + change.failed
   if record.state ~= state and not ALIVE[record.state] then call('PUBLISH', key('ended:' .. id), '') end
+  for _, one in ipairs(change.releases or {}) do release(one) end
   return record
 end
 
@@ -498,6 +507,20 @@ local function holding(hold, record, name)
   local ends = tonumber(record.expires_at)
   if ends and ends < (tonumber(hold.set.wake_at) or math.huge) then hold.set.wake_at = record.expires_at end
   return hold
+end
+
+-- Apply a `Release`: one job fewer, or none any more, must end before this job is due.
+function release(one)
+  local waiting, change = load(one.id), one.change
+  local waits = waiting and waiting.state == 'scheduled' and tonumber(waiting.waits_for) or 0
+  if waits < 1 then return end
+  if one.all or waits == 1 then
+    change.set.wake_at = present
+    change.clear = {'waits_for', unpack(change.clear)} -- a copy, because changes with one layout share this list
+  else
+    change.set.waits_for = string.format('%.0f', waits - 1)
+  end
+  apply_change(waiting, change)
 end
 
 -- Insert a record whose id is absent. If another job holds the key, make the change of `replacement` that `replacing` in

@@ -1,0 +1,318 @@
+"""Chains and batches: jobs that follow other jobs, through the public interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from queueport import BatchProgress, JobQueue, JobState, Retry, Task, aio, chain, current_job, get_queue, task
+from queueport.engine.dispatcher import Dispatcher
+from queueport.engine.lifecycle import COMPLETE_WITHIN
+from queueport.errors import BackendUnavailable, DuplicateJob, InvalidJob, JobNotFound, ResultTimeout
+from queueport.spi.store import Insert, Swap, WriteResult
+from queueport.stores.memory.store import MemoryStore
+from queueport.tasks import registry
+
+
+@pytest.fixture
+def queue() -> Iterator[JobQueue]:
+    with registry.isolated(), get_queue("memory://", call_timeout=0.5) as opened:
+        yield opened
+
+
+def adder() -> Task[..., int, Any]:
+    @task(name="add")
+    def add(*numbers: int) -> int:
+        return sum(numbers)
+
+    return add
+
+
+def breaker(broken: list[bool]) -> Task[..., str, Any]:
+    @task(name="breaks", retry=Retry(max_attempts=1))
+    def breaks() -> str:
+        if broken[0]:
+            raise ValueError("broken")
+        return current_job().id
+
+    return breaks
+
+
+def run(queue: JobQueue) -> None:
+    """Run all jobs that are due."""
+    queue.worker("default", threads=2, burst=True).run()
+
+
+def states(queue: JobQueue, jobs: Sequence[str]) -> list[str]:
+    return [queue.status(job).state.value for job in jobs]
+
+
+def test_each_job_of_a_chain_runs_after_the_one_before_with_its_result(queue: JobQueue) -> None:
+    add = adder()
+    last = add.using(pass_result=True)
+    first = queue.enqueue(chain(add.job(1, 2), last.job(10), last.job(100)))
+    second, third = first.follow_ups
+    assert states(queue, [first.id, second.id, third.id]) == ["queued", "scheduled", "scheduled"]
+    assert (second.status().parents, second.status().children) == ([first.id], [third.id])
+    assert (second.status().waits_for, second.status().next_attempt_at) == (1, None)
+    run(queue)
+    assert (first.result(0), second.result(0), third.result(0)) == (3, 13, 113)
+    assert third.status().waits_for == 0
+
+
+def test_a_dead_job_stops_its_chain_until_it_is_retried(queue: JobQueue) -> None:
+    broken = [True]
+    first = queue.enqueue(breaker(broken).using(then=adder().job(1)))
+    run(queue)
+    assert states(queue, [first.id, first.follow_ups[0].id]) == ["dead", "scheduled"]
+    broken[0] = False
+    first.retry()
+    run(queue)
+    assert states(queue, [first.id, first.follow_ups[0].id]) == ["succeeded", "succeeded"]
+
+
+def test_the_jobs_after_a_cancelled_or_discarded_one_are_cancelled(queue: JobQueue) -> None:
+    add, breaks = adder(), breaker([True])
+    waiting = queue.enqueue(chain(add.using(delay=60).job(), add.job(), add.job()))
+    waiting.cancel()
+    died = queue.enqueue(chain(breaks.job(), add.job()))
+    run(queue)
+    queue.dead_letters.discard(died.id)
+    for follower in (*waiting.follow_ups, *died.follow_ups):
+        assert (follower.status().state, follower.status().reason) == (JobState.CANCELLED, "parent_cancelled")
+
+
+def test_a_waiting_job_that_is_retried_runs_now_and_only_once(queue: JobQueue) -> None:
+    add = adder()
+    first = queue.enqueue(chain(add.using(delay=60).job(), add.job(5)))
+    first.follow_ups[0].retry()
+    run(queue)
+    first.retry()
+    run(queue)
+    assert first.follow_ups[0].status().attempts == 1
+
+
+def test_a_result_that_is_not_there_makes_the_job_dead(queue: JobQueue) -> None:
+    add = adder()
+    first = queue.enqueue(chain(add.using(delay=60).job(), add.using(pass_result=True).job(5)))
+    first.follow_ups[0].retry()
+    run(queue)
+    status = first.follow_ups[0].status()
+    assert status.state is JobState.DEAD
+    assert status.error is not None
+    assert f"the result of job {first.id}, which is scheduled" in status.error.message
+
+
+def test_then_of_a_batch_runs_once_after_all_its_jobs(queue: JobQueue) -> None:
+    add = adder()
+    batch = queue.batch([add.job(n) for n in range(20)], then=add.job(7), on_dead=add.job(8))
+    then, on_dead = sorted(batch.follow_ups(), key=lambda status: status.args)
+    assert (then.waits_for, then.after_batch, then.tags) == (20, batch.id, [])
+    assert batch.progress() == BatchProgress(0, 20, 0, 0, 0, 0, 0)
+    run(queue)
+    assert batch.wait(0) == BatchProgress(0, 0, 0, 0, 20, 0, 0)
+    assert batch.progress().ended
+    assert (queue.status(then.id).state, queue.status(then.id).attempts) == (JobState.SUCCEEDED, 1)
+    assert (queue.status(on_dead.id).state, queue.status(on_dead.id).reason) == (JobState.CANCELLED, "not_needed")
+    assert sorted(job.result for job in batch.jobs("succeeded")) == list(range(20))
+    assert queue.count(batch=batch.id) == 20
+    assert {job.batch for job in batch.jobs()} == {batch.id}
+
+
+def test_a_dead_job_keeps_its_batch_open_and_calls_on_dead_once(queue: JobQueue) -> None:
+    add, broken = adder(), [True]
+    breaks = breaker(broken)
+    batch = queue.batch([add.job(), breaks.job(), breaks.job()], then=add.job(1), on_dead=add.job(2))
+    then, on_dead = (job.id for job in sorted(batch.follow_ups(), key=lambda status: status.args))
+    run(queue)
+    assert not batch.wait(0).ended
+    assert states(queue, [then, on_dead]) == ["scheduled", "succeeded"]
+    assert batch.retry() == 2
+    run(queue)
+    assert batch.progress().dead == 2
+    first, second = queue.jobs("dead", batch=batch.id)
+    queue.dead_letters.discard(first.id)
+    broken[0] = False
+    queue.retry(second.id)
+    run(queue)
+    assert batch.progress() == BatchProgress(0, 0, 0, 0, 2, 0, 1)
+    assert states(queue, [then, on_dead]) == ["succeeded", "succeeded"]
+    assert queue.status(on_dead).attempts == 1
+
+
+def test_a_cancelled_job_counts_as_ended_and_counts_once(queue: JobQueue) -> None:
+    add = adder()
+    batch = queue.batch([add.using(delay=60).job(), add.using(delay=60).job()], then=add.job(1))
+    one, other = (job.id for job in batch.jobs())
+    queue.cancel(one)
+    queue.retry(one)
+    run(queue)
+    (then,) = batch.follow_ups()
+    assert (queue.status(one).state, then.state, then.waits_for) == (JobState.SUCCEEDED, JobState.SCHEDULED, 1)
+    queue.cancel(other)
+    run(queue)
+    assert batch.follow_ups()[0].state is JobState.SUCCEEDED
+
+
+def test_cancelling_a_batch_cancels_its_jobs_and_what_follows(queue: JobQueue) -> None:
+    add = adder()
+    batch = queue.batch([add.job() for _ in range(3)], then=chain(add.job(), add.job()), on_dead=add.job())
+    assert batch.cancel() == 3
+    run(queue)
+    assert batch.progress().cancelled == 3
+    assert {job.state for job in queue.jobs()} == {JobState.CANCELLED}
+    assert batch.cancel() == 0
+
+
+def test_waiting_for_a_batch_ends_in_time(queue: JobQueue) -> None:
+    batch = queue.batch([adder().job()], batch_id="import-7")
+    with pytest.raises(ResultTimeout, match="jobs of the batch import-7 still wait or run"):
+        batch.wait(0.01)
+    assert queue.get_batch("import-7") == batch
+    with pytest.raises(JobNotFound, match="there is no batch 'other'"):
+        queue.get_batch("other")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"key": "k"}, "cannot have key="),
+        ({"delay": 5.0}, "cannot have delay= or run_at="),
+    ],
+)
+def test_options_that_a_following_job_cannot_have(queue: JobQueue, options: Any, text: str) -> None:
+    add = adder()
+    with pytest.raises(InvalidJob, match=text):
+        queue.enqueue(add.using(then=add.using(**options).job()))
+    with pytest.raises(InvalidJob, match=text):
+        queue.batch([add.job()], then=add.using(**options).job())
+    assert queue.count() == 0
+
+
+def test_wrong_chains_and_batches(queue: JobQueue) -> None:
+    add = adder()
+    with pytest.raises(InvalidJob, match="a batch needs at least one job"):
+        queue.batch([])
+    with pytest.raises(InvalidJob, match="pass then= to the batch"):
+        queue.batch([add.using(then=add.job()).job()])
+    with pytest.raises(InvalidJob, match="has then= already"):
+        chain(add.using(then=add.job()).job(), add.job())
+    with pytest.raises(InvalidJob, match="follows no job"):
+        queue.enqueue(add.using(pass_result=True))
+    with pytest.raises(InvalidJob, match="a chain has at most 100 jobs"):
+        queue.enqueue(chain(*[add.job() for _ in range(101)]))
+    with pytest.raises(InvalidJob, match="must not begin with 'queueport:'"):
+        add.using(tags=["queueport:batch:x"])
+    assert queue.count() == 0
+
+
+def test_a_batch_that_is_not_accepted_leaves_no_job_that_waits(queue: JobQueue) -> None:
+    add = adder()
+    queue.enqueue(add.using(job_id="taken").job())
+    then, on_dead = add.job(), add.job()
+    with pytest.raises(DuplicateJob) as caught:
+        queue.batch([add.using(job_id="new").job(), add.using(job_id="taken").job()], then=then, on_dead=on_dead)
+    assert caught.value.accepted == ("new",)
+    assert {*caught.value.rejected} == {"taken", then.id, on_dead.id}
+    assert {job.id for job in queue.jobs()} == {"taken", "new"}
+
+
+def test_a_chain_that_is_accepted_is_kept_beside_one_that_is_not(queue: JobQueue) -> None:
+    add = adder()
+    queue.enqueue(add.using(job_id="taken").job())
+    kept, lost = add.job(), add.job()
+    with pytest.raises(DuplicateJob) as caught:
+        queue.enqueue_many([add.using(then=kept).job(), add.using(then=lost, job_id="taken").job()])
+    assert lost.id in caught.value.rejected
+    run(queue)
+    assert queue.status(kept.id).state is JobState.SUCCEEDED
+    with pytest.raises(JobNotFound):
+        queue.status(lost.id)
+
+
+class LostStore(MemoryStore):
+    """Loses the producer: all calls fail after the inserts."""
+
+    lost = False
+    answers = True
+
+    def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
+        written = super().insert(inserts)
+        self.lost = any(insert.record.waits_for for insert in inserts)
+        return written
+
+    def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
+        if self.lost:
+            self.lost = False
+            raise BackendUnavailable("the store does not answer")
+        return super().swap(swaps)
+
+
+def test_jobs_whose_producer_was_lost_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000_000.0]
+    with registry.isolated(), get_queue("memory://") as queue:
+        add = adder()
+        store = LostStore(clock=lambda: now[0])
+        monkeypatch.setattr(queue.operations, "store", store)
+        monkeypatch.setattr(queue._enqueue, "_store", store)
+        then = add.job()
+        with pytest.raises(BackendUnavailable) as caught:
+            queue.batch([add.using(job_id="member", delay=2 * COMPLETE_WITHIN).job()], then=then)
+        assert (caught.value.accepted, caught.value.unknown) == (("member",), (then.id,))
+        dispatcher = Dispatcher(queue.operations)
+        dispatcher.tick()
+        assert queue.status(then.id).state is JobState.SCHEDULED
+        now[0] += COMPLETE_WITHIN + 1
+        dispatcher.tick()
+        assert (queue.status(then.id).state, queue.status(then.id).reason) == (JobState.CANCELLED, "incomplete")
+
+
+def test_results_are_kept_as_long_as_a_job_that_follows_may_read_them() -> None:
+    with registry.isolated(), get_queue("memory://", keep_succeeded=0.0) as queue:
+        add, broken = adder(), [True]
+        first = queue.enqueue(chain(add.job(1), breaker(broken).job(), add.job(2)))
+        batch = queue.batch([add.job(3), add.using(delay=60).job(4)], then=add.job())
+        run(queue)
+        assert first.status().result == 1
+        assert batch.progress().succeeded == 1
+        queue.dead_letters.discard(first.follow_ups[0].id)
+        batch.cancel()
+        assert queue.operations.needed(queue.operations.read(first.id)) is False
+
+
+def test_the_end_of_a_dead_jobs_retention_ends_its_part_of_the_batch() -> None:
+    with registry.isolated(), get_queue("memory://", keep_dead=0.0) as queue:
+        batch = queue.batch([breaker([True]).job()], then=adder().job())
+        run(queue)
+        (then,) = batch.follow_ups()
+        assert (batch.progress().total, then.state) == (0, JobState.SUCCEEDED)
+
+
+def test_jobs_without_follow_ups_have_changes_without_releases(queue: JobQueue) -> None:
+    record = queue.operations.read(queue.enqueue(adder()).id)
+    lifecycle = queue.operations.lifecycle
+    change = lifecycle.cancel(record)
+    assert not getattr(change, "releases", ())
+    assert "released" not in getattr(change, "set", {})
+    assert replace(record) == record
+
+
+async def _async_batch(queue: JobQueue) -> tuple[BatchProgress, list[Any]]:
+    queues = aio.AsyncJobQueue(queue)
+    batch = await queues.batch([adder().job(1), adder().job(2)])
+    with queue.worker("default", threads=1).start():
+        progress = await batch.wait(10)
+    assert (await queues.get_batch(batch.id)).id == batch.id
+    assert await batch.follow_ups() == []
+    assert (await batch.cancel(), await batch.retry()) == (0, 0)
+    return progress, [status.result async for status in batch.jobs()]
+
+
+def test_an_async_batch(queue: JobQueue) -> None:
+    import asyncio
+
+    progress, results = asyncio.run(_async_batch(queue))
+    assert (progress.succeeded, sorted(results)) == (2, [1, 2])
