@@ -531,11 +531,12 @@ class JobQueue:
         Raises ConfigurationError for a wrong argument.
         """
         given = QueueLimit(concurrency=concurrency, rate=rate, burst=burst)
-        self.operations.limits_at_begin.put(queue_name(queue), None if given == QueueLimit() else given)
+        self.operations.limits_at_begin.put(queue_name(queue), given)
 
     def queue_limits(self) -> dict[str, QueueLimit]:
         """The limits of queues that `limit` has set, by the name of the queue."""
-        return self.operations.limits_at_begin.read()
+        found = self.operations.limits_at_begin.read()
+        return {name: limit for name, limit in found.items() if limit != QueueLimit()}
 
     def purge(self, queue: str) -> int:
         """Cancel every waiting job of a queue, with the reason "purged"; returns the number of cancelled jobs.

@@ -145,6 +145,7 @@ class Dispatcher:
             self._swept_at = self._runtime.monotonic()
             self._find_lost()
             self._delete_overflow()
+            self._operations.let_on()  # jobs of limits that no process declares any more
         if self._runtime.monotonic() - self._folded_at >= FOLD_EVERY:
             self._folded_at = self._runtime.monotonic()
             self._operations.store.fold_history()

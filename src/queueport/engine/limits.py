@@ -23,6 +23,7 @@ KIND = "limit"
 """The kind of the documents. The name of a document is that of its queue."""
 QUEUE, TASK = "queue:", "task:"
 """The beginning of a limit's name. The rest is the name of the queue or task. A blank and a `limit_key` may follow."""
+NO_LIMIT = QueueLimit()
 
 
 class StartLimits(Copy[QueueLimit]):
@@ -35,8 +36,13 @@ class StartLimits(Copy[QueueLimit]):
         super().__init__(store, runtime)
         self._tasks: dict[str, StartLimit | None] = {}
         """The limit of each task that this process runs, by name and alias."""
+        self._ignored = False
         self._declared = False
         """True if one of these tasks has a limit."""
+
+    def ignore(self) -> None:
+        """Apply no limits from now on. For `FakeQueue`, which runs one job after the other."""
+        self._ignored = True
 
     def declare(self, tasks: Iterable[Task[..., Any, Any]]) -> None:
         """Apply the limits that these tasks declare."""
@@ -53,11 +59,13 @@ class StartLimits(Copy[QueueLimit]):
 
     def of(self, queue: str, task: str) -> tuple[StartLimit, ...]:
         """The limits of the jobs of this queue and task. Raises BackendUnavailable."""
+        if self._ignored:
+            return ()
         limits, own = self.current(), self._tasks.get(task)
         if not limits:
             return () if own is None else (own,)
-        named = limits.get(queue)
-        shared = () if named is None else (_start_limit(QUEUE + queue, named),)
+        named = limits.get(queue, NO_LIMIT)
+        shared = () if named == NO_LIMIT else (_start_limit(QUEUE + queue, named),)
         return shared if own is None else (own, *shared)
 
     def for_take(self, queues: Iterable[str], tasks: Iterable[str], hold: Change) -> TakeLimits | None:
@@ -77,13 +85,13 @@ class StartLimits(Copy[QueueLimit]):
         task = rest.removeprefix(TASK)
         return self._tasks[task] or StartLimit(name) if task in self._tasks else None
 
-    def put(self, queue: str, limit: QueueLimit | None) -> None:
-        """Set the limit of a queue; None lifts it. Raises BackendUnavailable."""
-        if limit is None:
-            self._remove(queue)
-        else:
-            value = {"concurrency": limit.concurrency, "rate": limit.rate, "burst": limit.burst}
-            self._put(queue, lambda _: value)
+    def put(self, queue: str, limit: QueueLimit) -> None:
+        """Set the limit of a queue. Raises BackendUnavailable.
+
+        A document without a limit stays, so that dispatchers go on to let jobs on that were held before.
+        """
+        value = {"concurrency": limit.concurrency, "rate": limit.rate, "burst": limit.burst}
+        self._put(queue, lambda _: value)
 
     def value_of(self, document: Document) -> QueueLimit:
         """The limit in a document. A wrong value, which queueport has not written, is ignored."""
