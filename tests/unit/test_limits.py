@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def queue() -> Iterator[JobQueue]:
 class Gate:
     """A task that waits until the test lets it end, and counts how many of its jobs run at a time."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:
         self.lock, self.open = threading.Lock(), threading.Event()
         self.now = self.peak = 0
         self.order: list[int] = []
@@ -46,7 +47,7 @@ class Gate:
             with self.lock:
                 self.now -= 1
 
-        self.task: Task[..., None, None] = task(name="tests.gate", **options)(run)  # type: ignore[call-overload]
+        self.task: Task[..., None, None] = task(name="tests.gate", **options)(run)
 
 
 def test_no_more_jobs_run_than_the_limit_and_they_keep_their_order(queue: JobQueue) -> None:

@@ -214,11 +214,12 @@ class LimitTests(Case):
         put(store, "b", task="app.other")
         put(store, "c", queue="another")
         change = Lifecycle(RULES).begin(token=TOKEN, worker="worker", defaults={})
+        changes: dict[str, Change] = {"app.send": change, "app.other": change}
         limits = TakeLimits({("default", "app.send"): (ONE,)}, HOLD)
 
         def take(limit: int) -> list[str]:
-            changes = dict.fromkeys(("app.send", "app.other"), change)
-            return [record.id for record in store.take(["default", "another"], changes, limit, rev(), limits)]
+            found = store.take(["default", "another"], changes, limit, rev(), limits)
+            return [record.id for record in found]
 
         assert take(3) == ["a0", "b", "c"]
         assert state_of(store, ONE) == LimitState(running=1, held=2)
