@@ -67,8 +67,8 @@ OPERATIONS: dict[str, Callable[[JobQueue, str], object]] = {
 
 
 NO_JOBS = frozenset({"documents", "put_document", "delete_document", "history", "fold_history", "held"})
-"""The verbs that are no points of the search, because its examples have no schedules, pauses and limits: the calls change
-nothing, and points that change nothing make the search find less."""
+"""The verbs that are no points of the search, because its examples have no schedules, pauses and limits: the calls
+change nothing, and points that change nothing make the search find less."""
 
 
 class System:
