@@ -114,7 +114,7 @@ def tests(session: nox.Session) -> None:
     missing = [version for version in PYTHONS if version not in pythons()]
     session.log(f"Python {', '.join(pythons())} found{', not ' + ', '.join(missing) if missing else ''}")
     install(session, "tests", "servers")
-    slow = ("browser", "lifecycle", "contract", "mutants", "examples", "site", "chaos")
+    slow = ("browser", "lifecycle", "contract", "mutants", "examples", "site", "chaos", "growth")
     pytest(session, options=[f"--ignore=tests/{folder}" for folder in slow], processes="3")
 
 
@@ -194,6 +194,16 @@ def chaos(session: nox.Session) -> None:
     """Run jobs for minutes while processes are killed. It needs an idle machine, and does not run in CI."""
     install(session, "tests", "servers", adapters=True)
     pytest(session, "tests/chaos", options=["-s", "--timeout=300"], processes="0")
+
+
+@nox.session
+def growth(session: nox.Session) -> None:
+    """Run 100,000 small jobs, or GROWTH_JOBS, through one worker: memory, files, threads and keys must not grow.
+
+    It takes an hour, and does not run in CI.
+    """
+    install(session, "tests", "servers", adapters=True)
+    pytest(session, "tests/growth", options=["-s", "--timeout=0"], processes="0")
 
 
 @nox.session

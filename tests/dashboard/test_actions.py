@@ -137,9 +137,25 @@ def test_all_dead_jobs_of_a_queue_are_discarded(queue: JobQueue, site: Site) -> 
     site.confirm(place)
     assert queue.stats().queues["payments"].cancelled == 1
     assert queue.status(job_id).state is JobState.DEAD
-    filtered = site.get("/main/jobs?state=dead&task=pages.fail")
-    assert "Discard all that match" not in filtered.links  # `DeadLetters.purge` has no such filter
-    assert site.client.get("/main/actions/discard-all?task=pages.fail").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "query", ["tag=a", "key=k", "text=o-1", "since=2h&text=o-1", "until=2h", "until=2999-01-01&tag=a"]
+)
+@pytest.mark.parametrize("label", ["Retry all that match", "Discard all that match"])
+def test_an_action_on_a_filter_changes_the_jobs_that_the_page_shows(
+    queue: JobQueue, site: Site, label: str, query: str
+) -> None:
+    job_id = queue.dead_letters.add(charge.using(tags=("a",), key="k").job("o-1"), "no").id
+    other = queue.dead_letters.add(charge.using(tags=("b",)).job("o-2"), "no").id
+    page = site.get(f"/main/jobs?state=dead&{query}")
+    assert other not in page.text
+    if job_id in page.text:
+        site.confirm(page.links[label])
+    else:  # no job died more than two hours ago
+        assert "no job matches now" in site.get(f"/main/actions/retry-all?{query}").text
+    assert (queue.status(job_id).state is JobState.DEAD) is (job_id not in page.text)
+    assert queue.status(other).state is JobState.DEAD
 
 
 def test_wrong_addresses_of_actions_are_refused(queue: JobQueue, site: Site) -> None:
@@ -148,6 +164,8 @@ def test_wrong_addresses_of_actions_are_refused(queue: JobQueue, site: Site) -> 
         ("/main/actions/retry", 400),
         ("/main/actions/purge", 400),
         ("/main/actions/purge?queue=sums&task=pages.add", 400),  # `JobQueue.purge` has no such filter
+        ("/main/actions/purge?queue=sums&tag=a", 400),
+        ("/main/actions/retry-all?since=soon", 400),
         ("/main/actions/pause", 400),
         ("/main/actions/retry?id=nosuch", 404),
         ("/nosuch/actions/purge?queue=a", 404),

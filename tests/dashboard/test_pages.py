@@ -180,6 +180,54 @@ def test_jobs_are_filtered_by_state_queue_task_and_error(queue: JobQueue) -> Non
     assert "is not a queue name" in site.get(f"{jobs}?queue=a%20b", 400).text
 
 
+def test_jobs_are_filtered_by_tag_key_time_and_text(queue: JobQueue) -> None:
+    tagged = queue.enqueue(add.using(tags=("vip",)), 1).id
+    keyed = queue.enqueue(add.using(key="k-1"), 17, b=3).id
+    site, jobs = Site(queue), f"/{queue.backend}/jobs"
+
+    def found(query: str) -> set[str]:
+        text = site.get(f"{jobs}?{query}").text
+        return {job_id for job_id in (tagged, keyed) if job_id in text}
+
+    assert found("tag=vip") == {tagged}
+    assert found("key=k-1") == {keyed}
+    assert found("tag=vip&key=k-1") == set()
+    assert found("since=2h") == found("until=2999-01-31T08:00Z") == {tagged, keyed}
+    assert found("until=2h") == found("since=2999-01-31T08:00") == set()
+    assert found("text=%22b%22:3") == {keyed}
+    assert found("text=%22b%22:3&tag=vip") == set()
+    page = site.get(f"{jobs}?text=%22b%22:3")
+    assert page.find("input", name="text")["value"] == '"b":3'
+    assert "hx-get" not in page.find("div", id="live")  # a slow search is not repeated
+    for wrong in ("since=soon", "until=2026-99-01", "since=-1", "since=nan", "until=9e99"):
+        assert "is not a time" in site.get(f"{jobs}?{wrong}", 400).text
+
+
+@pytest.mark.parametrize("query", ["tag=vip&since=2h", "text=%5B1"])
+def test_pages_keep_the_filter(queue: JobQueue, query: str) -> None:
+    handles = queue.enqueue_many([add.using(tags=("vip",)).job(100 + n) for n in range(60)])
+    queue.enqueue(add, 2)
+    site = Site(queue)
+    first = site.get(f"/{queue.backend}/jobs?{query}")
+    second = site.get(first.links["Older"])
+    shown = [given["href"].rpartition("/")[2] for page in (first, second) for tag, given in page.elements
+             if tag == "a" and "/jobs/" in given["href"]]  # fmt: skip
+    assert shown == [handle.id for handle in reversed(handles)]
+    assert "Older" not in second.links
+
+
+def test_a_search_for_a_text_is_stopped_and_can_be_continued(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("queueport.web.dashboard.pages.TEXT_SECONDS", 0.0)
+    oldest = queue.enqueue(add, 4242).id
+    queue.enqueue_many([add.job(1) for _ in range(500)])
+    site = Site(queue)
+    page = site.get(f"/{queue.backend}/jobs?text=4242")
+    assert "The search for the text was stopped" in page.text
+    assert "No job matches." not in page.text
+    assert oldest in site.get(page.links["Search older jobs"]).text
+    site.get(f"/{queue.backend}/jobs?text=4242&after=nosuch", 404)
+
+
 def test_pages_of_jobs_contain_each_job_once_newest_first(queue: JobQueue) -> None:
     ids = [handle.id for handle in queue.enqueue_many([add.job(number) for number in range(120)])]
     site = Site(queue)

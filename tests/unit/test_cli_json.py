@@ -124,8 +124,10 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "setup": [("--queue", "a")],
     "backends": [()],
     "contract": [],
+    "chaos": [],
 }
-"""The commands with `--json`, and the arguments with which the tests run them. `contract` has a test of its own."""
+"""The commands with `--json`, and the arguments with which the tests run them. `contract` and `chaos` have their own
+tests."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -149,6 +151,13 @@ def test_the_json_of_the_contract_matches_its_schema(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "queueport", "contract", *words]
     result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     assert check("contract", result.stdout)["passed"] > 0
+
+
+def test_the_json_of_chaos_matches_its_schema(tmp_path: Path) -> None:
+    words = [f"sqlite:///{tmp_path}/chaos.db", "--jobs=5", "--faults=0", "--workers=2", "--json"]
+    command = [sys.executable, "-m", "queueport", "chaos", *words]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert check("chaos", result.stdout)["accepted"] == 5
 
 
 def test_a_schema_finds_a_missing_and_a_surplus_field(queue: JobQueue) -> None:

@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 import queueport
-from queueport.cli import backends, contract, enqueue, jobs, live_workers, replay, schedules, system, web, workers
+from queueport.cli import (
+    backends,
+    chaos,
+    contract,
+    enqueue,
+    jobs,
+    live_workers,
+    replay,
+    schedules,
+    system,
+    web,
+    workers,
+)
 from queueport.cli.exit_codes import CommandLine
 from queueport.cli.options import with_queue
 
@@ -79,3 +91,4 @@ app.command(rich_help_panel=SYSTEM)(with_queue(system.setup, takes_url=True))
 app.command(rich_help_panel=SYSTEM)(web.web)
 app.command(rich_help_panel=SYSTEM)(backends.backends)
 app.command(rich_help_panel=SYSTEM)(contract.contract)
+app.command(rich_help_panel=SYSTEM)(chaos.chaos)

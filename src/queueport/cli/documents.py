@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 from queueport.recurrence import Schedule
 from queueport.stats import Health, HistoryPoint, QueueStats, Stats, WorkerStats
 from queueport.status import CancelOutcome, JobStatus
+from queueport.testing.chaos.document import ChaosRun
 
 __all__ = ["DOCUMENTS", "schemas"]
 
@@ -217,6 +218,7 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("queues-set-up", QueuesSetUp, ("setup",)),
     Document("backends", Installed, ("backends",)),
     Document("contract", ContractRun, ("contract",)),
+    Document("chaos", ChaosRun, ("chaos",)),
 )
 
 COMPUTED: Mapping[type[Any], str] = {JobStatus: "finished", HistoryPoint: "throughput", QueueStats: "ready"}

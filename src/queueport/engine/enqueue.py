@@ -356,8 +356,11 @@ class Enqueue:
             raise _unavailable(error, [insert.record.id for insert in inserts]) from error.__cause__
         signer = self._operations.signer
         messages = [Message.of(i.change.applied(i.record, i.rev, now), now, signer=signer) for i in new]
+        # The mark is equal for all new jobs, and most jobs share one object as their first change.
+        sharing = {id(i.change): i for i in new}
+        marked = {key: i.change.with_next(self._lifecycle.mark(i.record)) for key, i in sharing.items()}
         sent = {
-            i.rev: replace(i, change=i.change.with_next(self._lifecycle.mark(i.record)), commands=tuple(commands))
+            i.rev: replace(i, change=marked[id(i.change)], commands=tuple(commands))
             for i, commands in zip(new, self._driver.publish_commands(messages), strict=True)
         }
         return [sent.get(insert.rev, insert) for insert in inserts]

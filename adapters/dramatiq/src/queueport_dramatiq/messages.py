@@ -18,8 +18,11 @@ __all__ = ["OPTION", "body_of", "encodes_json", "translate"]
 OPTION = "queueport"
 
 
-def translate(message: Message, queue: str) -> dramatiq.Message[Any]:
-    """Translate a message of queueport to one of Dramatiq. `queue` is Dramatiq's name of the queue."""
+def translate(message: Message, queue: str, **options: str) -> dramatiq.Message[Any]:
+    """Translate a message of queueport to one of Dramatiq. `queue` is Dramatiq's name of the queue.
+
+    `options` are further options of the message.
+    """
     envelope: dict[str, Any] = {**json.loads(message.body), "send": message.send}
     payload = envelope.pop("payload", None) or {"args": [], "kwargs": {}}  # the payload is null in a shortened copy
     return dramatiq.Message(
@@ -27,7 +30,7 @@ def translate(message: Message, queue: str) -> dramatiq.Message[Any]:
         actor_name=message.task,
         args=tuple(payload["args"]),
         kwargs=payload["kwargs"],
-        options={OPTION: envelope},
+        options={OPTION: envelope, **options},
         message_id=message.id,
         message_timestamp=int(message.sent_at * 1000),
     )

@@ -38,7 +38,7 @@ from queueport.stores.redis import (
     unavailable,
 )
 from queueport_dramatiq.driver import DramatiqDriver, DramatiqMessage, independent
-from queueport_dramatiq.messages import OPTION
+from queueport_dramatiq.messages import OPTION, translate
 from queueport_dramatiq.redis_broker import QueueportRedisBroker
 
 __all__ = ["DramatiqOnRedis"]
@@ -92,7 +92,13 @@ class DramatiqOnRedis(DramatiqDriver):
 
     def publish_commands(self, messages: Sequence[Message]) -> Sequence[Sequence[Command]]:
         # Without `_announce`: this is called only for a broker that `open` made, without an application's middleware.
-        return [self._commands(self.translated(message)) for message in messages]
+        return [self._named_commands(message) for message in messages]
+
+    def _named_commands(self, message: Message) -> list[list[bytes]]:
+        """The commands of `_commands`, without a copy of the translated message."""
+        name = f"{message.id}.{message.life}.{message.send}"
+        queue = self.names.native(message.queue)
+        return self._put_commands(name, translate(message, queue, redis_message_id=name))
 
     def send(self, queue: str, messages: Sequence[DramatiqMessage]) -> Sequence[SendResult]:
         return self._put([self._commands(message) for message in messages])
@@ -120,8 +126,11 @@ class DramatiqOnRedis(DramatiqDriver):
         """The commands that enqueue a message as Dramatiq's own script does."""
         job = message.options[OPTION]
         name = f"{message.message_id}.{job['life']}.{job['send']}"
-        named = message.copy(options={"redis_message_id": name})
-        keys = self._key(message.queue_name, ".msgs"), self._key(message.queue_name)
+        return self._put_commands(name, message.copy(options={"redis_message_id": name}))
+
+    def _put_commands(self, name: str, named: DramatiqMessage) -> list[list[bytes]]:
+        """The commands that enqueue a message, whose option `redis_message_id` is `name`."""
+        keys = self._key(named.queue_name, ".msgs"), self._key(named.queue_name)
         return [[b"HSET", keys[0], name.encode(), named.encode()], [b"RPUSH", keys[1], name.encode()]]
 
     def depth(self, queue: str) -> Depth:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from queueport.spi import storage
@@ -169,7 +170,7 @@ def batches(items: Sequence[list[bytes]]) -> Iterator[list[bytes]]:
 
 
 def _joined(items: Sequence[list[bytes]]) -> list[bytes]:
-    return [b"%d" % len(items), *(argument for item in items for argument in item)]
+    return [b"%d" % len(items), *chain.from_iterable(items)]
 
 
 def fields(packed: bytes) -> dict[str, Any]:

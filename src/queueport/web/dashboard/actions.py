@@ -48,8 +48,8 @@ class Target:
 
     @property
     def dead(self) -> dict[str, Any]:
-        """The filter as arguments of `DeadLetters.count` and `retry_all`."""
-        return {name: getattr(self.filter, name) or None for name in ("queue", "task", "error")}
+        """The filter as arguments of `DeadLetters.count`, `retry_all` and `purge`. Raises ConfigurationError."""
+        return {name: value for name, value in self.filter.arguments().items() if name != "state"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,8 @@ ACTIONS: Mapping[str, Action] = {
         "Discard all",
         "discard",
         "They leave the dead letters and become cancelled.",
-        lambda target: target.queue.dead_letters.count(target.filter.queue or None),
-        lambda target: _were(target.queue.dead_letters.purge(target.filter.queue or None), "discarded"),
+        lambda target: target.queue.dead_letters.count(**target.dead),
+        lambda target: _were(target.queue.dead_letters.purge(**target.dead), "discarded"),
         changes="jobs",
         danger=True,
     ),
@@ -275,8 +275,8 @@ class Actions:
             raise HTTPException(400, "The address names no job.")
         if (action.changes == "queue" or action is ACTIONS["purge"]) and not chosen.queue:
             raise HTTPException(400, "The address names no queue.")
-        if action in (ACTIONS["discard-all"], ACTIONS["purge"]) and (chosen.task or chosen.error):
-            raise HTTPException(400, f"{action.label} cannot be filtered by task or error.")
+        if action is ACTIONS["purge"] and chosen.conditions().keys() - {"queue"}:
+            raise HTTPException(400, f"{action.label} cannot be filtered by anything but the queue.")
         return source, action, Target(source.queue, request.state.dashboard_user, job_id, chosen)
 
     def _back(self, request: Request, source: Source, action: Action, target: Target) -> str:

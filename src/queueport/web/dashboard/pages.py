@@ -5,17 +5,24 @@ The methods of `Pages` block, so Starlette calls them in threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from queueport.engine.arguments import filters
+from queueport.engine.arguments import PAGE, filters
+from queueport.engine.operations import Operations
 from queueport.errors import BackendUnavailable, ConfigurationError, JobNotFound, QueueportError
+from queueport.job import JobFilters
+from queueport.spi.record import Record
+from queueport.spi.settings import duration
+from queueport.spi.store import Query
 from queueport.spi.url import hidden
 from queueport.status import JobState, JobStatus
 from queueport.web.dashboard.audit import AuditLog
@@ -28,24 +35,42 @@ __all__ = ["Filter", "Pages"]
 
 PER_PAGE = 50
 """The number of jobs on a page."""
+TEXT_SECONDS = 2.0
+"""Maximum seconds of a search for a text, which reads each job that matches the other filters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which jobs a page shows or an action changes. An empty text: no condition."""
+    """Which jobs a page shows or an action changes, as the texts in the address. An empty text: no condition."""
 
     state: str = ""
     queue: str = ""
     task: str = ""
     error: str = ""
+    key: str = ""
+    tag: str = ""
+    since: str = ""
+    until: str = ""
+    text: str = ""
 
     @classmethod
     def of(cls, request: Request) -> Filter:
         """The filter in the address. A filter by error without a state means dead jobs, which have an index."""
-        given = {name: request.query_params.get(name, "").strip() for name in ("state", "queue", "task", "error")}
+        given = {field.name: request.query_params.get(field.name, "").strip() for field in fields(cls)}
         if given["error"] and not given["state"]:
             given["state"] = JobState.DEAD.value
         return cls(**given)
+
+    def arguments(self) -> dict[str, Any]:
+        """The conditions as arguments of `JobQueue.jobs`. Raises ConfigurationError for a wrong time."""
+        given: dict[str, Any] = self.conditions()
+        return given | {name: moment_of(name, given[name]) for name in ("since", "until") if name in given}
+
+    def search(self, now: Callable[[], float], **page: Any) -> Query:
+        """The query of this filter. `page` has `limit` and `after`. Raises ConfigurationError, and JobNotFound."""
+        given = self.arguments()
+        more = JobFilters(**{name: given.pop(name) for name in JobFilters.__optional_keys__ & given.keys()})  # type: ignore[typeddict-item]
+        return filters(**given, **page, more=more, now=now)
 
     def query(self, **changed: str) -> str:
         """The filter as the query of an address, with some conditions changed."""
@@ -81,24 +106,25 @@ class Pages:
         """The jobs that match the filter in the address, newest first."""
         source, chosen = self.source(request), Filter.of(request)
         after = request.query_params.get("after") or None
-        given = {name: value or None for name, value in asdict(chosen).items()}
-        query = filters(**given, limit=PER_PAGE + 1, after=after)
-        found = source.queue.operations.find(query)
+        operations = source.queue.operations
+        found = search(operations, chosen.search(operations.store.now, limit=PER_PAGE, after=after))
         snapshot = source.snapshot()
         counts = None if snapshot.stats is None else snapshot.stats.totals
         if snapshot.stats is not None and chosen.queue:
             counts = snapshot.stats.queues[chosen.queue]
-        jobs = found[:PER_PAGE]
         return self._rendering.page(
             request,
             "jobs.html",
             source=source,
             filter=chosen,
-            jobs=[(job, self.note(job)) for job in jobs],
+            jobs=[(job, self.note(job)) for job in found.jobs],
             after=after,
-            older=chosen.query(after=jobs[-1].id) if len(found) > PER_PAGE else None,
+            older=None if found.after is None else chosen.query(after=found.after),
+            stopped=found.stopped,
             counts=counts,
             snapshot=snapshot,
+            history=Filter(queue=chosen.queue, task=chosen.task).query(),
+            text_seconds=TEXT_SECONDS,
         )
 
     def job(self, request: Request) -> Response:
@@ -171,6 +197,68 @@ class Pages:
         if job.progress is not None and not job.finished:
             return shortened(hidden(job.progress.message or ""), 160)
         return ""
+
+
+class Found(NamedTuple):
+    """The jobs of a page."""
+
+    jobs: Sequence[JobStatus]
+    after: str | None = None
+    """The id of the job after which the next page begins; None on the last page."""
+    stopped: bool = False
+    """Whether the search for a text has taken too long, so that the page may have too few jobs."""
+
+
+def search(operations: Operations, query: Query) -> Found:
+    """One page of the jobs that match the query. A search for a text ends after TEXT_SECONDS."""
+    if query.text is None:
+        found = operations.find(replace(query, limit=query.limit + 1))
+        jobs = found[: query.limit]
+        return Found(jobs, jobs[-1].id if len(found) > query.limit else None)
+    containing, after = list[JobStatus](), query.after
+    for records in read_until(operations, query, time.monotonic() + TEXT_SECONDS):
+        for record in records:
+            if len(containing) == query.limit:
+                return Found(containing, after)
+            after = record.id
+            if query.text.encode() in record.payload:
+                containing.append(operations.status(record))
+        if len(records) < PAGE:
+            return Found(containing)
+    return Found(containing, after, stopped=True)
+
+
+def read_until(operations: Operations, query: Query, end: float) -> Iterator[Sequence[Record]]:
+    """The records that match the query apart from its text, in pages of PAGE, until this time of the monotonic clock.
+
+    The last page is shorter than PAGE, unless the time is over.
+    """
+    page = replace(query, text=None, limit=PAGE)
+    records: Sequence[Record] = operations.store.find(page)
+    if not records and query.after is not None:
+        operations.read(query.after)  # raises JobNotFound
+    yield records
+    while len(records) == PAGE and time.monotonic() < end:
+        records = operations.store.find(replace(page, after=records[-1].id))
+        yield records
+
+
+def moment_of(name: str, text: str) -> float | datetime | None:
+    """A time of a filter: the number of seconds ago, such as "2h", or a time in ISO 8601, in UTC if it has no zone.
+
+    Raises ConfigurationError.
+    """
+    if not text:
+        return None
+    try:
+        if "-" not in text:
+            return float(duration(text))
+        at = datetime.fromisoformat(text)
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at
+    except (ValueError, OverflowError):
+        raise ConfigurationError(
+            f"{name}={text!r:.80} is not a time: write for example 2h or 2026-01-31T08:00Z"
+        ) from None
 
 
 def timeline(job: JobStatus) -> list[tuple[str, datetime, str]]:

@@ -1,10 +1,11 @@
 """The Lua scripts of the Redis store, and their loader. For those who change the store.
 
-Each file except `prelude.lua` is a verb of the store, or a step of a verb. Redis runs each script as one atomic step. A
-call of a verb runs its script once for each batch of items or page of records. The conventions:
+Each file except `prelude.lua` and `searches.lua` is a verb of the store, or a step of a verb. Redis runs each script as
+one atomic step. A call of a verb runs its script once for each batch of items or page of records. The conventions:
 
 - `prelude.lua` contains the local functions that verbs share. Its text is put in front of each verb, because a Redis
-  script cannot load another script.
+  script cannot load another script. `searches.lua` is put between both for the verbs in SEARCHES. Other verbs do
+  without it, because Redis creates all functions of a script anew for each run.
 - A verb's file is the body of a function. Its first comment lists the arguments and the answer. The function reads its
   arguments in order with `argument()` and `number()`. Verbs change records with `apply_change`, which also
   updates indexes and counts; only `claim_due` and `aside` write without it.
@@ -78,11 +79,16 @@ class Script:
         return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
+SEARCHES = {"claim_due", "count", "find", "overflow", "unreceived"}
+"""The verbs that use the functions of `searches.lua`."""
+
+
 @functools.cache
 def script(verb: str) -> Script:
-    """Load the script of a verb: the text of `prelude.lua`, then a call of `run` with the verb's file as a function.
+    """Load the script of a verb: the shared functions, then a call of `run` with the verb's file as a function.
 
     Raises OSError if a file cannot be read.
     """
-    prelude, body = ((resources.files(__name__) / f"{name}.lua").read_text("utf-8") for name in ("prelude", verb))
-    return Script.of(f"{prelude}\nreturn run(function()\n{body}\nend)\n".encode())
+    shared = ("prelude", "searches") if verb in SEARCHES else ("prelude",)
+    *parts, body = ((resources.files(__name__) / f"{name}.lua").read_text("utf-8") for name in (*shared, verb))
+    return Script.of("\n".join([*parts, "return run(function()", body, "end)\n"]).encode())

@@ -1,0 +1,164 @@
+"""`run`: one run of a plan, from the first process to the evidence. For the command and for tests."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from queueport.connect import get_queue
+from queueport.errors import BackendUnavailable
+from queueport.queue import JobQueue
+from queueport.stats import Stats
+from queueport.status import JobState, JobStatus
+from queueport.testing.chaos import tasks
+from queueport.testing.chaos.ledger import Ledger
+from queueport.testing.chaos.plan import Plan
+from queueport.testing.chaos.verdict import Evidence, Happened, Verdict, judge
+from queueport.testing.chaos.world import World
+
+__all__ = ["Outcome", "run"]
+
+BACKLOG = 10
+"""The number of jobs for each worker that producers may be ahead of the workers."""
+START = 120.0
+"""The seconds that workers have to start, which takes long on a busy machine."""
+PATIENCE = 30.0
+"""A job is stuck if no job has ended for this number of seconds, `lost_after` twice and a lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome of a run. `url` is the queue's URL with hidden passwords, `folder` contains the ledger and the logs.
+
+    `unexpected` are workers that ended by themselves, and `seconds` is how long the run took.
+    """
+
+    url: str
+    plan: Plan
+    evidence: Evidence
+    verdict: Verdict
+    unexpected: list[str]
+    seconds: float
+    folder: Path
+
+
+def run(url: str, plan: Plan, native: str | None = None, tell: Callable[[str], object] = lambda _: None) -> Outcome:
+    """Carry out the plan on the backend at this URL, in a new namespace. `tell` is called with sentences on the way.
+
+    `native` is the command of a framework's own worker, see `World`.
+    """
+    ledger = Ledger(Path(tempfile.mkdtemp(prefix="queueport-chaos-")))
+    settings: dict[str, Any] = {
+        "namespace": f"chaos_{uuid.uuid4().hex[:12]}",
+        "lease": plan.lease,
+        "keep_succeeded": "7d",
+    }
+    environment = {f"QUEUEPORT_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {"QUEUEPORT_URL": url, "QUEUEPORT_TASKS": tasks.__name__}
+    started = time.monotonic()
+    with get_queue(url, **settings) as queue:
+        queue.driver.setup(["default"])
+        queue.operations.store.setup()
+        world = World(plan, ledger, environment, native)
+        try:
+            world.start()
+            _wait_for_workers(queue, plan.workers)
+            _disturb(world, tell)
+            _finish(world, queue, tell)
+            stats, records = _settled(queue)
+        finally:
+            world.end()
+        ledger.update()
+        evidence = Evidence(
+            queue.settings.lease, ledger.told(), ledger.runs(), records, stats, _until_next(world.happened)
+        )
+        seconds = time.monotonic() - started
+        return Outcome(queue.url, plan, evidence, judge(evidence), world.unexpected, seconds, ledger.folder)
+
+
+def _wait_for_workers(queue: JobQueue, workers: int) -> None:
+    """Wait until so many worker processes are live, at most START seconds."""
+    deadline = time.monotonic() + START
+    while len(queue.stats().workers) < workers and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def _disturb(world: World, tell: Callable[[str], object]) -> None:
+    """Let producers and workers go on, and carry out each fault when so many jobs have started as it says."""
+    plan, started = world.plan, Started(world)
+    for number, fault in enumerate(plan.faults, 1):
+        started.wait(fault.after)
+        what = f"fault {number} of {len(plan.faults)}: {fault.kind} {fault.target}"
+        tell(f"{what}, {len(started.jobs)} jobs have started")
+        world.carry_out(fault, started.go_on)
+    started.wait(plan.jobs - 1)
+    world.tend(plan.jobs)
+    world.wait_for_producers()
+
+
+class Started:
+    """The jobs that have started so far."""
+
+    def __init__(self, world: World) -> None:
+        self.jobs: set[str] = set()
+        self._world = world
+        self._seen = 0
+        self._limit = 0
+
+    def wait(self, number: int) -> None:
+        """Wait until so many jobs have started, or none has for PATIENCE seconds. Producers stay a little ahead."""
+        self._limit = number + BACKLOG * self._world.plan.workers
+        before, changed = -1, time.monotonic()
+        while len(self.jobs) < number and time.monotonic() < changed + PATIENCE:
+            self.go_on()
+            if len(self.jobs) > before:
+                before, changed = len(self.jobs), time.monotonic()
+            time.sleep(0.02)
+
+    def go_on(self) -> None:
+        """Let the producers go on, and see which jobs have started since the last call."""
+        self._world.tend(min(self._world.plan.jobs, self._limit))
+        added = self._world.ledger.lines[self._seen :]
+        self._seen += len(added)
+        self.jobs.update(line["job"] for line in added if line["what"] == "begin")
+
+
+def _finish(world: World, queue: JobQueue, tell: Callable[[str], object]) -> None:
+    """Wait until every job has ended, or none has for a long time."""
+    patience = PATIENCE + 2 * queue.settings.lost_after + queue.settings.lease
+    ended, changed = -1, time.monotonic()
+    while time.monotonic() < changed + patience:
+        world.tend(world.plan.jobs)
+        try:
+            totals = queue.stats().totals
+        except BackendUnavailable:
+            continue
+        now = totals.succeeded + totals.dead + totals.cancelled
+        if now == totals.total:
+            return
+        if now > ended:
+            ended, changed = now, time.monotonic()
+        time.sleep(0.1)
+    tell(f"no job has ended for {patience:g} s")
+
+
+def _settled(queue: JobQueue) -> tuple[Stats, dict[str, JobStatus]]:
+    return queue.stats(), {status.id: status for status in _records(queue)}
+
+
+def _records(queue: JobQueue) -> Iterator[JobStatus]:
+    for state in JobState:
+        after = None
+        while page := queue.jobs(state, limit=500, after=after):
+            yield from page
+            after = page[-1].id
+
+
+def _until_next(happened: list[Happened]) -> list[Happened]:
+    """The faults. A stopped worker is slow for a moment after it continues, so its fault lasts a second longer."""
+    return [replace(fault, end=fault.end + 1.0) if fault.kind == "stop" else fault for fault in happened]

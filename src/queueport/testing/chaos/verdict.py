@@ -1,0 +1,199 @@
+"""The verdict: what producers were told, what the ledger shows and what the records say must agree.
+
+Pure functions over `Evidence`, so that tests can give them evidence that is wrong.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from queueport.stats import Stats
+from queueport.status import JobState, JobStatus
+from queueport.testing.chaos.ledger import Run
+from queueport.testing.chaos.tasks import expected
+
+__all__ = ["Evidence", "Happened", "Verdict", "judge"]
+
+RECOVERY = 5.0
+"""The seconds beyond a lease within which a job that a fault has hit must start again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """A fault that was carried out, from `begin` to `end`. `worker` is the name of the worker that it hit; empty for a
+    producer.
+    """
+
+    kind: str
+    worker: str
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known at the end of a run."""
+
+    lease: float
+    told: Mapping[str, str]
+    runs: Sequence[Run]
+    records: Mapping[str, JobStatus]
+    stats: Stats
+    faults: Sequence[Happened]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The breaches, each with a sentence for each job, and the numbers of a run."""
+
+    lost: list[str] = field(default_factory=list)
+    """Accepted jobs without a record."""
+    stuck: list[str] = field(default_factory=list)
+    """Jobs that have not ended."""
+    overlapping: list[str] = field(default_factory=list)
+    """Jobs of which two runs went on at once, although the first run's worker could send heartbeats."""
+    wrong: list[str] = field(default_factory=list)
+    """Jobs whose record does not say what happened, and rejected jobs that ran."""
+    stats: list[str] = field(default_factory=list)
+    """Statistics that do not match the records."""
+    late: list[str] = field(default_factory=list)
+    """Jobs that started again later than a lease and RECOVERY seconds after a fault, although their process was free.
+    """
+    repeated: int = 0
+    """The number of runs that were not needed: they followed a crash or an interruption."""
+    superseded: int = 0
+    """The number of runs that went on beside a run of a worker that had lost its lease."""
+    recovery: dict[str, float] = field(default_factory=dict)
+    """For each kind of fault, the longest time in seconds from the fault to the next start of a job that it hit."""
+
+    @property
+    def breaches(self) -> dict[str, list[str]]:
+        """The sentences about breaches, by kind."""
+        kinds = ("lost", "stuck", "overlapping", "wrong", "stats", "late")
+        return {kind: getattr(self, kind) for kind in kinds}
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing was found."""
+        return not any(self.breaches.values())
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Compare the three sources."""
+    verdict, runs = Verdict(), defaultdict[str, list[Run]](list)
+    for run in sorted(evidence.runs, key=lambda one: one.begin):  # a stopped process writes its lines late
+        runs[run.job].append(run)
+    for job, answer in evidence.told.items():
+        _judge_job(verdict, job, answer, evidence.records.get(job), runs[job])
+        _judge_overlaps(verdict, runs[job], evidence)
+    for job in (runs.keys() | evidence.records.keys()) - evidence.told.keys():
+        verdict.wrong.append(f"{job}: no producer offered it")
+    _judge_recovery(verdict, runs, evidence)
+    if not verdict.stuck:
+        _judge_stats(verdict, evidence)
+    return verdict
+
+
+def _judge_job(verdict: Verdict, job: str, answer: str, record: JobStatus | None, runs: Sequence[Run]) -> None:
+    if record is None:
+        if answer == "accepted":
+            verdict.lost.append(f"{job}: accepted, but there is no record")
+        elif runs:
+            verdict.wrong.append(f"{job}: {answer}, ran {len(runs)} times, but there is no record")
+        return
+    if not record.finished:
+        verdict.stuck.append(f"{job}: still {record.state}, {record.attempts} attempts, {answer}")
+        return
+    if answer == "rejected" and runs:
+        verdict.wrong.append(f"{job}: rejected, but it ran {len(runs)} times")
+    if record.state is JobState.CANCELLED and answer != "accepted" and not runs:
+        return
+    verdict.repeated += max(0, len(runs) - max(1, record.failures + (record.state is JobState.SUCCEEDED)))
+    verdict.wrong += [f"{job}: {problem}" for problem in _wrong(job, record, runs)]
+
+
+def _wrong(job: str, record: JobStatus, runs: Sequence[Run]) -> list[str]:
+    """What is wrong with the end of a job."""
+    number = int(job.rpartition("-")[2])
+    state, failures = expected(number)
+    problems = []
+    if (record.state, record.failures) != (state, failures):
+        problems.append(f"{record.state} with {record.failures} failures instead of {state} with {failures}")
+    attempts = [run.attempt for run in runs]
+    if len(set(attempts)) < len(attempts):
+        problems.append(f"an attempt ran twice: {attempts}")
+    if max(attempts, default=0) > record.attempts:
+        problems.append(f"attempt {max(attempts)} ran, but the record counts {record.attempts}")
+    outcomes = [run.outcome for run in runs if run.attempt == record.attempts]
+    if record.state is JobState.SUCCEEDED and record.result != [number, record.attempts]:
+        problems.append(f"the result is {record.result} instead of {[number, record.attempts]}")
+    if record.state is JobState.SUCCEEDED and "returned" not in outcomes:
+        problems.append(f"succeeded at attempt {record.attempts}, but no such run has returned")
+    return problems
+
+
+def _judge_overlaps(verdict: Verdict, runs: Sequence[Run], evidence: Evidence) -> None:
+    for number, run in enumerate(runs):
+        earlier = runs[:number]
+        before = [one for one in earlier if one.end is None or one.end > run.begin]
+        if not run.held and not any(one.end is not None for one in before):
+            continue  # an earlier run without an end has died: its process no longer holds the lock
+        before = before or list(earlier)  # a process that was stopped at the end of its run still held the lock
+        # a worker that was stopped between the begin of the job and the start of its task starts the older attempt last
+        if _silenced(min([run, *before], key=lambda one: one.attempt), run.begin, evidence):
+            verdict.superseded += 1
+        else:
+            others = ", ".join(f"attempt {one.attempt} on {one.worker}" for one in before)
+            verdict.overlapping.append(f"{run.job}: attempt {run.attempt} on {run.worker} ran beside {others}")
+
+
+def _silenced(run: Run, at: float, evidence: Evidence) -> bool:
+    """True if the worker of this run could not send heartbeats for some time in the last lease before `at`."""
+    return any(
+        fault.worker == run.worker and fault.kind != "roll" and fault.begin <= at and fault.end >= at - evidence.lease
+        for fault in evidence.faults
+    )
+
+
+def _judge_recovery(verdict: Verdict, runs: Mapping[str, Sequence[Run]], evidence: Evidence) -> None:
+    for job, several in runs.items():
+        for run, following in pairwise(several):
+            hits = [fault for fault in evidence.faults if _hits(fault, run, following)]
+            if not hits:
+                continue
+            fault = hits[-1]
+            seconds = following.begin - fault.begin
+            verdict.recovery[fault.kind] = max(seconds, verdict.recovery.get(fault.kind, 0.0))
+            due = fault.begin + evidence.lease
+            if following.begin > max(due, min(_busy(following, evidence), due + evidence.lease)) + RECOVERY:
+                verdict.late.append(f"{job}: started again {seconds:.1f} s after {fault.kind} of {fault.worker}")
+
+
+def _busy(run: Run, evidence: Evidence) -> float:
+    """The time until which the process of this run was running other jobs before this run. A job that has crashed
+    waits for them, for at most a lease.
+    """
+    earlier = [other for other in evidence.runs if other.pid == run.pid and other.begin < run.begin]
+    return max((run.begin if other.end is None else min(other.end, run.begin) for other in earlier), default=0.0)
+
+
+def _hits(fault: Happened, run: Run, following: Run) -> bool:
+    """True if the fault hit the worker of this run while the run went on."""
+    hit = fault.worker == run.worker and run.begin <= fault.begin < following.begin
+    return hit and (run.end is None or run.end > fault.begin)
+
+
+def _judge_stats(verdict: Verdict, evidence: Evidence) -> None:
+    records, stats = evidence.records.values(), evidence.stats
+    for state in JobState:
+        counted, found = getattr(stats.totals, state.value), sum(record.state is state for record in records)
+        if counted != found:
+            verdict.stats.append(f"stats count {counted} {state.value} jobs, but there are {found}")
+    failed = sum(record.failures + record.crashes for record in records)
+    if (stats.processed, stats.failed) != (len(records), failed):
+        verdict.stats.append(
+            f"processed and failed are {(stats.processed, stats.failed)} instead of {(len(records), failed)}"
+        )

@@ -1,0 +1,246 @@
+"""`World`: the worker and producer processes of a run, and the faults that happen to them. For `run`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from queueport.testing.chaos.ledger import LEDGER, WORKER, Ledger
+from queueport.testing.chaos.plan import Fault, Plan
+from queueport.testing.chaos.tasks import job_id
+from queueport.testing.chaos.verdict import Happened
+from queueport.testing.process import WorkerProcess
+
+__all__ = ["QUEUE", "World"]
+
+QUEUE = "default"
+BATCH = 10
+"""The number of jobs that a producer enqueues at once."""
+OWN = ("--processes=2", "--threads=4", "--log-level=warning")
+"""Options of queueport's own worker, so that it has child processes to kill."""
+GRACE = 2.0
+"""The seconds that a worker gives its jobs when it is told to stop; less than the longest job takes."""
+AIM = 5.0
+"""The seconds that a fault waits for its worker to run a job."""
+
+
+class Worker:
+    """One place for a worker. If its process ends, another takes its place, under a new name."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.starts = 0
+        self.process: WorkerProcess | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the present process in the ledger."""
+        return f"worker-{self.number}.{self.starts}"
+
+
+class Producer:
+    """One place for a producer process, which is replaced if it ends.
+
+    `batches` are the first and the last number of the jobs of each batch that it has been told to enqueue.
+    """
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.batches: list[tuple[int, int]] = []
+
+
+class World:
+    """The processes of a run. `native` is the command of the framework's own worker, in which `{namespace}` and
+    `{queue}` are replaced; None: queueport's own worker.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger, environment: Mapping[str, str], native: str | None = None) -> None:
+        self.plan = plan
+        self.ledger = ledger
+        self.happened: list[Happened] = []
+        self.unexpected: list[str] = []
+        """Workers that ended although nothing had happened to them, with the last line of their output."""
+        self._environment = {**os.environ, **environment, LEDGER: str(ledger.folder)}
+        self._native = native
+        self._workers = [Worker(number) for number in range(plan.workers)]
+        self._producers = [Producer() for _ in range(plan.producers)]
+        self._offered = 0
+
+    # -- processes ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all workers and producers."""
+        for worker in self._workers:
+            self._start_worker(worker)
+        for producer in self._producers:
+            self._start_producer(producer)
+
+    def tend(self, limit: int) -> None:
+        """Replace processes that have ended, and let the producers go on until they have offered `limit` jobs."""
+        self.ledger.update()
+        for worker in self._workers:
+            if worker.process is not None and not worker.process.running:
+                output = worker.process.log.strip().splitlines()
+                self.unexpected.append(f"{worker.name}: {' '.join(output[-1:])}")
+                self._start_worker(worker)
+        for producer in self._producers:
+            if producer.process is not None and producer.process.poll() is not None:
+                self.unexpected.append("a producer ended, see producers.log")
+                self._start_producer(producer)
+        while self._offered + BATCH <= limit or self._offered < limit == self.plan.jobs:
+            first, last = self._offered, min(self._offered + BATCH, limit) - 1
+            self._offered = last + 1
+            producer = self._producers[(first // BATCH) % len(self._producers)]
+            producer.batches.append((first, last))
+            self._tell(producer, first, last)
+
+    def wait_for_producers(self) -> None:
+        """Close the producers' input, and wait until they have enqueued everything."""
+        for producer in self._producers:
+            if producer.process is not None:
+                producer.process.communicate()
+                producer.process = None
+
+    def end(self) -> None:
+        """Kill all processes."""
+        for worker in self._workers:
+            self._kill_worker(worker)
+        for producer in self._producers:
+            if producer.process is not None:
+                producer.process.kill()
+                producer.process.communicate()
+
+    def log(self) -> str:
+        """The output of all workers that have run."""
+        paths = sorted(self.ledger.folder.glob("worker-*.log"))
+        return "\n".join(f"--- {path.stem}\n{path.read_text(errors='replace')}" for path in paths)
+
+    def _start_worker(self, worker: Worker) -> None:
+        worker.starts += 1
+        command = [sys.executable, "-m", "queueport", "worker", f"--queue={QUEUE}", *OWN, f"--grace={GRACE}"]
+        if self._native is not None:
+            namespace = self._environment["QUEUEPORT_NAMESPACE"]
+            command = shlex.split(self._native.replace("{namespace}", namespace).replace("{queue}", QUEUE))
+        log = self.ledger.folder / f"{worker.name}.log"
+        worker.process = WorkerProcess(command, {**self._environment, WORKER: worker.name}, log)
+
+    def _kill_worker(self, worker: Worker) -> None:
+        if worker.process is not None:
+            worker.process.kill()
+        self._signal_running(worker, signal.SIGKILL)  # processes that have left the process group, such as RQ's
+
+    def _start_producer(self, producer: Producer) -> None:
+        """Start a producer, and tell it the batches that an earlier process in this place has not offered."""
+        command = [sys.executable, "-m", "queueport.testing.chaos.producer", str(self.plan.lease)]
+        with (self.ledger.folder / "producers.log").open("ab") as log:
+            producer.process = subprocess.Popen(
+                command, env=self._environment, stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
+        self.ledger.update()
+        offered = self.ledger.told()
+        for first, last in producer.batches:
+            if job_id(first) not in offered:
+                self._tell(producer, first, last)
+
+    def _tell(self, producer: Producer, first: int, last: int) -> None:
+        if producer.process is not None and producer.process.stdin is not None:
+            with suppress(BrokenPipeError):  # it has ended: `tend` replaces it
+                producer.process.stdin.write(f"{first} {last}\n".encode())
+                producer.process.stdin.flush()
+
+    def _pids(self, worker: Worker) -> list[int]:
+        """The processes of this worker that run jobs now, as far as the ledger shows."""
+        self.ledger.update()
+        return list({run.pid for run in self.ledger.runs() if run.worker == worker.name and run.end is None})
+
+    def _signal_running(self, worker: Worker, number: signal.Signals) -> None:
+        for pid in self._pids(worker):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    # -- faults ------------------------------------------------------------------------------------
+
+    def carry_out(self, fault: Fault, meanwhile: Callable[[], object]) -> None:
+        """Carry out a fault, and record it. `meanwhile` is called again and again while the fault lasts."""
+        name = ""
+        if fault.kind != "producer":
+            self._aim(self._workers[fault.target], meanwhile)
+            name = self._workers[fault.target].name
+        begin = time.monotonic()
+        self._actions()[fault.kind](fault.target, meanwhile)
+        self.happened.append(Happened(fault.kind, name, begin, time.monotonic()))
+        self.ledger.write("fault", kind=fault.kind, worker=name)
+
+    def _aim(self, worker: Worker, meanwhile: Callable[[], object]) -> None:
+        """Wait until the worker runs a job, at most AIM seconds, so that the fault hits something."""
+        deadline = time.monotonic() + AIM
+        while time.monotonic() < deadline and not self._pids(worker):
+            meanwhile()
+            time.sleep(0.01)
+
+    def _actions(self) -> Mapping[str, Callable[[int, Callable[[], object]], None]]:
+        return {
+            "kill": self._kill,
+            "parent": self._kill_parent,
+            "child": self._kill_child,
+            "stop": self._stop,
+            "roll": self._roll,
+            "producer": self._kill_producer,
+        }
+
+    def _kill(self, target: int, _: Callable[[], object]) -> None:
+        self._kill_worker(self._workers[target])
+        self._start_worker(self._workers[target])
+
+    def _kill_parent(self, target: int, _: Callable[[], object]) -> None:
+        worker = self._workers[target]
+        if worker.process is not None:
+            os.kill(worker.process.pid, signal.SIGKILL)
+            worker.process.wait()
+        self._start_worker(worker)
+
+    def _kill_child(self, target: int, _: Callable[[], object]) -> None:
+        for pid in self._pids(self._workers[target])[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _stop(self, target: int, meanwhile: Callable[[], object]) -> None:
+        worker = self._workers[target]
+        if worker.process is None:
+            return
+        worker.process.pause()
+        self._signal_running(worker, signal.SIGSTOP)
+        end = time.monotonic() + 1.5 * self.plan.lease
+        while time.monotonic() < end:
+            meanwhile()
+            time.sleep(0.05)
+        self._signal_running(worker, signal.SIGCONT)
+        worker.process.resume()
+
+    def _roll(self, target: int, meanwhile: Callable[[], object]) -> None:
+        worker = self._workers[target]
+        old, name = worker.process, worker.name
+        self._start_worker(worker)
+        if old is None:
+            return
+        old.terminate()
+        deadline = time.monotonic() + GRACE + 10.0
+        while old.running and time.monotonic() < deadline:
+            meanwhile()
+            time.sleep(0.05)
+        if old.running:
+            self.unexpected.append(f"{name}: did not end {GRACE + 10:g} s after SIGTERM")
+            old.kill()
+
+    def _kill_producer(self, target: int, _: Callable[[], object]) -> None:
+        producer = self._producers[target]
+        if producer.process is not None:
+            producer.process.kill()
+            producer.process.communicate()
+        self._start_producer(producer)
