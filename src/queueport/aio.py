@@ -19,6 +19,7 @@ from queueport.context import warn_of_wait
 from queueport.engine.enqueue import make_job
 from queueport.errors import ConfigurationError, ResultTimeout
 from queueport.job import AsyncJobHandle, Job, JobFilters, JobHandle, ResultType
+from queueport.limits import QueueLimit
 from queueport.queue import WAIT, JobQueue, final_result
 from queueport.recurrence import Schedule
 from queueport.spi.record import Record
@@ -249,6 +250,16 @@ class AsyncJobQueue:
     async def resume(self, queue: str) -> bool:
         """See `JobQueue.resume`."""
         return await asyncio.to_thread(self.sync.resume, queue)
+
+    async def limit(
+        self, queue: str, *, concurrency: int | None = None, rate: str | None = None, burst: int | None = None
+    ) -> None:
+        """See `JobQueue.limit`."""
+        await asyncio.to_thread(self.sync.limit, queue, concurrency=concurrency, rate=rate, burst=burst)
+
+    async def queue_limits(self) -> dict[str, QueueLimit]:
+        """See `JobQueue.queue_limits`."""
+        return await asyncio.to_thread(self.sync.queue_limits)
 
     async def paused(self) -> dict[str, Pause]:
         """See `JobQueue.paused`."""

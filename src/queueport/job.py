@@ -311,6 +311,8 @@ class Job(Generic[R_co]):
     headers: Mapping[str, str] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     """The producer's other options. Options that `Job` has as a field, such as `queue`, are ignored here."""
+    limit_key: str | None = None
+    """What the task's `concurrency_key` returned for the arguments; None if the task has none."""
     links: Links | None = field(default=None, repr=False)
     """For the core, which sets this when it enqueues jobs that depend on each other."""
     task_ref: ResultType[R_co] | None = field(default=None, compare=False, repr=False)

@@ -45,6 +45,7 @@ from queueport.errors import (
     encodable,
 )
 from queueport.job import Job, JobFilters, JobHandle, Options, ResultType, new_id
+from queueport.limits import QueueLimit
 from queueport.schedules import Schedules
 from queueport.spi.driver import Driver
 from queueport.spi.history import HOUR, MINUTE
@@ -516,6 +517,26 @@ class JobQueue:
     def paused(self) -> dict[str, Pause]:
         """The paused queues by name, each with the start of its pause and the reason."""
         return self.operations.pauses.read()
+
+    def limit(
+        self, queue: str, *, concurrency: int | None = None, rate: str | None = None, burst: int | None = None
+    ) -> None:
+        """Limit the jobs of a queue, over all workers. Takes effect within two seconds.
+
+            queue.limit("emails", concurrency=5, rate="100/m")
+            queue.limit("emails")  # no limit any more
+
+        At most `concurrency` jobs of the queue run at a time, and at most `rate` start in a second, minute, hour or day
+        on average; see `LimitOptions`. The new limit replaces the queue's earlier one. Jobs that run already continue.
+        Raises ConfigurationError for a wrong argument.
+        """
+        given = QueueLimit(concurrency=concurrency, rate=rate, burst=burst)
+        self.operations.limits_at_begin.put(queue_name(queue), given)
+
+    def queue_limits(self) -> dict[str, QueueLimit]:
+        """The limits of queues that `limit` has set, by the name of the queue."""
+        found = self.operations.limits_at_begin.read()
+        return {name: limit for name, limit in found.items() if limit != QueueLimit()}
 
     def purge(self, queue: str) -> int:
         """Cancel every waiting job of a queue, with the reason "purged"; returns the number of cancelled jobs.

@@ -45,6 +45,7 @@ from queueport.job import (
     is_task_name,
     new_id,
 )
+from queueport.limits import LimitOptions, TaskLimit, task_limit
 from queueport.recurrence import Recurrence, RecurrenceOptions
 from queueport.retry import importable
 
@@ -60,6 +61,7 @@ R = TypeVar("R")
 C = TypeVar("C")
 NO_OPTIONS = Options()
 RECURRENCE = RecurrenceOptions.__optional_keys__
+LIMITS = LimitOptions.__optional_keys__
 ELSEWHERE = dict.fromkeys(("delay", "send"), "task.enqueue(...)") | dict.fromkeys(
     ("apply_async", "send_with_options"), "task.using(delay=60, queue='bulk').enqueue(...)"
 )
@@ -94,11 +96,12 @@ class Task(Generic[P, R, C]):
         options: Options = NO_OPTIONS,
         given: Options = NO_OPTIONS,
         recurrence: Recurrence | None = None,
+        limit: TaskLimit | None = None,
         like: Task[P, R, C] | None = None,
     ) -> None:
         """Make a task from checked arguments. Applications use `@task` or `task.named` instead.
 
-        If `like` is given, the new task shares the signature, the recurrence and the on_dead hooks of `like`.
+        If `like` is given, the new task shares the signature, recurrence, limit and on_dead hooks of `like`.
         """
         if function is None:
             self.__name__: str = name.rpartition(".")[2]
@@ -117,6 +120,8 @@ class Task(Generic[P, R, C]):
         """The options that the producer gave, by `using()` or `task.named()`."""
         self.recurrence: Final[Recurrence | None] = recurrence if like is None else like.recurrence
         """When the task's recurring job runs; None if the declaration has neither `every` nor `cron`."""
+        self.limit: Final[TaskLimit | None] = limit if like is None else like.limit
+        """How many jobs of the task may run at a time, or start in a time; None if the declaration does not say."""
         self.dead_hooks: Final[list[Callable[[JobStatus], object]]] = [] if like is None else like.dead_hooks
         """The hooks that `on_dead` registered."""
         self._like = like
@@ -185,6 +190,8 @@ class Task(Generic[P, R, C]):
             options=self._others,
             task_ref=self,
         )
+        if self.limit is not None:
+            draft.limit_key = self.limit.key_of(self.name, args, kwargs)
         return frozen(draft, Job)
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
@@ -301,7 +308,7 @@ class Registry:
             self._tasks = kept
 
 
-class DeclarationOptions(TaskOptions, RecurrenceOptions, total=False):
+class DeclarationOptions(TaskOptions, RecurrenceOptions, LimitOptions, total=False):
     """The options of `@task(...)`, besides `name` and `aliases`."""
 
 
@@ -328,6 +335,8 @@ class TaskDecorator:
 
         @task(cron="0 3 * * *", timezone="Europe/Berlin")
         def clean_up() -> None: ...
+
+    `concurrency`, `concurrency_key`, `rate` and `burst` limit the jobs that run or start; see `LimitOptions`.
 
     With `every` or `cron`, the workers run the task at these times, without arguments; see `RecurrenceOptions`.
 
@@ -360,9 +369,12 @@ class TaskDecorator:
                 raise ConfigurationError(f"task {chosen!r}: aliases must be a list or tuple of names, not {aliases!r}")
             older = tuple(_checked_name(alias) for alias in aliases)
             recurrence = _recurrence(chosen, function, options)
-            others = {name: value for name, value in options.items() if name not in RECURRENCE}
+            limit = _limit(chosen, options)
+            others = {name: value for name, value in options.items() if name not in RECURRENCE | LIMITS}
             known = _options(chosen, cast("TaskOptions", others), TaskOptions.__optional_keys__)
-            declared: Task[..., Any, Any] = Task(chosen, function, aliases=older, options=known, recurrence=recurrence)
+            declared: Task[..., Any, Any] = Task(
+                chosen, function, aliases=older, options=known, recurrence=recurrence, limit=limit
+            )
             registry.add(declared)
             return declared
 
@@ -382,6 +394,13 @@ def _options(name: str, options: JobOptions | TaskOptions, known: frozenset[str]
     try:
         return Options.of(options, known)
     except (InvalidJob, ConfigurationError) as error:
+        raise ConfigurationError(f"task {name!r}: {error}") from None
+
+
+def _limit(name: str, options: Mapping[str, Any]) -> TaskLimit | None:
+    try:
+        return task_limit(options)
+    except ConfigurationError as error:
         raise ConfigurationError(f"task {name!r}: {error}") from None
 
 

@@ -80,7 +80,7 @@ def test_the_tasks_of_django_run_unchanged(project: Project, options: Sequence[s
     }
 
 
-def test_with_the_setting_every_job_waits_for_the_commit(project: Project) -> None:
+def test_with_the_setting_every_job_held_by_the_commit(project: Project) -> None:
     project.environment["SHOP_ON_COMMIT"] = "1"
     found = json.loads(project.run("try_transactions.py").stdout)
     assert found == {

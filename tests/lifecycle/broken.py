@@ -18,7 +18,17 @@ from queueport.errors import BackendUnavailable
 from queueport.spi.message import Message, SendResult
 from queueport.spi.record import Change, FollowUp, Record
 from queueport.spi.runner import MessageAction
-from queueport.spi.store import Begin, Insert, LeaseRenewal, Query, StoreStats, Swap, WriteOutcome, WriteResult
+from queueport.spi.store import (
+    Begin,
+    Insert,
+    LeaseRenewal,
+    Query,
+    StoreStats,
+    Swap,
+    TakeLimits,
+    WriteOutcome,
+    WriteResult,
+)
 from queueport.status import JobError, JobState
 from queueport.stores.memory.store import MemoryStore
 from queueport.workers.receiver import Receiver
@@ -243,7 +253,14 @@ class KeepsRevOfHeartbeat(ChangesHeartbeats):
 
 
 class TakesExpired(MemoryStore):
-    def take(self, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str) -> Sequence[Record]:
+    def take(
+        self,
+        queues: Sequence[str],
+        changes: Mapping[str, Change],
+        limit: int,
+        rev: str,
+        limits: TakeLimits | None = None,
+    ) -> Sequence[Record]:
         for record in self.find(Query(state=JobState.QUEUED)):
             if record.task in changes:
                 change = replace(

@@ -39,12 +39,23 @@ def overtaken(state: Machine) -> None:
     state.teardown()
 
 
-def run() -> tuple[str, Mapping[str, Record | None]]:
-    """Run the example. Returns the promise that was broken, or "" if none was, and the records at the end."""
+def stale(state: Machine) -> None:
+    """Run an example in which a worker is stopped until its job was begun again, and then ends its own attempt."""
+    state.start(early=True, calm=False, tasks=(("task", "other"), ("task", "other")), plan="succeeds", begun=False)
+    state.work(process=0, reach=(6, None))
+    state.freeze(process=0)
+    state.overtake(process=0, reach=ALL, thawed=False)
+    state.thaw()
+    state.work(process=0, reach=ALL)
+    state.teardown()
+
+
+def run(steps: Callable[[Machine], None]) -> tuple[str, Mapping[str, Record | None]]:
+    """Run an example. Returns the promise that was broken, or "" if none was, and the records at the end."""
     state = Machine()
     broken = ""
     try:
-        overtaken(state)
+        steps(state)
     except AssertionError as error:
         broken = str(error).partition("\n")[0]  # pytest may add lines that contain addresses of objects
         state.on.close()  # or the logger of queueport would stay changed for the tests that follow
@@ -52,14 +63,14 @@ def run() -> tuple[str, Mapping[str, Record | None]]:
 
 
 def test_the_same_steps_make_the_same_writes_each_time() -> None:
-    first, second = run(), run()
+    first, second = run(overtaken), run(overtaken)
     assert first == second
     assert first[0] == ""
 
 
 def test_the_same_steps_fail_in_the_same_way_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_end", ends_any_attempt(runner._end))
-    first, second = run(), run()
+    first, second = run(stale), run(stale)
     assert first == second
     assert first[0] == "a stale worker moves a job"
 

@@ -221,7 +221,7 @@ def locked() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_worker_waits_for_a_store_that_does_not_answer(queue: JobQueue, start: Start, processes: str) -> None:
+def test_a_worker_held_by_a_store_that_does_not_answer(queue: JobQueue, start: Start, processes: str) -> None:
     handle = queue.enqueue("shop.add", 1, 2)
     options = ["--processes", processes, "--url", "sqlite:///jobs.db?lease=2&call_timeout=0.2"]
     with locked():

@@ -100,7 +100,7 @@ def test_the_queue_is_the_default_only_inside_the_block(monkeypatch: pytest.Monk
         add.enqueue(1)
 
 
-def test_drain_retries_at_once_and_without_retries_it_waits_for_the_clock() -> None:
+def test_drain_retries_at_once_and_without_retries_it_held_by_the_clock() -> None:
     started = time.monotonic()
     with fake() as queue:
         handle = flaky.enqueue(3)

@@ -182,11 +182,13 @@ def test_jobs_that_wait_longer_for_a_further_message_do_not_hide_lost_messages_b
     queue: JobQueue, broker: Broker
 ) -> None:
     operations, store = queue.operations, queue.operations.store
-    queue.enqueue_many(tasks.echo.job(number) for number in range(2 * BATCH + HELD))
-    found = store.unreceived(tasks.QUEUE, 0, math.inf, 2 * BATCH + HELD)
+    queue.enqueue_many(tasks.echo.job(n) for n in range(2 * BATCH + HELD))
+    number = 2 * BATCH + HELD
+    eventually(lambda: len(store.unreceived(tasks.QUEUE, 0, math.inf, number)) == number)  # all jobs are marked as sent
+    found = store.unreceived(tasks.QUEUE, 0, math.inf, number)
     patient = [(record, Change({"sends": 9})) for record in found[: 2 * BATCH]]
     assert operations.apply(patient) == 2 * BATCH
-    fetched(broker, 2 * BATCH + HELD)
+    fetched(broker, number)
     frontier = store.now() + 10 * operations.rules.lost_after
     assert operations.find_lost(tasks.QUEUE, 0, frontier, BATCH) == HELD
     assert waiting(broker) == HELD

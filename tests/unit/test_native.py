@@ -120,7 +120,7 @@ def test_a_coroutine_goes_on_after_deliver_has_returned(queue: JobQueue) -> None
     assert [handle.result(0) for handle in handles] == list(range(10))
 
 
-def test_a_stop_waits_for_a_job_that_is_being_begun(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_held_by_a_job_that_is_being_begun(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     worker, store = NativeWorker(queue, [tasks.QUEUE]), queue.operations.store
     begin, called, go = store.begin, threading.Event(), threading.Event()
 
@@ -150,7 +150,7 @@ def test_a_second_stop_after_a_coroutine_does_nothing(queue: JobQueue) -> None:
     assert handle.result(0) == 0.0
 
 
-def test_a_coroutine_that_waits_for_its_turn_has_not_begun_and_is_handed_back_at_a_stop(
+def test_a_coroutine_that_held_by_its_turn_has_not_begun_and_is_handed_back_at_a_stop(
     queue: JobQueue, trace: Trace
 ) -> None:
     with get_queue(queue.url, coroutines=2) as narrow:

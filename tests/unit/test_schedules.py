@@ -111,7 +111,7 @@ def test_a_tick_that_is_only_a_little_late_is_not_missed(queue: FakeQueue) -> No
     assert len(queue.jobs()) == 1
 
 
-def test_without_overlap_a_tick_waits_for_the_end_of_the_previous_job(queue: FakeQueue) -> None:
+def test_without_overlap_a_tick_held_by_the_end_of_the_previous_job(queue: FakeQueue) -> None:
     queue.schedules.add("noting", note.job(), every=60, overlap=False)
     queue.advance(180)
     assert len(queue.jobs()) == 1

@@ -118,7 +118,7 @@ def test_a_wait_outside_a_task_is_not_logged(queue: JobQueue, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("job", [own.job(None), own.job(60), own_async.job()], ids=["sync", "timeout", "async"])
-def test_a_task_that_waits_for_its_own_job_fails_at_once(queue: JobQueue, job: Job[None]) -> None:
+def test_a_task_that_held_by_its_own_job_fails_at_once(queue: JobQueue, job: Job[None]) -> None:
     message = r"InvalidState: job \w+ waits for its own result"
     with queue.worker(tasks=[own, own_async]), pytest.raises(JobFailed, match=message):
         queue.enqueue(job).result(5)

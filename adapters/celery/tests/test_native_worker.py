@@ -85,7 +85,7 @@ class TestPrefork(RetryTests, WorkerLossTests, LossTests, StaleWorkerTests):
         assert worker.running
 
     @disrupts
-    def test_X5_a_worker_that_starts_while_the_store_is_down_waits_for_it(  # noqa: N802
+    def test_X5_a_worker_that_starts_while_the_store_is_down_held_by_it(  # noqa: N802
         self, harness: Harness, queue: JobQueue, caplog: pytest.LogCaptureFixture
     ) -> None:
         """As in the contract, with Celery's own command, which waits for its broker on the same server."""

@@ -50,7 +50,7 @@ class Server:
 
 
 @pytest.mark.timeout(30)
-def test_the_consumer_waits_for_an_acknowledgement_and_not_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_consumer_held_by_an_acknowledgement_and_not_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def sleep(_seconds: float) -> None:
         raise AssertionError("the consumer sleeps")
 
@@ -139,7 +139,7 @@ def test_messages_whose_acknowledgement_failed_are_acknowledged_in_the_next_call
     assert server.acknowledged == [("a", "b")]
 
 
-def test_the_consumer_of_an_empty_queue_waits_for_a_message() -> None:
+def test_the_consumer_of_an_empty_queue_held_by_a_message() -> None:
     server = Server()
     server.waiting = []
     consumer = _Consumer(server, "q", PREFETCH, 100)

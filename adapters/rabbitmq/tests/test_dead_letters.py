@@ -66,7 +66,7 @@ def test_many_searches_at_the_same_time_all_succeed(
     assert broker.ids(broker.dead("q")) == [str(number) for number in range(240, 260)]
 
 
-def test_a_search_waits_for_another_consumer_and_fails_in_time(broker: Broker, opener: Opener) -> None:
+def test_a_search_held_by_another_consumer_and_fails_in_time(broker: Broker, opener: Opener) -> None:
     transport = opener(broker.url, call_timeout=1.0)
     transport.bury("q", [copy("a")])
     with broker.channel() as channel:

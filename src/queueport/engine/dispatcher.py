@@ -103,6 +103,7 @@ class Dispatcher:
     def run(self) -> None:
         """Run until stopped. After an error, for example if the store does not answer, try again."""
         self._operations.pauses.follow()
+        self._operations.limits_at_begin.follow()
         pause = self._poll
         while not self._stop.wait(pause * random.uniform(0.8, 1.0)):
             try:
@@ -134,6 +135,8 @@ class Dispatcher:
             if count < BATCH:
                 break
         self._operations.wake_resting()
+        if self._operations.limits_at_begin.exist:
+            self._operations.let_on()
         self._schedules.tick()
         if self._runtime.monotonic() - self._searched_at >= LOST_EVERY:
             self._searched_at = self._runtime.monotonic()
@@ -142,6 +145,7 @@ class Dispatcher:
             self._swept_at = self._runtime.monotonic()
             self._find_lost()
             self._delete_overflow()
+            self._operations.let_on()  # jobs of limits that no process declares any more
         if self._runtime.monotonic() - self._folded_at >= FOLD_EVERY:
             self._folded_at = self._runtime.monotonic()
             self._operations.store.fold_history()

@@ -514,6 +514,7 @@ def _bare_record(job: Job[Any]) -> Record:
         headers=dict(job.headers),
         options=job.options.for_record(),
         tags=job.options.tags or (),
+        limit_key=job.limit_key,
     )
     if job.links is not None:
         draft.links, draft.waits_for = job.links, job.links.waits_for

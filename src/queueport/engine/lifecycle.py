@@ -22,7 +22,8 @@ from typing import Any
 from queueport.engine.rules import AttemptOutcome, Refusal, Rules, Succeeded
 from queueport.errors import PublishFailed, QueueportError, UnknownTask, WorkerLost, bases_of, message_of, type_of
 from queueport.spi.record import Change, FollowUp, Record, Release
-from queueport.spi.store import Replacement
+from queueport.spi.storage import is_held
+from queueport.spi.store import LIMITED, Replacement
 from queueport.status import WAITING, JobError, JobState
 
 __all__ = ["NOT_NEEDED", "PUBLISH_FAILED", "Lifecycle", "publish_failed"]
@@ -42,6 +43,8 @@ PAUSED = "paused"
 """The `reason` of a queued job that rests in the store, because its queue is paused."""
 REST = 600.0
 """Seconds after which a dispatcher checks a resting job, in case nobody has woken it when its queue was resumed."""
+HELD = 600.0
+"""Seconds after which a dispatcher checks a held job, in case no worker knows its task, and so its limit, any more."""
 COMPLETE_WITHIN = 3600.0
 """Seconds that a producer has to insert all jobs of a batch or chain, before a dispatcher cancels those that wait."""
 NEEDED = 600.0
@@ -99,10 +102,10 @@ class Lifecycle:
         its message was sent and is still right, it keeps its place, unless it now has to wait for its time. A running
         job only gives up its key.
         """
-        names = ("payload", "queue", "priority", "group", "headers", "options")
+        names = ("payload", "queue", "priority", "group", "headers", "options", "limit_key")
         fresh = {"failures": 0, "crashes": 0, "progress": None, "reason": None, "run_at": None, "expires_at": None}
         values = {**{name: getattr(record, name) for name in names}, **fresh}
-        unsent = dict.fromkeys(("token", "unknown_since", "sent_at", "wake_at"))
+        unsent = dict.fromkeys(("token", "unknown_since", "sent_at", "wake_at", "held_by"))
         unsent |= {"interrupted": False, "sent": False, "sends": 0}
         first = replace(new, stamp={name: at for name, at in new.stamp.items() if name != "enqueued_at"})
         waiting = replace(Change({**values, **unsent}).with_next(first), then=new.then)
@@ -289,6 +292,22 @@ class Lifecycle:
         rests = record.state is JobState.QUEUED and not record.sent and record.reason == PAUSED
         return Change({"reason": None}, {"wake_at": 0.0}) if rests else Refusal.NOT_ALLOWED
 
+    # -- limits ------------------------------------------------------------------------------------
+
+    def hold(self) -> Change:
+        """Make a job wait for a limit that does not let it begin. The store sets the limit, and wakes the job if it
+        expires. The job burns no budget and keeps its place: `queued_at` stays.
+        """
+        return Change({"sent": False, "sends": 0, "reason": LIMITED}, {"wake_at": HELD})
+
+    def let_on(self, record: Record) -> Change | Refusal:
+        """Let a held job begin before the jobs that are still held. The caller has the claim and must publish it."""
+        if not is_held(record):
+            return Refusal.NOT_ALLOWED
+        if not self.rules.carries:
+            return Change({"sent": True, "reason": None, "wake_at": record.expires_at})
+        return Change({"reason": None}, {"wake_at": self.rules.claim}, then=frozenset({FollowUp.PUBLISH}))
+
     # -- requests of callers and operators ---------------------------------------------------------
 
     def cancel(self, record: Record, *, interrupts: bool = True) -> Change | Refusal:
@@ -419,6 +438,10 @@ class Lifecycle:
         if record.sent:
             # The job only waits for a worker. If the store is the queue, a dispatcher must cancel it when it expires.
             return Change({"wake_at": None if self.rules.carries else record.expires_at})
+        if is_held(record) and known(record):  # a worker that knows the limit lets the job on
+            ends = record.expires_at
+            later = Change(stamp={"wake_at": HELD})
+            return later if ends is None or ends > now + HELD else Change({"wake_at": ends})
         if record.unknown_since is not None and not known(record):
             if now - record.unknown_since < self.rules.unknown_after:
                 return Change(stamp={"wake_at": self.rules.unknown_after / UNKNOWN_CHECKS})
@@ -429,9 +452,10 @@ class Lifecycle:
             error = _error(UnknownTask(message), record, now)
             return self._dead({"errors": _history(record, error), "unknown_since": None}, record)
         if not self.rules.carries:
-            return Change({"sent": True, "wake_at": record.expires_at, "unknown_since": None})
+            noted = {"reason": None, "held_by": None} if is_held(record) else {}
+            return Change({"sent": True, "wake_at": record.expires_at, "unknown_since": None, **noted})
         if record.unknown_since is not None or record.reason is not None:
-            noted = {"unknown_since": None, "reason": None}
+            noted = {"unknown_since": None, "reason": None, **({"held_by": None} if is_held(record) else {})}
             return Change(noted, {"wake_at": self.rules.claim}, then=frozenset({FollowUp.PUBLISH}))
         return Change(then=frozenset({FollowUp.PUBLISH}))
 
@@ -465,7 +489,7 @@ class Lifecycle:
 
     def _cancelled(self, reason: str, record: Record | None, **values: Any) -> Change:
         stamp = {"finished_at": 0.0, "wake_at": self._keep()}
-        change = Change({**values, "state": JobState.CANCELLED, "reason": reason}, stamp, 1)
+        change = Change({**values, "state": JobState.CANCELLED, "reason": reason, "held_by": None}, stamp, 1)
         return change if record is None else self._releasing(record, change)
 
     def _releasing(self, record: Record, change: Change) -> Change:

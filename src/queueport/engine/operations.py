@@ -19,6 +19,7 @@ from queueport.engine.arguments import PAGE, checked, missing
 from queueport.engine.batches import call_batch, call_each
 from queueport.engine.events import Events
 from queueport.engine.lifecycle import PUBLISH_FAILED, Lifecycle, publish_failed
+from queueport.engine.limits import StartLimits
 from queueport.engine.marks import Marks
 from queueport.engine.pauses import Pauses
 from queueport.engine.rules import CLAIM, Refusal, Rules
@@ -30,6 +31,7 @@ from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, SendOutcome, SendResult, by_queue
 from queueport.spi.record import Change, CorruptRecord, FollowUp, Record
 from queueport.spi.signing import Signer
+from queueport.spi.storage import room
 from queueport.spi.store import JobStore, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, JobStatus
 from queueport.tasks import registry
@@ -38,6 +40,8 @@ __all__ = ["Operations", "SettleResult"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 T = TypeVar("T")
+LET_ON = 100
+"""The maximum number of jobs of one limit that are let on in one step."""
 MOST_READ = 32
 """A search for lost messages that may publish `limit` jobs again reads at most `MOST_READ * limit` records."""
 ANSWERED = frozenset({SendOutcome.SENT, SendOutcome.REFUSED})
@@ -90,6 +94,7 @@ class Operations:
         self._dispatching = self.runtime.lock()
         self._failures = FailureLog(logger, self.runtime.monotonic)
         self.pauses: Pauses = Pauses(store, self.runtime)
+        self.limits_at_begin: StartLimits = StartLimits(store, self.runtime)
         self._resting: list[tuple[float, str, str]] = []
         """The jobs that this process has let rest: the time on the monotonic clock, the id, and the queue. A job is
         removed when the pauses were read again after that time."""
@@ -515,6 +520,19 @@ class Operations:
                 decided = [one for one in self._resting if read_at is not None and one[0] < read_at]
                 self._wake([job_id for _, job_id, queue in decided if queue not in paused])
                 self._resting = self._resting[len(decided) :]
+
+    def let_on(self, names: Sequence[str] | None = None) -> None:
+        """Let as many held jobs on as may begin now: those of the limits with these names, or of all limits.
+
+        Limits that this process does not know are left out. Raises BackendUnavailable.
+        """
+        for held in self.store.held(names, LET_ON):
+            limit = self.limits_at_begin.named(held.name)
+            if limit is None:
+                continue
+            free = room(limit, held.state, held.now, ahead=held.state.passed)
+            first = held.jobs if free >= len(held.jobs) else held.jobs[: max(0, int(free))]
+            self.apply([(record, self.lifecycle.let_on(record)) for record in first])
 
     def _wake(self, ids: Sequence[str]) -> None:
         found = call_batch(self.store.get, ids, lambda _, __: None)  # leaves out a record that cannot be read

@@ -107,12 +107,20 @@ class Record:
     """The latest errors, newest last. `Lifecycle` keeps at most ten errors."""
     progress: Progress | None = None
     reason: str | None = None
-    """Why the job is cancelled, or "paused"; see `JobStatus.reason`."""
+    """Why the job is cancelled, or "paused" or "limited"; see `JobStatus.reason`."""
     key_until: float | None = None
     """Until when the job keeps its key although it has ended. The write that ends the job sets this time. None: the key
     is free from the end."""
     tags: Tags = ()
     """The texts by which `find` finds the job, each once. They never change."""
+    limit_key: str | None = None
+    """What the task's `concurrency_key` returned for the arguments: jobs with this key have limits of their own."""
+    slots: Tags | None = None
+    """The names of the limits that the latest attempt is counted against. While the job is running, it uses a slot of
+    each. In other states, the names have no meaning. None: no limits."""
+    held_by: str | None = None
+    """The name of the limit that a queued job waits for. The job is held if `reason` is "limited". If `reason` is None,
+    it was let on: it may begin before jobs that are held."""
     links: Links | None = None
     """The jobs before and after this one, if it belongs to a chain or a batch. They never change."""
     waits_for: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +20,18 @@ from typing import Any, TypeVar
 
 from queueport.errors import BackendUnavailable
 from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record, Release
-from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Query, QueueCounts, Swap
+from queueport.spi.store import (
+    LIMITED,
+    Begin,
+    Document,
+    Insert,
+    LeaseRenewal,
+    LimitState,
+    Query,
+    QueueCounts,
+    StartLimit,
+    Swap,
+)
 from queueport.stats import WorkerStats
 from queueport.status import JobError, JobState
 
@@ -30,14 +42,19 @@ __all__ = [
     "Tally",
     "Transition",
     "Verb",
+    "admit",
     "begin",
     "begun",
+    "counting",
     "document",
     "document_text",
     "given_fields",
     "given_names_and_values",
+    "holding",
     "insert",
     "is_default",
+    "is_held",
+    "is_passed",
     "matches",
     "names_error",
     "newest_error",
@@ -49,6 +66,7 @@ __all__ = [
     "renewal",
     "replace_waiting",
     "replacing",
+    "room",
     "search_too_long",
     "startable",
     "swap",
@@ -57,6 +75,8 @@ __all__ = [
 ]
 
 
+START_ERROR = 1e-6
+"""This part of a start of a rate may be missing, because times are rounded."""
 CLOCK_STEP = 10.0
 """Seconds by which the clock of a store may be set back, or differ between its processes, without an effect on
 searches by the time of the enqueue. Such a search may take records in the order of insertion for ordered by
@@ -69,6 +89,10 @@ class Transition:
 
     new: Record | None
     change: Change
+    limited: bool = False
+    """True if a limit did not let the job begin, so that the outcome is LIMITED."""
+    full_at: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """The new `LimitState.full_at` of each limit with a rate, by name."""
 
 
 Verb = Callable[[float, Record | None], Transition | None]
@@ -117,11 +141,79 @@ def swap(item: Swap, now: float, found: Record | None) -> Transition | None:
     return Transition(None if item.change.delete else item.change.applied(found, item.rev, now), item.change)
 
 
-def begin(item: Begin, now: float, found: Record | None) -> Transition | None:
-    """Begin the job, if it is queued, has not expired, has this task, and no newer release wrote its record."""
+def begin(
+    item: Begin, now: float, found: Record | None, state_of: Callable[[str], LimitState] | None = None
+) -> Transition | None:
+    """Begin the job, if it is queued, has not expired, has this task, and no newer release wrote its record.
+
+    `state_of`, which is called only if the item has limits, returns the state of the limit with a name.
+    """
     if found is None or found.task != item.task or not startable(found, now):
         return None
-    return Transition(begun(found, item.change, item.rev, now), item.change)
+    if not item.limits or state_of is None:
+        return Transition(begun(found, item.change, item.rev, now), item.change)
+    if found.queue != item.queue:
+        return None
+    reached, full_at = admit(item.limits, found, now, state_of)
+    if reached is not None:
+        change = holding(item.hold, found, reached, now)
+        return Transition(change.applied(found, item.rev, now), change, limited=True)
+    change = item.change.with_next(counting(item.limits, found))
+    return Transition(begun(found, change, item.rev, now), change, full_at=full_at)
+
+
+def admit(
+    limits: Sequence[StartLimit], record: Record, now: float, state_of: Callable[[str], LimitState]
+) -> tuple[str | None, dict[str, float]]:
+    """The name of the first limit that does not let the job begin, or None; and the new `full_at` by name.
+
+    A job that was let on for a limit needs only a free slot and a start of its rate. Any other job must also wait while
+    jobs are held, and leave room for those that were let on. So the jobs begin in their order.
+    """
+    full_at = {}
+    for limit in limits:
+        name = limit.name_for(record.limit_key)
+        state = state_of(name)
+        passed = record.held_by == name and is_passed(record)
+        if not passed and state.held:
+            return name, {}
+        if room(limit, state, now, ahead=0 if passed else state.passed) < 1:
+            return name, {}
+        if limit.rate is not None:
+            full_at[name] = max(state.full_at, now) + 1 / limit.rate
+    return None, full_at
+
+
+def room(limit: StartLimit, state: LimitState, now: float, *, ahead: int) -> float:
+    """The number of jobs that the limit lets begin now after `ahead` others. May be infinite or negative."""
+    free = math.inf if limit.concurrency is None else float(limit.concurrency - state.running)
+    if limit.rate is not None:
+        starts = limit.burst - max(0.0, state.full_at - now) * limit.rate
+        free = min(free, math.floor(starts + START_ERROR))
+    return free - ahead
+
+
+def holding(hold: Change, record: Record, name: str, now: float) -> Change:
+    """The change that makes the job wait for the limit: `hold`, and `wake_at` not later than the job's expiry."""
+    change, ends = hold.with_next(Change({"held_by": name})), record.expires_at
+    if ends is not None and ends < now + hold.stamp.get("wake_at", math.inf):
+        return change.with_next(Change({"wake_at": ends}))
+    return change
+
+
+def counting(limits: Sequence[StartLimit], record: Record) -> Change:
+    """The change that counts a job, which begins, against its limits."""
+    return Change({"slots": tuple(limit.name_for(record.limit_key) for limit in limits), "held_by": None})
+
+
+def is_held(record: Record) -> bool:
+    """True if the job waits for the limit `held_by`."""
+    return record.state is JobState.QUEUED and record.reason == LIMITED and record.held_by is not None
+
+
+def is_passed(record: Record) -> bool:
+    """True if the job has waited for the limit `held_by` and was let on, and has not begun since."""
+    return record.state is JobState.QUEUED and record.reason is None and record.held_by is not None
 
 
 def renew(item: LeaseRenewal, now: float, found: Record | None) -> Transition | None:

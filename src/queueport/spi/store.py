@@ -23,19 +23,26 @@ from queueport.stats import WorkerStats
 from queueport.status import JobState
 
 __all__ = [
+    "LIMITED",
+    "LOOKED_AT",
     "LOST_KEPT",
+    "MOST_LIMITS",
     "Begin",
     "ClaimingStore",
     "Command",
     "Document",
+    "HeldJobs",
     "Insert",
     "JobStore",
     "LeaseRenewal",
+    "LimitState",
     "Query",
     "QueueCounts",
     "Replacement",
+    "StartLimit",
     "StoreStats",
     "Swap",
+    "TakeLimits",
     "WriteOutcome",
     "WriteResult",
 ]
@@ -43,6 +50,12 @@ __all__ = [
 LOST_KEPT = 3600.0
 """Seconds for which a store must keep a lost worker, so that a dispatcher that starts later still finds it."""
 
+LIMITED = "limited"
+"""The `reason` of a queued job that is held because of a limit."""
+LOOKED_AT = 100
+"""The maximum number of jobs that one call of `take` reads beyond those that it may return, if there are limits."""
+MOST_LIMITS = 100
+"""The maximum number of limits that one call of `held` returns."""
 
 Command = Sequence[bytes]
 """A command for the server that the store and the backend share: its name and its arguments."""
@@ -60,6 +73,8 @@ class WriteOutcome(Enum):
     REPLACED = auto()
     """Another job of the same task holds the key. The store has applied a change of `Insert.replace` to that job, and
     has not inserted the record."""
+    LIMITED = auto()
+    """A limit does not let the job begin. The store has applied `Begin.hold` to it."""
     NOT_SENT = auto()
     """The server refused `Insert.commands`, which publish the message, so the record was not inserted."""
 
@@ -71,7 +86,7 @@ class WriteResult:
     `record` depends on the outcome. APPLIED: the record after the change (None: deleted). REFUSED: the record as found
     (None: no such job, or its record cannot be read). KEY_HELD: the record of the job that holds the key, or the result
     of `queueport.spi.storage.unreadable_holder` if the record cannot be read or was deleted. REPLACED: the record of
-    that job after the change. NOT_SENT: None.
+    that job after the change. LIMITED: the record after `Begin.hold`. NOT_SENT: None.
     """
 
     outcome: WriteOutcome
@@ -133,16 +148,79 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class StartLimit:
+    """A limit of the starts of jobs: how many may run at a time, and how many may start in a second."""
+
+    name: str
+    concurrency: int | None = None
+    """At most so many running jobs use a slot of the limit. None: no limit."""
+    rate: float | None = None
+    """At most so many starts a second on average. None: no limit."""
+    burst: int = 1
+    """At most so many starts at once, after a time without starts."""
+    keyed: bool = False
+    """True: each `Record.limit_key` has a limit of its own, see `name_for`."""
+
+    def name_for(self, key: str | None) -> str:
+        """The name of the limit for a job with this `limit_key`."""
+        return f"{self.name} {key}" if self.keyed and key is not None else self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
     """Begin the job `id`: apply `change`, add 1 to `attempts`, and set the rev to `rev`.
 
     The condition: the job is queued, has not expired, its task is `task`, and its `v` is not newer than this release's.
+
+    With `limits`, the record's queue must also be `queue`. In the same atomic step, the store asks
+    `queueport.spi.storage.admit` whether the limits let the job begin. If not, it holds the job: it applies
+    `storage.holding` instead of `change`, and the outcome is LIMITED. Otherwise it applies `change` and
+    `storage.counting`, and keeps the new `LimitState.full_at`.
     """
 
     id: str
     task: str
     change: Change
     rev: str
+    queue: str = ""
+    limits: tuple[StartLimit, ...] = ()
+    hold: Change = field(default_factory=Change)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLimits:
+    """The limits of the jobs that `take` may begin, by queue and task. `hold` is as in a `Begin`."""
+
+    limits: Mapping[tuple[str, str], tuple[StartLimit, ...]]
+    hold: Change
+
+    def of(self, queue: str, task: str) -> tuple[StartLimit, ...]:
+        """The limits of the jobs of this queue and task."""
+        return self.limits.get((queue, task), ())
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """What the store knows about a limit. All but `full_at` follows from the records."""
+
+    running: int = 0
+    """The number of running jobs that have the name of the limit in their `slots`."""
+    held: int = 0
+    """The number of queued jobs that wait for the limit: `held_by` is its name, and `reason` is "limited"."""
+    passed: int = 0
+    """The number of queued jobs that were let on and have not begun: `held_by` is its name, and `reason` is None."""
+    full_at: float = 0.0
+    """When all starts of `StartLimit.burst` are free again. Each start moves this time by 1 / `StartLimit.rate`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJobs:
+    """A limit for which jobs are held: its name, its state, the first of these jobs, and the store's time."""
+
+    name: str
+    state: LimitState
+    jobs: Sequence[Record]
+    now: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +383,14 @@ class JobStore(ABC):
         """Apply each `Begin` whose condition holds. A job may begin even if it is not yet marked as sent."""
 
     @abstractmethod
+    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+        """The limits for which jobs are held, sorted by name; of those with these names, or of all if `names` is None.
+
+        Returns at most MOST_LIMITS limits, each with at most `limit` of its held jobs: those of the highest priority
+        first, then those with the lowest `queued_at`.
+        """
+
+    @abstractmethod
     def claim_due(self, limit: int, claim: float, rev: str, *, leases: bool = True) -> Sequence[Record]:
         """Claim at most `limit` records whose wake_at has passed. Returns them, the most overdue first.
 
@@ -443,12 +529,22 @@ class ClaimingStore(JobStore):
     """A store that can also hand out the next job, so that it is a backend by itself."""
 
     @abstractmethod
-    def take(self, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str) -> Sequence[Record]:
+    def take(
+        self,
+        queues: Sequence[str],
+        changes: Mapping[str, Change],
+        limit: int,
+        rev: str,
+        limits: TakeLimits | None = None,
+    ) -> Sequence[Record]:
         """Begin at most `limit` of the next queued jobs of these queues, as `begin` does. Returns the changed records.
 
         `changes` maps a task's name to its change; jobs of other tasks must be ignored. The jobs of all these queues
         are ordered by priority, highest first, then by queued_at. Must ignore expired jobs; the dispatcher cancels
         them.
+
+        As in a `Begin`, a job that `limits` do not let begin is held, and the next one is tried, but not more than
+        LOOKED_AT jobs beyond `limit` in one call. Must not read jobs that are held already.
         """
 
     @abstractmethod

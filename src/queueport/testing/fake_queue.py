@@ -94,6 +94,7 @@ class FakeQueue(JobQueue):
             driver = Profiled(store, profile)
         super().__init__(url, chosen, driver, store, self._fake_runtime)
         self.operations.pauses.follow()
+        self.operations.limits_at_begin.ignore()
         self._inline = inline
         self._shuffles = profile is not None
         self._seen: dict[str, JobStatus] = {}

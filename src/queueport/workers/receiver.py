@@ -19,7 +19,7 @@ from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, NotAMessage
 from queueport.spi.record import Change, Record
 from queueport.spi.runner import MessageAction
-from queueport.spi.store import Begin, ClaimingStore, WriteResult
+from queueport.spi.store import Begin, ClaimingStore, WriteOutcome, WriteResult
 from queueport.status import JobState, JobStatus
 from queueport.tasks import Task
 from queueport.workers.attempt import Attempt
@@ -61,6 +61,9 @@ class Receiver:
         self._received = received
         self._began = began
         self._failures = failures
+        self._limits = operations.limits_at_begin
+        self._limits.declare(tasks.values())
+        self._hold = operations.lifecycle.hold()
         self._has_coroutines = any(task.is_async for task in tasks.values())
         self._defaults = {name: task.options.for_record() for name, task in tasks.items()}
 
@@ -75,10 +78,11 @@ class Receiver:
         parsed = [self._parse(body) for body in bodies]
         waits = f"the jobs of {len(bodies)} messages wait"
         paused = keep_trying(self._operations.pauses.current, waits, stop, self._runtime, self._failures)
+        keep_trying(self._limits.current, waits, stop, self._runtime, self._failures)
         called_at = self._runtime.monotonic()
         tokens = [self._runtime.new_id() for _ in bodies]  # one token a message, even if two messages name one job
         begins = {
-            i: Begin(message.id, message.task, self._change(message.task, tokens[i]), self._runtime.new_id())
+            i: self._begin(message.id, message.task, message.queue, tokens[i])
             for i, message in enumerate(parsed)
             if isinstance(message, Message)
             and not message.buried
@@ -128,7 +132,9 @@ class Receiver:
                 return []
         token, called_at = self._runtime.new_id(), self._runtime.monotonic()
         changes = {name: self._change(name, token) for name in tasks}
-        records = self._claiming.take(queues, changes, limit, self._runtime.new_id())
+        limits = self._limits.for_take(queues, tasks, self._hold)
+        rev = self._runtime.new_id()
+        records = self._claiming.take(queues, changes, limit, rev, limits)
 
         def failed(record: Record, error: Exception) -> None:
             log_error(logger, error, "job %s was begun but cannot be run; its lease will lapse", record.id)
@@ -173,6 +179,12 @@ class Receiver:
                 record.task,
             )
             self._operations.settle(record.id, self._lifecycle.task_unknown, record)
+
+    def _begin(self, job_id: str, task: str, queue: str, token: str) -> Begin:
+        change, rev, limits = self._change(task, token), self._runtime.new_id(), self._limits.of(queue, task)
+        return (
+            Begin(job_id, task, change, rev, queue, limits, self._hold) if limits else Begin(job_id, task, change, rev)
+        )
 
     def _change(self, task: str, token: str) -> Change:
         return self._lifecycle.begin(token=token, worker=self._worker, defaults=self._defaults[task])
@@ -219,7 +231,9 @@ class Receiver:
         record = answer.record
         if record is None:
             return self._action(message.id, SettleResult(None, refusal=Refusal.GONE))
-        if not answer.applied and record.state is JobState.QUEUED and record.task != message.task:
+        if answer.outcome is WriteOutcome.LIMITED:
+            return MessageAction.ACKNOWLEDGE
+        if not answer.applied and record.state is JobState.QUEUED and self._names_another(message, record):
             return self._begin_recorded(message, token, called_at, record)
         if not answer.applied:
             # Only a queued job may have expired. For a running job, which an earlier call with this token may have
@@ -243,8 +257,14 @@ class Receiver:
         record = self._store.get([message.id])[0] if record is None else record
         if record is None or record.task not in self._tasks:
             return self._unknown(message.id, record)
-        begin = Begin(record.id, record.task, self._change(record.task, token), self._runtime.new_id())
-        return self._begun(replace(message, task=record.task), self._store.begin([begin])[0], token, called_at)
+        begin = self._begin(record.id, record.task, record.queue, token)
+        known = replace(message, task=record.task, queue=record.queue)
+        return self._begun(known, self._store.begin([begin])[0], token, called_at)
+
+    def _names_another(self, message: Message, record: Record) -> bool:
+        """True if the message names another task than the record; or another queue, if that has other limits."""
+        moved = record.queue != message.queue and bool(self._limits.of(message.queue, message.task))
+        return record.task != message.task or moved
 
     def _attempt(self, record: Record, token: str, called_at: float) -> Attempt:
         attempt = Attempt(

@@ -126,6 +126,7 @@ class Runner:
         `waits`, the worker is announced later instead.
         """
         self.operations.pauses.follow()
+        self.operations.limits_at_begin.follow()
         self.heartbeat.start(waits=waits)
         self._started = True
         if hooks.event_hooks:
@@ -302,7 +303,20 @@ class Runner:
                 logger, error, "%d messages could not be acknowledged, so they may be delivered again", len(attempts)
             )
         self._notify()
+        self._let_on(attempts)
         return [records.get(attempt) for attempt in attempts]
+
+    def _let_on(self, attempts: Sequence[Attempt]) -> None:
+        """Let jobs on that waited for the slots of these attempts. If this fails, a dispatcher does it."""
+        names = set[str]()
+        for attempt in attempts:
+            if attempt.record.slots is not None:
+                names.update(attempt.record.slots)
+        if names:
+            try:
+                self.operations.let_on(sorted(names))
+            except Exception as error:  # noqa: BLE001  # an error must not end this thread
+                self.failures.error(error, "the jobs that wait for a limit could not be let on; a dispatcher does it")
 
     def _settle(self, ends: Sequence[Ended], once: bool) -> list[SettleResult | Exception | None]:
         """Record how attempts ended. The answer for an attempt is None if the store did not answer before `stop` was

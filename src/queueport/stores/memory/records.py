@@ -11,8 +11,8 @@ from typing import Any
 
 from queueport.spi.locks import ForkAware
 from queueport.spi.record import Change, Record
-from queueport.spi.storage import unreadable_holder
-from queueport.spi.store import Document
+from queueport.spi.storage import is_held, is_passed, unreadable_holder
+from queueport.spi.store import Document, LimitState
 from queueport.stats import WorkerStats
 from queueport.status import JobState
 from queueport.stores.memory.history import History
@@ -21,6 +21,20 @@ __all__ = ["Records"]
 
 Entry = tuple[Any, ...]
 """A sort key in an index. Its last item is the record's insertion number, so no two entries of an index are equal."""
+
+
+class LimitCounts:
+    """What the records say about limits, by the name of the limit."""
+
+    def __init__(self) -> None:
+        self.running: Counter[str] = Counter()
+        """The number of running jobs that have the limit in their slots."""
+        self.held: defaultdict[str, list[Entry]] = defaultdict(list)
+        """The held jobs, in the order in which they are let on."""
+        self.passed: Counter[str] = Counter()
+        """The number of jobs that were let on and have not begun."""
+        self.full_at: dict[str, float] = {}
+        """The `LimitState.full_at` of limits with a rate. It does not follow from the records."""
 
 
 class Records(ForkAware):
@@ -57,6 +71,7 @@ class Records(ForkAware):
         """The number of writes of queued jobs, by queue. An idle worker waits until this number changes."""
         self.ended: int = 0
         """The number of writes of jobs in a final state. A caller of `wait` waits until this number changes."""
+        self.limits: LimitCounts = LimitCounts()
         self.processed: int = 0
         self.failed: int = 0
         self.documents: dict[tuple[str, str], Document] = {}
@@ -96,6 +111,13 @@ class Records(ForkAware):
             if key in self.kept and self.kept[key][1] <= past:
                 del self.kept[key]
 
+    def limit(self, name: str) -> LimitState:
+        """The state of a limit."""
+        known = self.limits
+        return LimitState(
+            known.running[name], len(known.held.get(name, ())), known.passed[name], known.full_at.get(name, 0.0)
+        )
+
     def write(self, old: Record | None, new: Record | None, change: Change | None = None) -> None:
         """Replace `old` by `new`, and update the indexes. If `old` is None, `new` is added; if `new` is None, `old` is
         deleted. Adds the numbers in `change` to the counters `processed` and `failed`.
@@ -119,6 +141,8 @@ class Records(ForkAware):
         for entries, entry in self._entries(record, number):
             insort(entries, entry)
         self.counts[record.queue, record.priority, record.state] += 1
+        if record.slots is not None or record.held_by is not None:
+            self._count_slots(record, 1)
         self.arrivals[record.queue] += record.state is JobState.QUEUED
         final = record.state.final
         self.ended += final
@@ -129,8 +153,16 @@ class Records(ForkAware):
         for entries, entry in self._entries(record, number):
             del entries[bisect_left(entries, entry)]
         self.counts[record.queue, record.priority, record.state] -= 1
+        if record.slots is not None or record.held_by is not None:
+            self._count_slots(record, -1)
         if record.key is not None and self.holders.get((record.task, record.key)) == record.id:
             del self.holders[record.task, record.key]
+
+    def _count_slots(self, record: Record, more: int) -> None:
+        for name in (record.slots or ()) if record.state is JobState.RUNNING else ():
+            self.limits.running[name] += more
+        if record.held_by is not None and is_passed(record):
+            self.limits.passed[record.held_by] += more
 
     def _entries(self, record: Record, number: int) -> list[tuple[list[Entry], Entry]]:
         """Pairs of an index that contains the record, and the record's entry in this index."""
@@ -139,7 +171,10 @@ class Records(ForkAware):
             found.append((self.due, (record.wake_at, number)))
         if record.state is JobState.QUEUED:
             place = -record.priority, record.queued_at or 0.0, number
-            found.append((self.queued[record.queue, record.task], place))
+            if record.held_by is not None and is_held(record):
+                found.append((self.limits.held[record.held_by], place))
+            else:
+                found.append((self.queued[record.queue, record.task], place))
             if record.queued_at is not None:
                 found.append((self.oldest[record.queue], (record.queued_at, number)))
             if record.sent and record.sent_at is not None:

@@ -27,15 +27,19 @@ from queueport.spi.record import Change, Record, Release
 from queueport.spi.settings import NoOptions, options
 from queueport.spi.storage import Tally, Verb, begun, matches, readable, startable
 from queueport.spi.store import (
+    LOOKED_AT,
     LOST_KEPT,
+    MOST_LIMITS,
     Begin,
     ClaimingStore,
     Document,
+    HeldJobs,
     Insert,
     LeaseRenewal,
     Query,
     StoreStats,
     Swap,
+    TakeLimits,
     WriteOutcome,
     WriteResult,
 )
@@ -98,7 +102,8 @@ class MemoryStore(ClaimingStore):
         return self._write_all((one.id, partial(storage.swap, one)) for one in swaps)
 
     def begin(self, begins: Sequence[Begin]) -> Sequence[WriteResult]:
-        return self._write_all((one.id, partial(storage.begin, one)) for one in begins)
+        limit = self.records.limit
+        return self._write_all((one.id, partial(storage.begin, one, state_of=limit)) for one in begins)
 
     def heartbeat(self, beats: Sequence[LeaseRenewal]) -> Sequence[WriteResult]:
         return self._write_all((one.id, partial(storage.renew, one)) for one in beats)
@@ -124,9 +129,11 @@ class MemoryStore(ClaimingStore):
         self._replace(found, made.new, made.change, now)
         if made.new is not None and made.new.key is not None:
             self._keep_key(found, made.new, made.change, now)
+        if made.full_at:
+            self.records.limits.full_at |= made.full_at
         for release in made.change.releases:
             self._release(release, job_id, now)
-        return WriteResult(WriteOutcome.APPLIED, made.new)
+        return WriteResult(WriteOutcome.LIMITED if made.limited else WriteOutcome.APPLIED, made.new)
 
     def _release(self, release: Release, by: str, now: float) -> None:
         waiting = self.records.get(release.id)
@@ -269,13 +276,52 @@ class MemoryStore(ClaimingStore):
     def now(self) -> float:
         return self._clock()
 
-    def take(self, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str) -> Sequence[Record]:
+    def take(
+        self,
+        queues: Sequence[str],
+        changes: Mapping[str, Change],
+        limit: int,
+        rev: str,
+        limits: TakeLimits | None = None,
+    ) -> Sequence[Record]:
         with self._changed:
             now = self._clock()
             lists = [self.records.queued[queue, task] for queue in set(queues) for task in changes]
             ready = (job for job in self.records.listed(merge(*lists)) if startable(job, now))
+            if limits is not None:
+                begins = (
+                    Begin(
+                        job.id,
+                        job.task,
+                        changes[job.task],
+                        rev,
+                        job.queue,
+                        limits.of(job.queue, job.task),
+                        limits.hold,
+                    )
+                    for job in list(islice(ready, limit + LOOKED_AT))
+                )
+                return self._begin_until(begins, limit, now)
             taken = [(job, changes[job.task]) for job in islice(ready, limit)]
             return self._replaced([(job, begun(job, change, rev, now), change) for job, change in taken], now)
+
+    def _begin_until(self, begins: Iterable[Begin], limit: int, now: float) -> list[Record]:
+        """Begin or hold jobs until `limit` jobs have begun. Returns these."""
+        written = (self._write(one.id, partial(storage.begin, one, state_of=self.records.limit), now) for one in begins)
+        taken = list(islice((one.record for one in written if one.applied and one.record is not None), limit))
+        self._changed.notify_all()
+        return taken
+
+    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+        with self._changed:
+            now, records = self._clock(), self.records
+            some = sorted(
+                name for name, jobs in records.limits.held.items() if jobs and (names is None or name in names)
+            )
+            return [
+                HeldJobs(name, records.limit(name), list(records.listed(records.limits.held[name][:limit])), now)
+                for name in some[:MOST_LIMITS]
+            ]
 
     def unknown(self, queues: Sequence[str], tasks: Collection[str], limit: int) -> Sequence[Record]:
         with self._changed:

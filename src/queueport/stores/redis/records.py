@@ -17,11 +17,12 @@ from queueport.spi import storage
 from queueport.spi.history import HOUR, KEEP_MINUTES, MINUTE, HistoryCounts, HistoryQuery, gathered
 from queueport.spi.record import Change, Flat, Record, flat_value
 from queueport.spi.storage import Tally, given_fields, is_default, newest_error, readable_workers, reading, worker_stats
-from queueport.spi.store import Document, Insert, Query, Replacement, StoreStats
+from queueport.spi.store import Begin, Document, Insert, Query, Replacement, StartLimit, StoreStats
 from queueport.stats import WorkerStats
 
 __all__ = [
     "batches",
+    "begin_arguments",
     "change_arguments",
     "document",
     "encoded",
@@ -64,6 +65,21 @@ def insert_arguments(insert: Insert) -> list[bytes]:
         change[0] += b"|replace"
         commands += _replacement_arguments(insert.replace, insert.rev)
     return [insert.record.id.encode(), *change, b"%d" % len(insert.commands), *commands]
+
+
+def begin_arguments(begin: Begin) -> list[bytes]:
+    """The arguments of one begin, in the order in which begin.lua reads them."""
+    change = [begin.id.encode(), begin.task.encode(), *change_arguments(begin.change, begin.rev)]
+    if not begin.limits:
+        return [*change, b"0"]
+    limits = [argument for limit in begin.limits for argument in _limit_arguments(limit)]
+    held = change_arguments(begin.hold, begin.rev)
+    return [*change, b"%d" % len(begin.limits), *limits, begin.queue.encode(), *held]
+
+
+def _limit_arguments(limit: StartLimit) -> list[bytes]:
+    numbers = (limit.concurrency, limit.rate, limit.burst, int(limit.keyed))
+    return [limit.name.encode(), *(encoded(number) for number in numbers)]
 
 
 def _replacement_arguments(replacement: Replacement, rev: str) -> list[bytes]:

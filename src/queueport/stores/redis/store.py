@@ -23,11 +23,14 @@ from queueport.spi.record import RECORD_VERSION, CorruptRecord, Record
 from queueport.spi.storage import document_text, renewal, search_too_long, unreadable_holder
 from queueport.spi.store import (
     LOST_KEPT,
+    MOST_LIMITS,
     Begin,
     Document,
+    HeldJobs,
     Insert,
     JobStore,
     LeaseRenewal,
+    LimitState,
     Query,
     StoreStats,
     Swap,
@@ -57,7 +60,13 @@ PAGE = 500
 """The maximum number of records that one run of a search reads."""
 SCANNED = 1_000
 """The number of keys that one step of a search for ids looks at. A step takes the server about a millisecond."""
-OUTCOMES = {0: WriteOutcome.REFUSED, 1: WriteOutcome.APPLIED, 2: WriteOutcome.KEY_HELD, 4: WriteOutcome.REPLACED}
+OUTCOMES = {
+    0: WriteOutcome.REFUSED,
+    1: WriteOutcome.APPLIED,
+    2: WriteOutcome.KEY_HELD,
+    4: WriteOutcome.REPLACED,
+    5: WriteOutcome.LIMITED,
+}
 
 T = TypeVar("T")
 
@@ -181,8 +190,20 @@ class RedisStore(JobStore):
         return self._result(outcome, answer) or self.swap([swap])[0]
 
     def begin(self, begins: Sequence[Begin]) -> Sequence[WriteResult]:
-        items = [[one.id.encode(), one.task.encode(), *change_arguments(one.change, one.rev)] for one in begins]
-        return self._change("begin", items)
+        return self._change("begin", [records.begin_arguments(one) for one in begins])
+
+    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+        if names is not None and not names:
+            return []
+        wanted = [name.encode() for name in names or ()]
+        (answer,) = self._run("held", [b"%d" % MOST_LIMITS, b"%d" % limit, b"%d" % len(wanted), *wanted])
+        now, found = float(answer[0]), list[HeldJobs]()
+        for start in range(1, len(answer), 6):
+            name, running, held, passed, full_at, packed = answer[start : start + 6]
+            state = LimitState(int(running), int(held), int(passed), float(full_at))
+            jobs = [record for record in self._readable(packed)[0] if record is not None]
+            found.append(HeldJobs(name.decode(), state, jobs, now))
+        return found
 
     def heartbeat(self, beats: Sequence[LeaseRenewal]) -> Sequence[WriteResult]:
         items = [[beat.id.encode(), beat.token.encode(), *change_arguments(renewal(beat), beat.rev)] for beat in beats]

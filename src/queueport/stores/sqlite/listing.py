@@ -24,6 +24,7 @@ from queueport.status import JobState
 from queueport.stores.sqlite.schema import Tables
 
 __all__ = [
+    "Candidate",
     "containing",
     "count",
     "due",
@@ -49,6 +50,10 @@ AFTER = "\x7f"
 LAST = 2**63 - 1
 """The highest possible seq."""
 
+HELD_OR_NOT = ("NOT @HELD", "@HELD")
+"""The conditions of the two indexes of queued jobs."""
+Candidate = tuple[int, str, str, str]
+"""A queued job that may begin: its seq, id, task and queue."""
 Bucket = tuple[str, str, int]
 """A queue, a task and a priority that have queued jobs."""
 
@@ -296,19 +301,19 @@ def queued(tables: Tables, queues: Iterable[str], tasks: Collection[str] | None 
     return buckets if tasks is None else [bucket for bucket in buckets if bucket[1] in tasks]
 
 
-def ready(tables: Tables, buckets: Collection[Bucket], now: float, limit: int) -> list[tuple[int, str]]:
-    """The seq and the task of at most `limit` jobs of these buckets to begin next. Leaves out expired jobs.
+def ready(tables: Tables, buckets: Collection[Bucket], now: float, limit: int) -> list[Candidate]:
+    """At most `limit` jobs of these buckets to begin next. Leaves out expired jobs and those that are held.
 
     The order is: highest priority first, then longest queued first.
     """
     statement = """
-        SELECT coalesce(CAST(queued_at AS REAL), 0.0), seq, task FROM @jobs
-        WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
+        SELECT coalesce(CAST(queued_at AS REAL), 0.0), seq, id, task, queue FROM @jobs
+        WHERE state = 'queued' AND NOT @HELD AND queue = ? AND task = ? AND priority = ?
         AND (expires_at IS NULL OR expires_at > ?) AND @READABLE ORDER BY queued_at, seq LIMIT ?"""
-    found: list[tuple[int, str]] = []
+    found: list[Candidate] = []
     for _, level in _by_priority(buckets):
         rows = [row for bucket in level for row in tables.rows(statement, (*bucket, now, limit - len(found)))]
-        found += [(seq, task) for _, seq, task in sorted(rows)[: limit - len(found)]]
+        found += [row[1:] for row in sorted(rows)[: limit - len(found)]]
         if len(found) == limit:
             break
     return found
@@ -318,7 +323,7 @@ def unnoticed(tables: Tables, queues: Iterable[str], tasks: Collection[str], lim
     """At most `limit` rows of queued jobs of these queues that have a task not in `tasks` and no `unknown_since`."""
     buckets = [bucket for bucket in queued(tables, queues) if bucket[1] not in tasks]
     statement = """
-        SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?
+        SELECT @COLUMNS FROM @jobs WHERE state = 'queued' AND NOT @HELD AND queue = ? AND task = ? AND priority = ?
         AND unknown_since IS NULL AND @READABLE ORDER BY queued_at, seq LIMIT ?"""
     rows = (
         row
@@ -355,6 +360,7 @@ def stats(tables: Tables, now: float) -> StoreStats:
 
 
 def _head(tables: Tables, queue: str) -> float | None:
-    statement = "SELECT min(queued_at) FROM @jobs WHERE state = 'queued' AND queue = ? AND task = ? AND priority = ?"
-    heads = (tables.rows(statement, bucket)[0][0] for bucket in queued(tables, [queue]))
+    bucket, buckets = "queue = ? AND task = ? AND priority = ?", queued(tables, [queue])
+    kinds = [f"SELECT min(queued_at) FROM @jobs WHERE state = 'queued' AND {kind} AND {bucket}" for kind in HELD_OR_NOT]
+    heads = (tables.rows(statement, each)[0][0] for each in buckets for statement in kinds)
     return min((head for head in heads if isinstance(head, float)), default=None)

@@ -13,6 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from queueport.spi import storage
 from queueport.spi.history import MINUTE, Before, events, nothing, start_of
 from queueport.spi.record import RECORD_VERSION, Change, CorruptRecord, Record, writers
 from queueport.spi.storage import (
@@ -27,6 +28,7 @@ from queueport.spi.storage import (
 from queueport.spi.store import Begin, Document, Insert, LeaseRenewal, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState
 from queueport.stores.sqlite import history
+from queueport.stores.sqlite.limits import limit_state
 from queueport.stores.sqlite.schema import FIELDS, Tables
 
 __all__ = [
@@ -267,9 +269,23 @@ class Writing:
         return _update(names, IS_EXPECTED), [*values, swap.id, swap.expected]
 
     def begin(self, begin: Begin) -> WriteResult:
+        if begin.limits:
+            return self._begin_limited(begin)
         startable = "id = ? AND task = ? AND state = 'queued' AND (expires_at IS NULL OR expires_at > ?) AND @READABLE"
         where = startable, (begin.id, begin.task, self.now)
         return self._change(begin.id, begin.change, begin.rev, where, QUEUED, starts=True)
+
+    def _begin_limited(self, begin: Begin) -> WriteResult:
+        found = self._found(begin.id)
+        made = storage.begin(begin, self.now, found, lambda name: limit_state(self.tables, name, most=1))
+        if made is None or found is None:
+            return WriteResult(WriteOutcome.REFUSED, found)
+        for name, full_at in made.full_at.items():
+            self.tables.rows("INSERT OR REPLACE INTO @rates (name, full_at) VALUES (?, ?)", (name, full_at))
+            self.tables.rows("DELETE FROM @rates WHERE full_at <= ?", (self.now,))
+        where, starts = (IS_EXPECTED, (found.id, found.rev)), not made.limited
+        written = self._change(found.id, made.change, begin.rev, where, QUEUED, starts=starts)
+        return WriteResult(WriteOutcome.LIMITED, written.record) if made.limited else written
 
     def heartbeat(self, beat: LeaseRenewal) -> WriteResult:
         mine = "id = ? AND state = 'running' AND token = ?", (beat.id, beat.token)

@@ -19,7 +19,7 @@ from queueport.status import JobState
 
 __all__ = ["FIELDS", "SCHEMA", "Tables", "named", "prepare"]
 
-SCHEMA = 5
+SCHEMA = 6
 """The version of the tables. If you change a statement below, raise the version and add a step to MIGRATIONS."""
 
 FIELDS = ("seq", *(field.name for field in dataclasses.fields(Record)))
@@ -29,6 +29,8 @@ WORDS = {
     "ALIVE": "state IN ('scheduled', 'queued', 'running', 'retrying')",
     "READABLE": f"v <= {RECORD_VERSION}",  # false for a row that a newer release wrote
     "NEWER": f"v > {RECORD_VERSION}",
+    "HELD": "(reason IS 'limited' AND held_by IS NOT NULL)",  # of a queued job: it waits for a limit
+    "PASSED": "reason IS NULL AND held_by IS NOT NULL",  # of a queued job: it has waited for a limit
     "SCHEMA": str(SCHEMA),
     "STATES": ", ".join(f"'{state.value}'" for state in JobState),
 }
@@ -53,6 +55,13 @@ KEPT = """
 KEPT_UNTIL = "CREATE INDEX @kept_until ON @kept (until)"
 
 COLUMN = """ALTER TABLE @jobs ADD COLUMN "tags" TEXT NOT NULL DEFAULT '[]'"""
+LIMITS = (
+    'ALTER TABLE @jobs ADD COLUMN "limit_key" TEXT',
+    'ALTER TABLE @jobs ADD COLUMN "slots" TEXT',
+    'ALTER TABLE @jobs ADD COLUMN "held_by" TEXT',
+    "CREATE TABLE @rates (name TEXT PRIMARY KEY, full_at REAL NOT NULL) WITHOUT ROWID",
+)
+"""The columns and the table of limits. `rates` has `LimitState.full_at` of each limit with a rate."""
 FOLLOW_UPS = (
     'ALTER TABLE @jobs ADD COLUMN "links" TEXT',
     'ALTER TABLE @jobs ADD COLUMN "waits_for" INTEGER NOT NULL DEFAULT 0',
@@ -91,6 +100,7 @@ TABLES = (
     )""",
     COLUMN,
     *FOLLOW_UPS,
+    *LIMITS,
     """
     CREATE TABLE @counts (
         state TEXT NOT NULL, queue TEXT NOT NULL, task TEXT NOT NULL, priority INTEGER NOT NULL, n INTEGER NOT NULL,
@@ -113,13 +123,22 @@ TABLES = (
 SENT = """
     CREATE INDEX @sent ON @jobs (queue, priority, sent_at)
     WHERE state = 'queued' AND sent = 1 AND sent_at IS NOT NULL"""
+READY = """
+    CREATE INDEX @ready ON @jobs (queue, task, priority, queued_at, seq, expires_at, unknown_since, v)
+    WHERE state = 'queued' AND NOT @HELD"""
+LIMITED = (
+    READY,
+    "CREATE INDEX @held ON @jobs (held_by, priority DESC, queued_at, seq) WHERE state = 'queued' AND @HELD",
+    "CREATE INDEX @held_queued ON @jobs (queue, task, priority, queued_at) WHERE state = 'queued' AND @HELD",
+    "CREATE INDEX @passed ON @jobs (held_by) WHERE state = 'queued' AND @PASSED",
+    "CREATE INDEX @slots ON @jobs (slots) WHERE state = 'running' AND slots IS NOT NULL",
+)
+"""The indexes of limits. Except for `ready`, they contain only jobs that a limit concerns."""
 KEYED = "CREATE INDEX @keyed ON @jobs (key, seq) WHERE key IS NOT NULL"
 INDEXES = (
     "CREATE UNIQUE INDEX @key ON @jobs (task, key) WHERE key IS NOT NULL AND @ALIVE",
     "CREATE INDEX @due ON @jobs (wake_at) WHERE wake_at IS NOT NULL",
-    """
-    CREATE INDEX @ready ON @jobs (queue, task, priority, queued_at, seq, expires_at, unknown_since, v)
-    WHERE state = 'queued'""",
+    *LIMITED,
     SENT,
     "CREATE INDEX @listed ON @jobs (state, queue, task, seq, finished_at)",
     """
@@ -153,6 +172,7 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
     2: (DOCUMENTS, HISTORY),
     3: ('ALTER TABLE @jobs ADD COLUMN "key_until" REAL', KEPT, KEPT_UNTIL, KEYED, COLUMN, TAGS, UNTAG),
     4: FOLLOW_UPS,
+    5: (*LIMITS, "DROP INDEX @ready", *LIMITED),
 }
 """For each older version, the statements that migrate tables of this version to the next version. A statement may add
 columns and tables but must not remove any, because processes of the previous release may still use the tables."""

@@ -30,23 +30,28 @@ from queueport.spi.record import Change, Record
 from queueport.spi.settings import options
 from queueport.spi.storage import document_text, readable_workers, reading, worker_stats
 from queueport.spi.store import (
+    LOOKED_AT,
     LOST_KEPT,
     Begin,
     ClaimingStore,
     Document,
+    HeldJobs,
     Insert,
     LeaseRenewal,
     Query,
     StoreStats,
     Swap,
+    TakeLimits,
     WriteResult,
 )
 from queueport.spi.url import BackendURL
 from queueport.stats import WorkerStats
 from queueport.stores import LIMITS
 from queueport.stores.sqlite import history, listing
+from queueport.stores.sqlite import limits as limited
 from queueport.stores.sqlite.connection import Database
 from queueport.stores.sqlite.health import try_to_insert, warnings
+from queueport.stores.sqlite.listing import Candidate
 from queueport.stores.sqlite.records import (
     REV_OF,
     NotAll,
@@ -195,20 +200,71 @@ class SqliteStore(ClaimingStore):
                 version,
             )
 
-    def take(self, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str) -> Sequence[Record]:
+    def take(
+        self,
+        queues: Sequence[str],
+        changes: Mapping[str, Change],
+        limit: int,
+        rev: str,
+        limits: TakeLimits | None = None,
+    ) -> Sequence[Record]:
         if not self._more_waits:
             with self.database.read() as tables:
-                if not listing.queued(tables, queues, changes):
+                waiting = listing.queued(tables, queues, changes)
+                if limits is not None and waiting:  # the jobs that wait may be held
+                    waiting = waiting if listing.ready(tables, waiting, self._clock(), 1) else []
+                if not waiting:
                     return []
         with self._writing() as writing:
             buckets = listing.queued(writing.tables, queues, changes)
-            ready = listing.ready(writing.tables, buckets, writing.now, limit)
-            self._more_waits = len(ready) == limit
+            more = 0 if limits is None else LOOKED_AT
+            ready = listing.ready(writing.tables, buckets, writing.now, limit + more)
             begun: dict[int, Record] = {}
-            for task in {task for _, task in ready}:
-                found = [seq for seq, its_task in ready if its_task == task]
-                begun |= writing.change_rows(found, changes[task], rev, starts=True)
-        return [begun[seq] for seq, _ in ready if seq in begun]
+            if limits is not None:
+
+                def begin(job: Candidate) -> Begin | None:
+                    _, job_id, task, queue = job
+                    own = limits.of(queue, task)
+                    return Begin(job_id, task, changes[task], rev, queue, own, limits.hold) if own else None
+
+                ready, begun = self._admitted(writing, ready, limit, begin)
+            self._more_waits = len(ready) == limit
+            for task in {task for _, _, task, _ in ready}:
+                found = [seq for seq, _, its_task, _ in ready if its_task == task and seq not in begun]
+                if found:
+                    begun |= writing.change_rows(found, changes[task], rev, starts=True)
+        return [begun[seq] for seq, *_ in ready if seq in begun]
+
+    @staticmethod
+    def _admitted(
+        writing: Writing, ready: Sequence[Candidate], limit: int, begin: Callable[[Candidate], Begin | None]
+    ) -> tuple[list[Candidate], dict[int, Record]]:
+        """At most `limit` of the jobs that may begin. Begins or holds those for which `begin` returns a Begin.
+
+        Also returns the records of those that have begun.
+        """
+        admitted, begun = list[Candidate](), dict[int, Record]()
+        for job in ready:
+            if len(admitted) == limit:
+                break
+            item = begin(job)
+            if item is not None:
+                written = writing.begin(item)
+                if not written.applied or written.record is None:
+                    continue
+                begun[job[0]] = written.record
+            admitted.append(job)
+        return admitted, begun
+
+    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+        with self.database.read() as tables:
+            some = limited.names_of(tables, names)
+            states = [limited.limit_state(tables, name) for name in some]
+        now = self._clock()
+        return [
+            HeldJobs(name, state, self._found(partial(limited.held, name=name, limit=limit)), now)
+            for name, state in zip(some, states, strict=True)
+        ]
 
     def get(self, ids: Sequence[str]) -> Sequence[Record | None]:
         with self.database.read() as tables:

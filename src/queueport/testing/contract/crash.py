@@ -239,7 +239,7 @@ class LossTests(Case):
 
     @needs(Capability.THREADS)
     @disrupts
-    def test_X5_a_worker_that_starts_while_the_store_is_down_waits_for_it(
+    def test_X5_a_worker_that_starts_while_the_store_is_down_held_by_it(
         self, harness: Harness, queue: JobQueue, caplog: pytest.LogCaptureFixture
     ) -> None:
         handle = queue.enqueue(echo, 1)

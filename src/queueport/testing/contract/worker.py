@@ -227,7 +227,7 @@ class WorkerTests(Case):
         assert worker.stop() == 0, "SIGTERM to the process that was started no longer stops the worker"
 
     @needs(Capability.THREADS)
-    def test_W6_in_this_process_the_retry_waits_for_such_code(self, queue: JobQueue, trace: Trace) -> None:
+    def test_W6_in_this_process_the_retry_held_by_such_code(self, queue: JobQueue, trace: Trace) -> None:
         with queue.worker(QUEUE, threads=2):
             stuck = queue.enqueue(sleep_once.using(timeout=0.2, retry=SOON).job(5.0))
             eventually(lambda: trace.times(stuck.id) == 1)

@@ -66,9 +66,9 @@ OPERATIONS: dict[str, Callable[[JobQueue, str], object]] = {
 """The calls of operators other than `cancel`. The checker does not record their answers as promises."""
 
 
-NO_JOBS = frozenset({"documents", "put_document", "delete_document", "history", "fold_history"})
-"""The verbs that are no points of the search, because its examples have no schedules and no pauses: the calls change
-nothing, and points that change nothing make the search find less."""
+NO_JOBS = frozenset({"documents", "put_document", "delete_document", "history", "fold_history", "held"})
+"""The verbs that are no points of the search, because its examples have no schedules, pauses and limits: the calls
+change nothing, and points that change nothing make the search find less."""
 
 
 class System:

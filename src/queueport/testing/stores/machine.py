@@ -14,7 +14,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from queueport.spi.history import HOUR, MINUTE, HistoryQuery, start_of
 from queueport.spi.record import RECORD_VERSION, Change, Record, Release
-from queueport.spi.store import Begin, ClaimingStore, Document, Insert, LeaseRenewal, Query, Replacement, Swap
+from queueport.spi.store import (
+    LIMITED,
+    Begin,
+    ClaimingStore,
+    Document,
+    Insert,
+    LeaseRenewal,
+    Query,
+    Replacement,
+    StartLimit,
+    Swap,
+    TakeLimits,
+)
 from queueport.stats import WorkerStats
 from queueport.status import JobState, Progress
 from queueport.stores.memory.store import MemoryStore
@@ -26,6 +38,10 @@ IDS = [f"j{n}" for n in range(6)]
 QUEUES = ["q1", "q2"]
 TASKS = ["app.one", "app.two"]
 TOKENS = ["t1", "t2"]
+
+LIMIT_NAMES = ["one", "two", "two k1"]
+LIMITS = [StartLimit("one", 1), StartLimit("one", 2, rate=0.25, burst=2), StartLimit("two", 1, keyed=True)]
+HOLD = Change({"sent": False, "reason": LIMITED}, {"wake_at": 5.0})
 
 ENQUEUED = Change(stamp={"enqueued_at": 0.0})
 
@@ -51,6 +67,9 @@ values = st.fixed_dictionaries(
         "token": st.sampled_from([None, *TOKENS]),
         "errors": errors,
         "progress": st.sampled_from([None, Progress(1, 2.5, "half")]),
+        "reason": st.sampled_from([None, LIMITED]),
+        "held_by": st.sampled_from([None, *LIMIT_NAMES]),
+        "slots": st.sampled_from([None, ("one",), ("one", "two k1")]),
         "result": st.sampled_from([None, b"", b"1"]),
     },
 )
@@ -83,6 +102,7 @@ records = st.builds(
     priority=st.integers(-1, 1),
     key=st.sampled_from([None, None, "k1", "k2"]),
     tags=st.sampled_from([(), (), ("t1",), ("t2", "t1")]),
+    limit_key=st.sampled_from([None, "k1"]),
     waits_for=st.sampled_from([0, 0, 1, 2]),
     v=st.sampled_from([RECORD_VERSION] * 4 + [RECORD_VERSION + 1]),
 )
@@ -104,6 +124,9 @@ queries = st.builds(
     since=moments,
     until=moments,
 )
+
+
+limits = st.lists(st.sampled_from(LIMITS), max_size=2, unique_by=lambda limit: limit.name).map(tuple)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -169,14 +192,22 @@ class StoreMachine(RuleBasedStateMachine):
             swaps.append(Swap(job_id, rev, change, self.rev(), found if known else None))
         self.both("swap", swaps)
 
-    @rule(wanted=st.lists(st.tuples(ids, st.sampled_from([*TASKS, None]), changes), min_size=1, max_size=3))
-    def begin(self, wanted: list[tuple[str, str | None, Change]]) -> None:
+    @rule(
+        wanted=st.lists(st.tuples(ids, st.sampled_from([*TASKS, None]), changes, limits), min_size=1, max_size=3),
+        queue=st.sampled_from([None, *QUEUES]),
+    )
+    def begin(self, wanted: list[tuple[str, str | None, Change, tuple[StartLimit, ...]]], queue: str | None) -> None:
         begins = []
-        for job_id, task, change in wanted:  # if `task` is None, the begin names the record's task
+        for job_id, task, change, own in wanted:  # if `task` is None, the begin names the record's task
             (found,) = self.model.get([job_id])
-            known = TASKS[0] if found is None else found.task
-            begins.append(Begin(job_id, known if task is None else task, change, self.rev()))
+            known = (TASKS[0], QUEUES[0]) if found is None else (found.task, found.queue)
+            names = known[0] if task is None else task, queue or known[1]
+            begins.append(Begin(job_id, names[0], change, self.rev(), names[1], own, HOLD))
         self.both("begin", begins)
+
+    @rule(names=st.none() | st.lists(st.sampled_from(LIMIT_NAMES)), limit=st.integers(1, 3))
+    def held(self, names: list[str] | None, limit: int) -> None:
+        self.both("held", names, limit)
 
     @rule(wanted=st.lists(st.tuples(ids, st.sampled_from(TOKENS)), min_size=1, max_size=3))
     def heartbeat(self, wanted: list[tuple[str, str]]) -> None:
@@ -250,10 +281,21 @@ class StoreMachine(RuleBasedStateMachine):
         queues=st.lists(st.sampled_from(QUEUES), min_size=1, max_size=2),
         changes=st.dictionaries(st.sampled_from(TASKS), changes),
         limit=st.integers(1, 4),
+        own=st.none()
+        | st.dictionaries(st.tuples(st.sampled_from(QUEUES), st.sampled_from(TASKS)), limits).map(
+            lambda found: TakeLimits(found, HOLD)
+        ),
     )
-    def take(self, queues: list[str], changes: dict[str, Change], limit: int) -> None:
+    def take(self, queues: list[str], changes: dict[str, Change], limit: int, own: TakeLimits | None) -> None:
         if isinstance(self.store, ClaimingStore):
-            self.both("take", queues, changes, limit, self.rev())
+            # The lifecycle's change at begin leaves these fields to the store. A store may begin other jobs last.
+            names = ("slots", "held_by", "reason", "state")
+            plain = {
+                task: replace(change, set={name: value for name, value in change.set.items() if name not in names})
+                for task, change in changes.items()
+            }
+            begins = {task: change.with_next(Change({"state": JobState.RUNNING})) for task, change in plain.items()}
+            self.both("take", queues, changes if own is None else begins, limit, self.rev(), own)
 
     @rule(queues=st.lists(st.sampled_from(QUEUES), min_size=1, max_size=2), tasks=st.sets(st.sampled_from(TASKS)))
     def unknown(self, queues: list[str], tasks: set[str]) -> None:

@@ -9,6 +9,7 @@ from queueport.testing.stores.counting import StatsTests, WorkerTests
 from queueport.testing.stores.dispatching import DispatcherTests
 from queueport.testing.stores.documents import DocumentTests
 from queueport.testing.stores.history import HistoryTests
+from queueport.testing.stores.limiting import LimitTests
 from queueport.testing.stores.machine import RandomTests
 from queueport.testing.stores.reading import FindTests, WaitTests
 from queueport.testing.stores.sharing import DamageTests, ProcessTests, ThreadTests
@@ -21,6 +22,7 @@ class StoreSuite(
     RandomTests,
     ThreadTests,
     DocumentTests,
+    LimitTests,
     WorkerTests,
     HistoryTests,
     StatsTests,

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from queueport.spi.history import Counted, events, nothing
 from queueport.spi.record import Record
-from queueport.spi.storage import Transition, Verb, unreadable_holder
-from queueport.spi.store import WriteOutcome, WriteResult
+from queueport.spi.storage import Transition, Verb, begin, unreadable_holder
+from queueport.spi.store import Begin, LimitState, WriteOutcome, WriteResult
 from queueport_sqs.dynamodb.commit import Action, Failed, Write
+from queueport_sqs.dynamodb.limits import actions as limit_actions
+from queueport_sqs.dynamodb.limits import limits_of, state_in
 from queueport_sqs.dynamodb.reading import Known, Reading
 from queueport_sqs.dynamodb.records import Item, attributes, fitted, label_item, labels, size, value
 from queueport_sqs.dynamodb.stats import Delta, moved
@@ -35,6 +37,8 @@ class Step:
     not read first."""
     seq: str | None = None
     """For an insert: the new record's place in the order of insertion. An insert does not read the job first."""
+    begin: Begin | None = None
+    """For a begin with limits: its item. `decide` is then not called."""
 
 
 @dataclass(slots=True)
@@ -48,14 +52,27 @@ class Work:
     counts: Delta = field(default_factory=Delta)
     counted: Counted = field(default_factory=nothing)
     """The numbers to add to the history."""
+    limits: dict[int, str] = field(default_factory=dict)
+    """The names of limits, by the numbers of the actions of the write that concern them; "" for other such actions."""
     seq: str = ""
     results: dict[int, WriteResult] = field(default_factory=dict)
     dirty: bool = False
     """True if the steps have changed the record."""
+    read: dict[str, LimitState] = field(default_factory=dict)
+    """The states of limits with which the steps were decided, by name."""
+    full_at: dict[str, float] = field(default_factory=dict)
     keeps: float | None = None
     """The time until which the job keeps its key, if the steps end the job and say so."""
 
-    def count(self, made: Transition, now: float) -> None:
+    def apply(self, number: int, made: Transition, new: Record | None, now: float) -> None:
+        """Apply a step, after which the record is `new`."""
+        self._count(made, now)
+        self.counts.update(moved(self.new, new, made.change.processed, made.change.failed))
+        self.new, self.dirty, self.keeps = new, True, _keeps(made, new)
+        self.full_at |= made.full_at
+        self.results[number] = WriteResult(WriteOutcome.LIMITED if made.limited else WriteOutcome.APPLIED, new)
+
+    def _count(self, made: Transition, now: float) -> None:
         """Count a change of `new` for the history."""
         where, name = made.new or self.new, events(self.new, made.new, made.change, now)
         if where is not None and name:
@@ -98,6 +115,8 @@ class Batch:
         """The ids of inserts that were not read. Until DynamoDB answers otherwise, they are assumed to be unused."""
         self._holders: dict[str, str | None] = {}
         """For each key whose holder is known: the id of the job that holds or keeps it, or None if no job does."""
+        self._limits: dict[str, LimitState] = {}
+        """The states of limits that were read, by name, and have probably not changed since."""
         self._kept: dict[str, float] = {}
         """For each of these keys that an ended job keeps: the time until which the job keeps the key."""
         if released is not None:
@@ -150,26 +169,30 @@ class Batch:
 
         A step waits for the next round if an earlier step on which it depends is not written yet: a step of another job
         with the same key, or a step of the same job that takes a key or waits itself. If an insert has the id of an
-        earlier step that is not written yet, the insert and all later steps wait.
+        earlier step that is not written yet, the insert and all later steps wait. A begin waits for an earlier step
+        that changes the state of one of its limits.
         """
         works: dict[str, Work] = {}
         taken: dict[str, str] = {}
         stopped: set[str] = set()
+        limited: set[str] = set()
         for number in waiting:
             step = steps[number]
             if step.seq is not None and (step.id in works or step.id in stopped):
                 break  # this and all later steps wait, because the earlier insert of the same id may fail
-            if step.id in stopped:
+            record = works[step.id].new if step.id in works else self._records[step.id]
+            if step.id in stopped or _limits(step, record) & limited:
+                stopped.add(step.id)
                 continue
-            record = self._records[step.id]
             if step.id in self._reading.closed:
                 works.setdefault(step.id, Work(None, None)).results[number] = WriteResult(WriteOutcome.REFUSED, None)
                 continue
             work = works.setdefault(step.id, Work(record, record))
-            made = step.decide(self._reading.now, work.new)
+            made = self._decide(step, work)
             if made is None:
                 work.results[number] = WriteResult(WriteOutcome.REFUSED, work.new)
                 continue
+            limited |= _limits(step, record).union(name for name, _ in limits_of(record) | limits_of(made.new))
             new = None if made.new is None else fitted(made.new)
             had, wants = self._keys(work.new, new)
             key, moves = wants or had, had != wants
@@ -186,12 +209,22 @@ class Batch:
                 taken[key] = step.id
                 if wants is not None:
                     stopped.add(step.id)  # DynamoDB may refuse the key, so the job's later steps wait
-            work.count(made, self._reading.now)
-            work.counts.update(moved(work.new, new, made.change.processed, made.change.failed))
-            work.new, work.dirty, work.keeps = new, True, _keeps(made, new)
+            work.apply(number, made, new, self._reading.now)
             work.seq = step.seq or work.seq
-            work.results[number] = WriteResult(WriteOutcome.APPLIED, new)
         return works
+
+    def _decide(self, step: Step, work: Work) -> Transition | None:
+        if step.begin is None:
+            return step.decide(self._reading.now, work.new)
+
+        def state_of(name: str) -> LimitState:
+            if name not in self._limits:
+                key = self._names.limit(name)
+                self._limits[name] = state_in(self._reading.table.get([key]).get(key))
+            work.read[name] = self._limits[name]
+            return self._limits[name]
+
+        return begin(step.begin, self._reading.now, work.new, state_of)
 
     def _held(self, key: str, wanting: Record, added: bool) -> WriteResult | None:
         """Return the result KEY_HELD if the batch knows that another job holds the key; else None.
@@ -256,15 +289,23 @@ class Batch:
         if wants is not None and had != wants:
             ended = self._reading.now if old is None else None
             actions.append(self._commit.hold(wants, job_id, self._holders.get(wants) or job_id, ended))
-        return Write(
-            job_id, actions, work.counts, work.counted, 0 if new is None else size(attributes(self._names, new))
-        )
+        limits = limit_actions(self._commit, old, new, work.read, work.full_at)
+        work.limits = dict(enumerate((name for name, _ in limits), len(actions)))
+        actions += [action for _, action in limits]
+        room = 0 if new is None else size(attributes(self._names, new))
+        return Write(job_id, actions, work.counts, work.counted, bool(limits), room)
+
+    def _forget(self, work: Work) -> None:
+        """Forget the states of the limits that a write has changed, or that have changed before it."""
+        for name in work.limits.values():
+            self._limits.pop(name, None)
 
     def _settled(self, job_id: str, work: Work, answer: Item | Failed | None) -> bool:
         if isinstance(answer, Failed):
             self._learn(job_id, work, answer)
             return False
         self._records[job_id] = work.new
+        self._forget(work)
         if answer is not None and self._reading.job_in(job_id, answer) is None:
             self._records[job_id] = None  # the item was damaged after it was read
             return False
@@ -278,6 +319,7 @@ class Batch:
         return True
 
     def _learn(self, job_id: str, work: Work, failed: Failed) -> None:
+        self._forget(work)
         self._unread.discard(job_id)
         if 0 in failed.found:
             found = self._reading.job_in(job_id, failed.found[0])
@@ -285,6 +327,8 @@ class Batch:
         had, wants = self._keys(work.old, work.new)
         for number, item in failed.found.items():
             key = wants or had
+            if number in work.limits:
+                continue
             if number > 0 and key is not None:
                 until = (item or {}).get("until")
                 holder = None if item is None else item["holder"]["S"]
@@ -301,6 +345,13 @@ class Batch:
         """The names of the key items that the job holds before and after a change; None where it holds no key."""
         had, wants = (None if record is None else self._names.key(record) for record in (old, new))
         return had, wants
+
+
+def _limits(step: Step, record: Record | None) -> set[str]:
+    """The names of the limits that a begin must read."""
+    if step.begin is None or record is None:
+        return set()
+    return {limit.name_for(record.limit_key) for limit in step.begin.limits}
 
 
 def _keeps(made: Transition, new: Record | None) -> float | None:

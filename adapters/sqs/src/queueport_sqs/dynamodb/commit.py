@@ -53,6 +53,8 @@ class Write:
     actions: Sequence[Action]
     counts: Delta = field(default_factory=Delta)
     counted: Counted = field(default_factory=nothing)
+    solo: bool = False
+    """Whether the write needs a transaction of its own, because other writes may have an action on the same item."""
     bytes: int = 0
     """The approximate size of the job's new item; 0 if the job is removed or put aside."""
 
@@ -185,7 +187,8 @@ class Commit:
         not written are added to `unsent`.
         """
         packs = [[write] for write in writes if write.alone]
-        packs += _packed([write for write in writes if not write.alone])
+        packs += [[write] for write in writes if write.solo]
+        packs += _packed([write for write in writes if not write.alone and not write.solo])
         done: dict[str, Item | Failed | None] = {}
         broken: list[BackendUnavailable] = []
         unsent = set() if unsent is None else unsent

@@ -13,6 +13,8 @@ For each namespace NS the table holds these items, by key:
     NS#documents#KIND      `names`: the names of all documents of a kind
     NS#history#STEP#AT#SHARD#QUEUE#TASK
                            a part of the numbers of the history for a minute (STEP 60) or an hour (3600): `n#NAME`
+    NS#limit#NAME          `running`, `held`, `passed` and `full_at` of a limit
+    NS#held#ID             the entry in the index `listed` for a job that waits for a limit
     NS#worker#NAME         a worker, which counts as alive before `until`
     NS#aside#ID#TIME       a job, or a document with the ID KIND#NAME, whose item could not be read
 
@@ -26,6 +28,7 @@ The table has these indexes:
              NS#label#SHARD#tag#TAG             seq         jobs with a tag, in the order of insertion
              NS#history#STEP                    seq         minutes or hours of the history, by their start
              NS#workers                         seq         workers, by name
+             NS#held                            seq         jobs that wait for limits, by limit, priority and queued_at
     waiting  NS#queued#SHARD#QUEUE              queued_at   queued jobs
 
 The items NS#label of a job have the `ttl` of its item. DynamoDB may delete them a little earlier or later than the job.
@@ -148,6 +151,16 @@ class Names:
 
     def labelled(self, label: str, shard: int) -> str:
         return f"{self.namespace}#label#{shard}#{label}"
+
+    def limit(self, name: str) -> str:
+        return f"{self.namespace}#limit#{name}"
+
+    def held_job(self, job_id: str) -> str:
+        return f"{self.namespace}#held#{job_id}"
+
+    @property
+    def held(self) -> str:
+        return f"{self.namespace}#held"
 
     @property
     def workers(self) -> str:

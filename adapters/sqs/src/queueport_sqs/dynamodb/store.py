@@ -31,6 +31,7 @@ from queueport.spi.storage import readable
 from queueport.spi.store import (
     Begin,
     Document,
+    HeldJobs,
     Insert,
     JobStore,
     LeaseRenewal,
@@ -43,6 +44,7 @@ from queueport.spi.store import (
 from queueport.spi.url import BackendURL
 from queueport.stats import WorkerStats
 from queueport.status import JobState
+from queueport_sqs.dynamodb import limits
 from queueport_sqs.dynamodb.batch import Batch, BesideFailed, Step
 from queueport_sqs.dynamodb.commit import Action, Commit
 from queueport_sqs.dynamodb.connection import Table
@@ -244,7 +246,12 @@ class DynamoStore(JobStore, ForkAware):
             return done
 
     def begin(self, begins: Sequence[Begin]) -> Sequence[WriteResult]:
-        return self._run([Step(one.id, partial(storage.begin, one)) for one in begins])
+        return self._run(
+            [Step(one.id, partial(storage.begin, one), begin=one if one.limits else None) for one in begins]
+        )
+
+    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+        return limits.held(self._reading(), names, limit)
 
     def heartbeat(self, beats: Sequence[LeaseRenewal]) -> Sequence[WriteResult]:
         known = [self._known.get(one.id, state=JobState.RUNNING, token=one.token) for one in beats]

@@ -28,6 +28,11 @@ cluster keep all keys of a namespace on one node.
       due:VERSION                      jobs that have a wake_at and are not running, by wake_at
       leases:VERSION                   running jobs that have a wake_at, by wake_at
   keyed:KEY, tagged:STATE:TAG      zset     such entries of the jobs with the key, or with the state and the tag, by seq
+  slots:LIMIT      zset     such entries of the running jobs that use a slot of the limit, by seq
+  held:LIMIT       zset     such entries of the jobs that wait for the limit, by priority and queued_at
+  passed:LIMIT     zset     such entries of the jobs that were let on and have not begun, by seq
+  held         set      the limits for which jobs wait
+  rates        zset     names of limits, by the time at which all starts of the burst are free again
   counts       hash     the number of entries of each INDEX that is not empty
   queues       set      every queue that was ever used
   keys         hash     TASK, a NUL, KEY: the id of the job that holds the key

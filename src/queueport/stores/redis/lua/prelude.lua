@@ -40,7 +40,7 @@ end
 -- The fields that `apply_change` and `indexes_of` read. To read only these is faster than to read all.
 local INDEXED = {
   'rev', 'state', 'queue', 'task', 'priority', 'wake_at', 'v', 'seq', 'key', 'error', 'queued_at', 'sent', 'sent_at',
-  'started_at', 'tags',
+  'started_at', 'tags', 'slots', 'held_by', 'reason',
 }
 
 -- A record with its indexed fields only; nil if it does not have this rev.
@@ -228,15 +228,26 @@ local function remove_everywhere(entry)
   end
 end
 
--- The tags of a record, as keys of a table. Tags that are damaged count as none.
+-- The texts in a list that a field has as JSON. A damaged list counts as empty.
+local function listed(text)
+  local ok, list = pcall(cjson.decode, text or '[]')
+  return ok and type(list) == 'table' and list or {}
+end
+
+-- The tags of a record, as keys of a table.
 local function tags_of(record)
-  local ok, tags = pcall(cjson.decode, record.tags or '[]')
   local found = {}
-  for _, tag in ipairs(ok and type(tags) == 'table' and tags or {}) do found[tostring(tag)] = true end
+  for _, tag in ipairs(listed(record.tags)) do found[tostring(tag)] = true end
   return found
 end
 
--- The indexes of a record by its key and its tags. They have no counts, because there may be as many of them as jobs.
+-- The score of a held job: the jobs of the highest priority first, then those with the lowest queued_at.
+local function place_of(record)
+  return exact((tonumber(record.queued_at) or 0) - (tonumber(record.priority) or 0) * 1e10)
+end
+
+-- The indexes of a record by its key, its tags and its limits. They have no counts, because there may be as many of them
+-- as jobs.
 local function labels_of(record)
   local found = {}
   if not record.state then return found end
@@ -244,15 +255,31 @@ local function labels_of(record)
   if record.tags then
     for tag in pairs(tags_of(record)) do found['tagged:' .. record.state .. ':' .. tag] = record.seq end
   end
+  if record.slots and record.state == 'running' then
+    for _, name in ipairs(listed(record.slots)) do found['slots:' .. name] = record.seq end
+  end
+  if record.held_by and record.state == 'queued' then
+    if record.reason == 'limited' then
+      found['held:' .. record.held_by] = place_of(record)
+      found['held'] = record.held_by
+    elseif not record.reason then
+      found['passed:' .. record.held_by] = record.seq
+    end
+  end
   return found
 end
 
 local function update_labels(entry, before, after)
+  if after.held and after.held ~= before.held then call('SADD', key('held'), after.held) end
+  if before.held and not after.held and call('ZCARD', key('held:' .. before.held)) < 2 then
+    call('SREM', key('held'), before.held)
+  end
+  before.held, after.held = nil, nil
   for label in pairs(before) do
     if not after[label] then call('ZREM', key(label), entry) end
   end
-  for label, seq in pairs(after) do
-    if not before[label] then call('ZADD', key(label), seq, entry) end
+  for label, score in pairs(after) do
+    if before[label] ~= score then call('ZADD', key(label), score, entry) end
   end
 end
 
@@ -388,7 +415,8 @@ local function apply_change(record, change)
     end
   end
   local job, entry, before = key('job:' .. id), entry_of(record.seq or set.seq, id), indexes_of(record)
-  local labels = (record.key or set.key or record.tags or set.tags) and labels_of(record)
+  local labels = (record.key or set.key or record.tags or set.tags or record.slots or set.slots or record.held_by
+    or set.held_by) and labels_of(record)
   local state, queue, started = record.state, record.queue, tonumber(record.started_at)
   local pair = (set.queue or queue or '') .. ':' .. (set.task or record.task or '')
   if change.delete then
@@ -420,6 +448,65 @@ local function apply_change(record, change)
   if record.state ~= state and not ALIVE[record.state] then call('PUBLISH', key('ended:' .. id), '') end
   for _, one in ipairs(change.releases or {}) do release(one) end
   return record
+end
+
+-- Limits: `queueport.spi.storage` explains the rules in `admit` --------------------------------------------------------
+
+-- Read the limits of a begin from the next arguments: their number, then for each its name, concurrency, rate ('' for
+-- none), burst, and 1 if it is keyed. Returns nil if there are none.
+local function limits_argument()
+  local found = {}
+  for i = 1, number() do
+    found[i] = {name = argument(), concurrency = number(), rate = number(), burst = number(), keyed = number() == 1}
+  end
+  return #found > 0 and found or nil
+end
+
+local function limit_state(name)
+  return {
+    running = call('ZCARD', key('slots:' .. name)), held = call('ZCARD', key('held:' .. name)),
+    passed = call('ZCARD', key('passed:' .. name)), full_at = tonumber(call('ZSCORE', key('rates'), name) or 0),
+  }
+end
+
+-- True if the limit lets a job begin after `ahead` others.
+local function has_room(limit, state, ahead)
+  if limit.concurrency and state.running + ahead >= limit.concurrency then return false end
+  if not limit.rate then return true end
+  local starts = limit.burst - math.max(0, state.full_at - now) * limit.rate
+  return math.floor(starts + 1e-6) - ahead >= 1
+end
+
+-- Check whether the limits let a job begin. If so, counts the start against their rates, and adds the names of the limits
+-- to the change. Otherwise returns the name of the limit that does not.
+local function admit(limits, record, change)
+  local names, rates = {}, {}
+  for _, limit in ipairs(limits) do
+    local name = limit.name .. (limit.keyed and record.limit_key and ' ' .. record.limit_key or '')
+    local state = limit_state(name)
+    local passed = record.held_by == name and not record.reason
+    if (not passed and state.held > 0) or not has_room(limit, state, passed and 0 or state.passed) then return name end
+    names[#names + 1] = name
+    if limit.rate then rates[name] = exact(math.max(state.full_at, now) + 1 / limit.rate) end
+  end
+  for name, full_at in pairs(rates) do
+    call('ZADD', key('rates'), full_at, name)
+    call('ZREMRANGEBYSCORE', key('rates'), '-inf', present)
+  end
+  change.set.slots = cjson.encode(names)
+  if record.held_by then -- the list belongs to all changes of this layout
+    local clear = {'held_by'}
+    for _, name in ipairs(change.clear) do clear[#clear + 1] = name end
+    change.clear = clear
+  end
+end
+
+-- The change that makes a job wait for a limit. A dispatcher must find the job when it expires.
+local function holding(hold, record, name)
+  hold.set.held_by = name
+  local ends = tonumber(record.expires_at)
+  if ends and ends < (tonumber(hold.set.wake_at) or math.huge) then hold.set.wake_at = record.expires_at end
+  return hold
 end
 
 -- Apply a `Release`: one job fewer, or none any more, must end before this job is due.

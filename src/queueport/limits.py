@@ -1,0 +1,108 @@
+"""Limits of how many jobs run at a time, and how many start in a time. For applications and for the core."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from queueport.errors import ConfigurationError, InvalidJob, message_of, type_of
+
+__all__ = ["LimitOptions", "QueueLimit", "TaskLimit", "rate_of"]
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h|d)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
+
+
+class LimitOptions(TypedDict, total=False):
+    """The options that limit the jobs of a task. None is the same as not given."""
+
+    concurrency: int | None
+    """At most so many jobs of the task run at a time, over all workers."""
+    concurrency_key: Callable[..., object] | None
+    """A function that takes the arguments of a job and returns a text or a number. The limits then apply to the jobs of
+    each value by themselves."""
+    rate: str | None
+    """At most so many jobs of the task start in a second, minute, hour or day on average, such as "100/m"."""
+    burst: int | None
+    """At most so many jobs start at once, after a time in which none has started. Default: the starts of one second, at
+    least 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLimit:
+    """The limit of a queue or a task. None: no limit. Raises ConfigurationError for a wrong value."""
+
+    concurrency: int | None = None
+    rate: str | None = None
+    burst: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "burst"):
+            number = getattr(self, name)
+            if number is not None and (type(number) is not int or number < 1):
+                raise ConfigurationError(f"{name} must be a whole number of at least 1, not {number!r}")
+        if self.rate is not None:
+            rate_of(self.rate)
+        elif self.burst is not None:
+            raise ConfigurationError("burst= has no effect without a rate: pass rate=, or leave it out")
+
+    @property
+    def starts(self) -> tuple[float | None, int]:
+        """The starts a second, None for no limit, and the starts at once."""
+        if self.rate is None:
+            return None, 1
+        rate = rate_of(self.rate)
+        return rate, max(1, math.ceil(rate)) if self.burst is None else self.burst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLimit(QueueLimit):
+    """The limits that a task declares; see `LimitOptions`."""
+
+    key: Callable[..., object] | None = None
+
+    def key_of(self, task: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+        """The `limit_key` of a job with these arguments. Raises InvalidJob if the function does not return one."""
+        if self.key is None:
+            return None
+        try:
+            key = self.key(*args, **kwargs)
+        except Exception as error:
+            raise InvalidJob(
+                f"the concurrency_key of task {task!r} raised {type_of(error)} for these arguments: {message_of(error)}"
+            ) from error
+        text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+        if isinstance(text, str) and _KEY.fullmatch(text):
+            return str(text)
+        raise InvalidJob(
+            f"the concurrency_key of task {task!r} must return an integer or a text of 1 to 200 characters, not {key!r}"
+        )
+
+
+def rate_of(text: object) -> float:
+    """The starts a second of a rate such as "100/m". Raises ConfigurationError."""
+    found = _RATE.fullmatch(text) if isinstance(text, str) else None
+    if found is None or float(found[1]) <= 0:
+        raise ConfigurationError(
+            f"a rate must be a number above 0, a slash, and s, m, h or d, not {text!r}: for 100 starts a minute, write "
+            "'100/m'"
+        )
+    return float(found[1]) / _SECONDS[found[2]]
+
+
+def task_limit(options: Mapping[str, Any]) -> TaskLimit | None:
+    """The limit that the options of a declaration give; None if they give none. Raises ConfigurationError."""
+    given = {name: options[name] for name in LimitOptions.__optional_keys__ if options.get(name) is not None}
+    if not given:
+        return None
+    key = given.pop("concurrency_key", None)
+    if key is not None and not callable(key):
+        raise ConfigurationError(f"concurrency_key must be a function of the task's arguments, not {key!r}")
+    limit = TaskLimit(**given)
+    if limit.concurrency is None and limit.rate is None:
+        raise ConfigurationError("concurrency_key= needs concurrency= or rate=: without them, there is no limit")
+    return replace(limit, key=key)

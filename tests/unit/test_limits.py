@@ -1,0 +1,166 @@
+"""Limits of tasks and queues: their declaration, the jobs that wait for them, and what they cost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from queueport import JobQueue, JobState, get_queue, task
+from queueport.engine.dispatcher import Dispatcher
+from queueport.errors import ConfigurationError, InvalidJob
+from queueport.limits import QueueLimit
+from queueport.tasks import Task, registry
+from queueport.testing import FakeQueue
+from queueport.testing.waiting import eventually
+from tests.costs import Worker, count_store_calls
+
+
+@pytest.fixture(autouse=True)
+def isolated() -> Iterator[None]:
+    with registry.isolated():
+        yield
+
+
+@pytest.fixture
+def queue() -> Iterator[JobQueue]:
+    with get_queue("memory://") as queue:
+        yield queue
+
+
+class Gate:
+    """A task that waits until the test lets it end, and counts how many of its jobs run at a time."""
+
+    def __init__(self, **options: Any) -> None:
+        self.lock, self.open = threading.Lock(), threading.Event()
+        self.now = self.peak = 0
+        self.order: list[int] = []
+
+        def run(number: int, customer: str = "") -> None:
+            with self.lock:
+                self.now += 1
+                self.peak = max(self.peak, self.now)
+                self.order.append(number)
+            self.open.wait(10)
+            with self.lock:
+                self.now -= 1
+
+        self.task: Task[..., None, None] = task(name="tests.gate", **options)(run)
+
+
+def test_no_more_jobs_run_than_the_limit_and_they_keep_their_order(queue: JobQueue) -> None:
+    gate = Gate(concurrency=2)
+    handles = [queue.enqueue(gate.task, number) for number in range(20)]
+    with queue.worker(tasks=[gate.task], threads=8):
+        eventually(lambda: sum(handle.status().reason == "limited" for handle in handles) == 18)
+        assert {handle.status().attempts for handle in handles[2:]} == {0}
+        gate.open.set()
+        for handle in handles:
+            handle.result(timeout=10)
+    assert gate.peak == 2
+    assert sorted(gate.order) == list(range(20))
+    assert all(abs(number - place) <= 1 for place, number in enumerate(gate.order))
+
+
+def test_each_key_has_its_own_slots(queue: JobQueue) -> None:
+    gate = Gate(concurrency=1, concurrency_key=lambda number, customer: customer)
+    handles = [queue.enqueue(gate.task, number, customer) for number, customer in enumerate("aabb")]
+    with queue.worker(tasks=[gate.task], threads=8):
+        eventually(lambda: gate.now == 2)
+        states = [handle.status().state for handle in handles]
+        assert states == [JobState.RUNNING, JobState.QUEUED] * 2
+        gate.open.set()
+        for handle in handles:
+            handle.result(timeout=10)
+    assert gate.peak == 2
+
+
+def test_the_limit_of_a_queue_is_changed_live(queue: JobQueue) -> None:
+    gate = Gate()
+    queue.limit("default", concurrency=1)
+    assert queue.queue_limits() == {"default": QueueLimit(concurrency=1)}
+    handles = [queue.enqueue(gate.task, number) for number in range(6)]
+    with queue.worker(tasks=[gate.task], threads=8):
+        eventually(lambda: sum(handle.status().reason == "limited" for handle in handles) == 5)
+        queue.limit("default", concurrency=3)
+        eventually(lambda: gate.now == 3)
+        queue.limit("default")
+        eventually(lambda: gate.now == 6)
+        gate.open.set()
+        for handle in handles:
+            handle.result(timeout=10)
+    assert queue.queue_limits() == {}
+
+
+def test_a_limited_job_does_not_block_others(queue: JobQueue) -> None:
+    gate = Gate(concurrency=1)
+    other = task(name="tests.other")(_nothing)
+    for number in range(10):
+        queue.enqueue(gate.task, number)
+    last = queue.enqueue(other)
+    with queue.worker(tasks=[gate.task, other], threads=2):
+        last.result(timeout=10)
+        gate.open.set()
+
+
+def test_held_jobs_cost_no_call_each(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(concurrency=1)
+    gate.open.set()
+    queue.enqueue_many(gate.task.job(number) for number in range(1000))
+    worker = Worker(queue, [gate.task])
+    worker.run(1)
+    dispatcher = Dispatcher(queue.operations)
+    dispatcher.tick()
+    with count_store_calls(queue.operations.store, monkeypatch) as found:
+        for _ in range(10):
+            dispatcher.tick()
+    assert sum(found.values()) <= 10 * 4
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"concurrency": 0}, "concurrency must be a whole number of at least 1, not 0"),
+        ({"concurrency": True}, "concurrency must be"),
+        ({"rate": "fast"}, "write '100/m'"),
+        ({"rate": "0/s"}, "a number above 0"),
+        ({"burst": 2}, "burst= has no effect without a rate"),
+        ({"concurrency_key": _nothing}, "needs concurrency= or rate="),
+        ({"concurrency": 1, "concurrency_key": "customer"}, "must be a function"),
+    ],
+    ids=["zero", "bool", "no-rate", "rate-of-zero", "burst-alone", "key-alone", "key-is-text"],
+)
+def test_a_wrong_limit_is_refused(options: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        Gate(**options)
+
+
+@pytest.mark.parametrize(
+    "key", [lambda number: 1 / 0, lambda number: None, lambda number: "x" * 201], ids=["raises", "none", "long"]
+)
+def test_a_concurrency_key_that_gives_no_key_is_an_error_at_enqueue(queue: JobQueue, key: object) -> None:
+    gate = Gate(concurrency=1, concurrency_key=key)
+    with pytest.raises(InvalidJob, match="the concurrency_key of task"):
+        queue.enqueue(gate.task, 1)
+    assert queue.jobs() == []
+
+
+def test_the_starts_of_one_second_are_the_default_burst() -> None:
+    assert QueueLimit(rate="90/m").starts == (1.5, 2)
+    assert QueueLimit(rate="1/h").starts == (1 / 3600, 1)
+    assert QueueLimit(rate="10/s", burst=3).starts == (10.0, 3)
+
+
+def test_a_fake_queue_applies_no_limits() -> None:
+    gate = Gate(rate="1/d", concurrency=1)
+    gate.open.set()
+    with FakeQueue() as queue:
+        for number in range(3):
+            queue.enqueue(gate.task, number)
+        assert queue.drain() == 3
