@@ -1,4 +1,4 @@
-"""Mutants of stores that run, end or count jobs wrongly. For the groups C, M, W, X and H of the contract."""
+"""Mutants of stores that run, end or count jobs wrongly. For the groups C, M, W, X, L and H of the contract."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from queueport.spi.store import (
     Query,
     StoreStats,
     Swap,
+    TakeLimits,
     WriteOutcome,
     WriteResult,
 )
@@ -109,19 +110,19 @@ def a_refused_insert_is_counted(insert: Verb, inserts: Sequence[Insert]) -> Any:
 
 @breaks("store.take", "W1", on=STORED)
 def a_worker_takes_jobs_of_all_queues(
-    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str
+    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str, *limits: Any
 ) -> Any:
     everything = list(take.__self__.stats().queues)
-    return take(everything, changes, limit, rev)
+    return take(everything, changes, limit, rev, *limits)
 
 
 @breaks("store.take", "W3", on=SQLITE)
 def a_running_job_can_be_taken(
-    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str
+    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str, *limits: Any
 ) -> Any:
     """A worker that finds no queued job gets a job that is running."""
     store = take.__self__
-    taken: Sequence[Record] = take(queues, changes, limit, rev)
+    taken: Sequence[Record] = take(queues, changes, limit, rev, *limits)
     running = store.find(Query(state=JobState.RUNNING, limit=limit))
     others = [record for record in running if record.queue in queues and record.task in changes]
     swaps = [Swap(record.id, record.rev, changes[record.task], rev) for record in others]
@@ -130,9 +131,9 @@ def a_running_job_can_be_taken(
 
 @breaks("store.take", "W12_a_paused", on=STORED)
 def jobs_of_a_paused_queue_are_taken(
-    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str
+    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str, *limits: Any
 ) -> Any:
-    return take([*queues, "default"], changes, limit, rev)
+    return take([*queues, "default"], changes, limit, rev, *limits)
 
 
 @breaks("store.put_document", "W12_a_pause_is", on=STORED)
@@ -168,9 +169,9 @@ def crashes_are_not_counted(swap: Verb, swaps: Sequence[Swap]) -> Any:
 
 @breaks("store.take", "X10", on=SQLITE)
 def crashes_are_not_told_to_the_worker(
-    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str
+    take: Verb, queues: Sequence[str], changes: Mapping[str, Change], limit: int, rev: str, *limits: Any
 ) -> Any:
-    return [replace(record, crashes=0) for record in take(queues, changes, limit, rev)]
+    return [replace(record, crashes=0) for record in take(queues, changes, limit, rev, *limits)]
 
 
 @breaks("store.swap", "C2_without_interruption", on=STORED)
@@ -196,3 +197,49 @@ def all_namespaces_are_one(namespace: str) -> str:
 @breaks("store.unknown", "D5_a_task_unknown", on=MEMORY)
 def unknown_tasks_are_not_found(unknown: Verb, queues: Sequence[str], tasks: Collection[str], limit: int) -> Any:
     return []
+
+
+# -- limits --------------------------------------------------------------------------------------------
+
+
+def each_with(limits: TakeLimits, **values: Any) -> TakeLimits:
+    """The limits, with these values of each limit."""
+    found = {pair: tuple(replace(one, **values) for one in own) for pair, own in limits.limits.items()}
+    return replace(limits, limits=found)
+
+
+@breaks("store.take", "L1", on=SQLITE)
+def the_limit_is_not_counted(take: Verb, *given: Any) -> Any:
+    return take(*given[:-1], each_with(given[-1], concurrency=None))
+
+
+@breaks("store.take", "L2", on=MEMORY)
+def all_keys_share_a_limit(take: Verb, *given: Any) -> Any:
+    return take(*given[:-1], each_with(given[-1], keyed=False))
+
+
+@breaks("store.begin", "L2", on=WIRE)
+def keys_have_no_limits(begin: Verb, begins: Sequence[Begin]) -> Any:
+    return begin([replace(b, limits=tuple(limit for limit in b.limits if not limit.keyed)) for b in begins])
+
+
+@breaks("store.take", "L3", on=MEMORY)
+def rates_are_not_counted(take: Verb, *given: Any) -> Any:
+    return take(*given[:-1], each_with(given[-1], rate=None))
+
+
+@breaks("store.put_document", "L4", on=MEMORY)
+def a_limit_is_never_lifted(put: Verb, document: Document, expected: str | None, insert: Insert | None = None) -> Any:
+    return put(document, expected, insert) if document.kind != "limit" or expected is None else True
+
+
+@breaks("store.claim_due", "L5", on=SQLITE)
+def a_slot_stays_with_its_killed_worker(
+    claim_due: Verb, limit: int, claim: float, rev: str, *, leases: bool = True
+) -> Any:
+    return claim_due(limit, claim, rev, leases=False)
+
+
+@breaks("store.take", "L6", on=STORED)
+def a_held_job_burns_an_attempt(take: Verb, *given: Any) -> Any:
+    return take(*given[:-1], replace(given[-1], hold=given[-1].hold.with_next(Change({"attempts": 1}))))

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from queueport import Abort, JobQueue, JobState, Retry, connect, get_queue, task
 from queueport.cli.app import app
 from queueport.errors import ConfigurationError
+from queueport.limits import QueueLimit
 from queueport.stats import WorkerStats
 from queueport.tasks import registry
 
@@ -217,6 +218,19 @@ def test_purge_cancels_the_waiting_jobs_of_one_queue(run: Run, queue: JobQueue) 
     assert run("purge", "sums") == "3 jobs cancelled\n"
     assert parsed(run("purge", "sums", "--json")) == {"count": 0}
     assert kept.status().state is JobState.QUEUED
+
+
+def test_a_queue_is_limited_shown_and_let_free(run: Run, queue: JobQueue) -> None:
+    assert run("limit", "sums", "--concurrency", "2", "--rate", "100/m", "--burst", "5") == "queue sums is limited\n"
+    assert queue.queue_limits() == {"sums": QueueLimit(concurrency=2, rate="100/m", burst=5)}
+    assert run("limits").split()[4:] == ["sums", "2", "100/m", "5"]
+    assert parsed(run("limits", "--json")) == [{"queue": "sums", "concurrency": 2, "rate": "100/m", "burst": 5}]
+    assert run("limit", "sums", "--none") == "queue sums has no limit\n"
+    assert queue.queue_limits() == {}
+    assert parsed(run("limits", "--json")) == []
+    for words in (["limit", "sums"], ["limit", "sums", "--none", "--rate", "1/s"]):
+        assert "give --concurrency or --rate" in CliRunner().invoke(app, words).stderr
+    assert "write '100/m'" in CliRunner().invoke(app, ["limit", "sums", "--rate", "fast"]).stderr
 
 
 def test_a_queue_is_paused_shown_and_resumed(run: Run, queue: JobQueue) -> None:

@@ -83,6 +83,8 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobQueue]
         opened.enqueue(add.using(job_id="queued"), 1)
         opened.batch([add.job(1), add.job(2)], then=add.job(3), batch_id="night")
         opened.pause("sums", "by hand")
+        opened.limit("sums", concurrency=3)
+        opened.limit("mails", rate="10/s")
         opened.schedules.add("often", add.job(1), every=60)
         opened.schedules.add("nightly", add.job(1), cron="0 3 * * *", start=datetime(2026, 1, 1, tzinfo=UTC))
         opened.schedules.run_now("often")
@@ -124,6 +126,8 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "workers": [()],
     "pause": [("bulk",), ("bulk", "--reason", "x")],
     "resume": [("sums",), ("sums",)],
+    "limit": [("bulk", "--concurrency", "2"), ("bulk", "--rate", "100/m", "--burst", "5"), ("bulk", "--none")],
+    "limits": [()],
     "check": [(), ("--this-host",), ("--worker", "host-1-a")],
     "setup": [("--queue", "a")],
     "backends": [()],

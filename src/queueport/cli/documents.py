@@ -104,6 +104,18 @@ class QueueResumed(TypedDict):
     """False if the queue was not paused."""
 
 
+class QueueLimited(TypedDict):
+    """The limit of a queue. It has none if all values are null."""
+
+    queue: str
+    concurrency: int | None
+    """At most so many jobs run at a time."""
+    rate: str | None
+    """At most so many jobs start on average, such as `100/m`."""
+    burst: int | None
+    """At most so many jobs start at once; null: the starts of one second."""
+
+
 class ScheduleRemoved(TypedDict):
     """The schedule that a command has removed."""
 
@@ -220,6 +232,8 @@ DOCUMENTS: tuple[Document, ...] = (
     Document("batch", BatchShown, ("batch show",)),
     Document("queue-paused", QueuePaused, ("pause",)),
     Document("queue-resumed", QueueResumed, ("resume",)),
+    Document("queue-limit", QueueLimited, ("limit",)),
+    Document("queue-limits", list[QueueLimited], ("limits",)),
     Document("schedule", Schedule, ("schedules show", "schedules add", "schedules pause", "schedules resume")),
     Document("schedules", list[Schedule], ("schedules list",)),
     Document("schedule-removed", ScheduleRemoved, ("schedules remove",)),

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -90,6 +90,47 @@ def resume(queue: JobQueue, *, queue_name: QueueName, as_json: Json = False) -> 
     resumed = queue.resume(queue_name)
     text = f"queue {queue_name} is resumed" if resumed else f"queue {queue_name} was not paused"
     output.print_result({"queue": queue_name, "resumed": resumed}, text, as_json)
+
+
+def limit(
+    queue: JobQueue,
+    *,
+    queue_name: QueueName,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", help="At most so many jobs run at a time.", show_default=False)
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option("--rate", help="At most so many jobs start on average, like 100/m.", show_default=False),
+    ] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option("--burst", help="At most so many jobs start at once, with --rate.", show_default=False),
+    ] = None,
+    lift: Annotated[bool, typer.Option("--none", help="Lift the limit of the queue.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Limit how many jobs of a queue run at a time or start in a time, over all workers.
+
+    Takes effect within two seconds. Replaces the earlier limit of the queue. Running jobs continue.
+    """
+    given = (concurrency, rate, burst) != (None, None, None)
+    if given == lift:
+        raise ConfigurationError("give --concurrency or --rate to set a limit, or only --none to lift it")
+    queue.limit(queue_name, concurrency=concurrency, rate=rate, burst=burst)
+    text = f"queue {queue_name} has no limit" if lift else f"queue {queue_name} is limited"
+    result = {"queue": queue_name, "concurrency": concurrency, "rate": rate, "burst": burst}
+    output.print_result(result, text, as_json)
+
+
+def limits(queue: JobQueue, *, as_json: Json = False) -> None:
+    """List the limits of queues. Those of tasks are in the code."""
+    found = [{"queue": name, **asdict(limit)} for name, limit in sorted(queue.queue_limits().items())]
+    if as_json:
+        output.print_json(found)
+        return
+    rows = [["" if value is None else value for value in limit.values()] for limit in found]
+    output.print_parts(output.table(("queue", ">concurrency", ">rate", ">burst"), rows))
 
 
 PAST = ("queue", "last", ">enqueued", ">succeeded", ">failed", ">dead", ">wait p95", ">run p50", ">run p95")

@@ -304,6 +304,43 @@ def renamed(value: int) -> int:
     return value
 
 
+def wait_briefly(gate: str) -> str:
+    """Wait for the gate as `wait_for` does, and then for 50 ms, so that jobs that run at the same time overlap."""
+    trace = Trace.here()
+    if trace is not None:
+        trace.wait_at(gate)
+    time.sleep(0.05)
+    return gate
+
+
+@task(concurrency=2)
+@traced
+def in_pairs(gate: str) -> str:
+    """Wait for the gate. At most two jobs of this task run at a time."""
+    return wait_briefly(gate)
+
+
+@task(concurrency=1)
+@traced
+def alone(gate: str) -> str:
+    """Wait for the gate. At most one job of this task runs at a time."""
+    return wait_briefly(gate)
+
+
+@task(concurrency=1, concurrency_key=lambda gate: gate)
+@traced
+def one_by_key(gate: str) -> str:
+    """Wait for the gate. At most one job for each gate runs at a time."""
+    return wait_briefly(gate)
+
+
+@task(rate="5/s", burst=2)
+@traced
+def five_a_second(value: int) -> int:
+    """Return the argument. At most five jobs of this task start in a second, and at most two at once."""
+    return value
+
+
 @die_with_hook.on_dead
 @fail.on_dead
 def note_death(status: Any) -> None:

@@ -775,6 +775,53 @@ FOLLOW_UPS = Group(
     ),
 )
 
+LIMITS = Group(
+    "L",
+    "Limits",
+    "limits",
+    "How many jobs of a task, a key or a queue run at a time, or start in a time.",
+    (
+        Line(
+            "L1",
+            "No more jobs of a task run at a time than its `concurrency`, over all workers, native ones too. Every job "
+            "ends, with one attempt.",
+            "Lets two workers of several threads run 12 jobs, of which two may run at a time, and compares the times.",
+            parts=("native_command",),
+        ),
+        Line(
+            "L2",
+            "With `concurrency_key`, the limit holds for the jobs of each key by themselves. Jobs of one key do not "
+            "block those of another.",
+            "Runs all jobs of one key while those of another key wait.",
+            quick=True,
+        ),
+        Line(
+            "L3",
+            "No more jobs of a task start than its `rate` and `burst` allow. Every job ends.",
+            "Compares the times at which eight jobs have begun, each with each.",
+        ),
+        Line(
+            "L4",
+            "The limit of a queue that is set while workers run takes effect within two seconds. If it is lifted, the "
+            "jobs that wait for it start.",
+            "Sets a limit of one, enqueues four jobs two seconds later, and lifts the limit.",
+        ),
+        Line(
+            "L5",
+            "The slot of a killed worker comes free when its lease has lapsed, and not before.",
+            "Kills a worker that runs the only job that may run, while another job waits.",
+            needs=(Capability.PERSISTENT,),
+        ),
+        Line(
+            "L6",
+            "A job that waits for a limit is `queued` with the `reason` `limited`. It burns no attempt and uses no "
+            "thread: jobs of other tasks run.",
+            "Runs five jobs with two threads, while four jobs wait for one that runs.",
+            quick=True,
+        ),
+    ),
+)
+
 HYGIENE = Group(
     "H",
     "Hygiene",
@@ -839,7 +886,7 @@ HYGIENE = Group(
 )
 
 GROUPS: tuple[Group, ...] = (
-    *(ENQUEUE, TIME, STATUS, RETRY, DEAD_LETTERS, CANCEL, STATS, WORKER, CRASH, RECURRING, FOLLOW_UPS, HYGIENE),
+    *(ENQUEUE, TIME, STATUS, RETRY, DEAD_LETTERS, CANCEL, STATS, WORKER, CRASH, RECURRING, FOLLOW_UPS, LIMITS, HYGIENE),
 )
 """The groups in the order of the suite."""
 

@@ -10,6 +10,7 @@ from queueport.testing.contract.dead_letters import DeadLetterTests
 from queueport.testing.contract.enqueue import EnqueueTests
 from queueport.testing.contract.follow_ups import FollowUpTests
 from queueport.testing.contract.hygiene import HygieneTests
+from queueport.testing.contract.limits import LimitTests
 from queueport.testing.contract.lines import LINES, lines_of
 from queueport.testing.contract.recurring import RecurringTests
 from queueport.testing.contract.retry import RetryTests
@@ -33,6 +34,7 @@ class Contract(
     CrashTests,
     RecurringTests,
     FollowUpTests,
+    LimitTests,
     HygieneTests,
 ):
     """The tests of every contract line. A test class inherits from this class and overrides the fixture `harness`.
