@@ -8,13 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from functools import partial
 from itertools import combinations
 
 from queueport import Capability, JobHandle, JobQueue, JobState
 from queueport.testing import tasks
 from queueport.testing.contract.case import Case, budgets, needs
-from queueport.testing.contract.crash import holder
 from queueport.testing.harness import Harness
 from queueport.testing.tasks import QUEUE
 from queueport.testing.trace import Run, Trace
@@ -90,13 +88,14 @@ class LimitTests(Case):
     def test_L5_the_slot_of_a_killed_worker_comes_free_with_its_lease(
         self, harness: Harness, queue: JobQueue, trace: Trace
     ) -> None:
-        workers = [harness.process(), harness.process()]
+        worker = harness.process(options=["--threads=2"])
         first = queue.enqueue(tasks.alone, "go")
-        (run,) = eventually(partial(trace.runs, first.id))
+        eventually(lambda: trace.times(first.id) == 1)
         second = queue.enqueue(tasks.alone, "go")
         eventually(lambda: limited([second]) == 1)
-        holder(workers, run).kill()
+        worker.kill()
         trace.open("go")
+        harness.process()
         wait = harness.settings["lease"] + 5.0 + harness.late
         assert [first.result(wait), second.result(wait)] == ["go", "go"]
         assert (budgets(first.status()), budgets(second.status())) == ((2, 0, 1), (1, 0, 0))

@@ -809,7 +809,7 @@ LIMITS = Group(
         Line(
             "L5",
             "The slot of a killed worker comes free when its lease has lapsed, and not before.",
-            "Kills a worker that runs the only job that may run, while another job waits.",
+            "Kills a worker that runs the only job that may run, while another job waits, and starts a new worker.",
             needs=(Capability.PERSISTENT,),
         ),
         Line(
