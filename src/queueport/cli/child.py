@@ -75,6 +75,7 @@ def _read_commands(commands: IO[bytes], worker: Worker) -> None:
         command, _, grace = line.partition(b" ")
         if command == b"stop":
             worker.stop(wait=False, grace=float(grace))
+            logging.getLogger("queueport").info("worker process %d was told to stop", os.getpid())
     os._exit(1)  # the input has ended, and so has the parent: nobody else sends `stop`
 
 

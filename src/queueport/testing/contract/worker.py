@@ -106,7 +106,8 @@ class WorkerTests(Case):
         eventually(lambda: len(trace.runs()) == count)
         rest = [queue.enqueue(echo, n) for n in range(3)]
         worker.terminate()
-        eventually(lambda: "SIGTERM" in worker.log)
+        told = count if count > 1 else 0
+        eventually(lambda: "SIGTERM" in worker.log and worker.log.count("was told to stop") == told)
         trace.open("go")
         assert worker.wait() == 0
         assert [handle.result(0) for handle in running] == ["go"] * count
