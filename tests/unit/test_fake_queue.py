@@ -290,7 +290,7 @@ def test_inline_runs_the_jobs_that_follow_others_when_they_are_due() -> None:
 # -- jobs that follow others ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", [None, "celery", "sqs"])
+@pytest.mark.parametrize("profile", [None, "sqlite"])
 def test_jobs_that_follow_others_run_in_drain(profile: str | None) -> None:
     passing = double.using(pass_result=True)
     with FakeQueue(profile=profile) as queue:

@@ -494,6 +494,7 @@ local function admit(limits, record, change)
     call('ZREMRANGEBYSCORE', key('rates'), '-inf', present)
   end
   change.set.slots = cjson.encode(names)
+  change.set.held_by = nil
   if record.held_by then -- the list belongs to all changes of this layout
     local clear = {'held_by'}
     for _, name in ipairs(change.clear) do clear[#clear + 1] = name end
