@@ -195,7 +195,7 @@ class RedisStore(JobStore):
     def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
         if names is not None and not names:
             return []
-        wanted = [name.encode() for name in names or ()]
+        wanted = [name.encode() for name in sorted(set(names or ()))]
         (answer,) = self._run("held", [b"%d" % MOST_LIMITS, b"%d" % limit, b"%d" % len(wanted), *wanted])
         now, found = float(answer[0]), list[HeldJobs]()
         for start in range(1, len(answer), 6):
