@@ -263,8 +263,9 @@ class Links:
 
     def own_tags(self) -> tuple[str, ...]:
         """The tags by which the jobs of a batch, and those that follow it, are found."""
-        batch, after = self.batch, self.after_batch
-        return () if batch is after is None else (f"{AFTER_TAG}{after}" if batch is None else f"{BATCH_TAG}{batch}",)
+        if self.batch is not None:
+            return (f"{BATCH_TAG}{self.batch}",)
+        return () if self.after_batch is None else (f"{AFTER_TAG}{self.after_batch}",)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""

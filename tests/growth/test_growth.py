@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -63,9 +62,9 @@ def test_a_worker_does_not_grow(
         worker = WorkerProcess(command, {**os.environ, **given}, tmp_path / "log")
         try:
             run(queue, PART)
-            first = size(worker, server)
+            first = settled(worker, server)
             run(queue, JOBS - PART)
-            last = size(worker, server)
+            last = settled(worker, server)
         finally:
             worker.clean()
     with capsys.disabled():
@@ -84,7 +83,18 @@ def run(queue: JobQueue, jobs: int) -> None:
         queue.enqueue_many(tasks.echo.job(None) for _ in range(min(BATCH, jobs - done)))
         eventually(lambda: queue.stats().totals.queued < 2 * BATCH, 300)
     eventually(lambda: queue.stats().processed == target and queue.stats().totals.total == 0, 300, queue.stats)
-    time.sleep(1)  # a measurement, not a wait for a condition: framework workers end their bookkeeping
+
+
+def settled(worker: WorkerProcess, server: Redis | None) -> Size:
+    """The size when it no longer changes, except for the memory: the framework's worker has ended its bookkeeping."""
+    found = [size(worker, server)]
+
+    def unchanged() -> bool:
+        found.append(size(worker, server))
+        return replace(found[-1], rss=0) == replace(found[-2], rss=0)
+
+    eventually(unchanged, 30, lambda: found[-2:])
+    return found[-1]
 
 
 def size(worker: WorkerProcess, server: Redis | None) -> Size:

@@ -281,7 +281,7 @@ def test_results_are_kept_as_long_as_a_job_that_follows_may_read_them() -> None:
         assert batch.progress().succeeded == 1
         queue.dead_letters.discard(first.follow_ups[0].id)
         batch.cancel()
-        assert queue.operations.needed(queue.operations.read(first.id)) is False
+        assert not queue.operations.needed([queue.operations.read(first.id)])
 
 
 def test_retention_by_count_keeps_the_jobs_of_an_open_batch_and_deletes_others() -> None:

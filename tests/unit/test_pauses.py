@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from queueport import AsyncJobQueue, JobQueue, JobState, get_queue
+from queueport.engine.copies import READ_EVERY
 from queueport.engine.dispatcher import Dispatcher
 from queueport.engine.lifecycle import PAUSED, REST, Lifecycle
 from queueport.engine.operations import Operations
-from queueport.engine.pauses import READ_EVERY, Pauses
+from queueport.engine.pauses import Pauses
 from queueport.engine.rules import Refusal
 from queueport.engine.runtime import Runtime
 from queueport.errors import BackendUnavailable, ConfigurationError

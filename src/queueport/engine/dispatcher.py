@@ -22,7 +22,7 @@ from queueport.engine.runtime import ClockReading
 from queueport.engine.schedules import ScheduleDispatcher
 from queueport.errors import BackendUnavailable
 from queueport.spi.failures import FailureLog
-from queueport.spi.record import Change
+from queueport.spi.record import Change, Record
 from queueport.spi.store import Query
 from queueport.spi.url import KeepCount
 from queueport.stats import WorkerStats
@@ -36,8 +36,8 @@ logger: logging.Logger = logging.getLogger("queueport")
 BATCH = 100
 """The maximum number of records to claim, resend or delete in one step."""
 MOST_NEEDED = 400
-"""If so many of the oldest jobs beyond the number to keep are still needed by jobs that follow them, later jobs are not
-deleted before."""
+"""A search for jobs beyond the number to keep looks at this number of the oldest. If jobs that follow them still need
+all of these, the search deletes nothing."""
 LOST_EVERY = 1.0
 """The minimum number of seconds between two searches for lost workers."""
 SWEEP = 5.0
@@ -145,7 +145,7 @@ class Dispatcher:
             self._swept_at = self._runtime.monotonic()
             self._find_lost()
             self._delete_overflow()
-            self._operations.let_on()  # jobs of limits that no process declares any more
+            self._operations.let_on()  # jobs that are held for a limit which was removed from the code
         if self._runtime.monotonic() - self._folded_at >= FOLD_EVERY:
             self._folded_at = self._runtime.monotonic()
             self._operations.store.fold_history()
@@ -249,13 +249,17 @@ class Dispatcher:
             while full and not self._stop.is_set():
                 limit = BATCH
                 excess = self._operations.store.overflow(query, keep, limit)
-                while not (free := [each for each in excess if not self._operations.needed(each)]):
+                while not (free := self._unneeded(excess)):
                     if len(excess) < limit or limit >= MOST_NEEDED:
                         break
                     limit *= 2  # the oldest jobs belong to open batches: look at the jobs after them, too
                     excess = self._operations.store.overflow(query, keep, limit)
                 self._operations.apply([(record, Change(delete=True)) for record in free])
                 full = len(free) >= BATCH
+
+    def _unneeded(self, records: Sequence[Record]) -> list[Record]:
+        needed = self._operations.needed(records)
+        return [record for record in records if record.id not in needed]
 
     def _counted(self) -> list[tuple[Query, int]]:
         """One query for each set of succeeded jobs that is kept by count, and the number of jobs to keep."""

@@ -389,26 +389,24 @@ class Lifecycle:
         known: Callable[[Record], bool],
         seconds: float = 0.0,
         paused: bool = False,
-        needed: Callable[[Record], bool] = lambda _: False,
+        needed: bool = False,
     ) -> Change:
         """Decide what the dispatcher does with a due record.
 
         `record` is as `claim_due` returned it, `now` is the store's time of that call, and `seconds` is how long the
-        call took. `known` tells whether a live worker of the job's queue knows the job's task. `needed` tells whether
-        another job may still read the result of this one. If the write is refused, the dispatcher leaves the job to the
-        process that has changed it.
+        call took. `known` tells whether a live worker of the job's queue knows the job's task. With
+        `needed`, a job that follows this ended one may still read its result. If the write is refused, the dispatcher
+        leaves the job to the process that has changed it.
 
         If the queue of the job is `paused`, the job is not published. Instead it rests in the store, at most REST
         seconds or until it expires: queued, not sent, with the reason PAUSED.
         """
-        if record.links is not None and record.state in (JobState.SUCCEEDED, JobState.CANCELLED) and needed(record):
+        if needed:
             return Change(stamp={"wake_at": NEEDED})
         change = self._dispatch(record, now, (lambda _: True) if paused else known, seconds)
         if not paused or FollowUp.PUBLISH not in change.then:
             return change
-        end = record.expires_at
-        rests = Change(stamp={"wake_at": REST}) if end is None or end > now + REST else Change({"wake_at": end})
-        return change.with_next(Change({"reason": PAUSED})).with_next(rests)
+        return change.with_next(Change({"reason": PAUSED})).with_next(_checked_in(REST, record, now))
 
     def _dispatch(self, record: Record, now: float, known: Callable[[Record], bool], seconds: float) -> Change:
         if record.state in WAITING and record.expired(now):
@@ -439,9 +437,7 @@ class Lifecycle:
             # The job only waits for a worker. If the store is the queue, a dispatcher must cancel it when it expires.
             return Change({"wake_at": None if self.rules.carries else record.expires_at})
         if is_held(record) and known(record):  # a worker that knows the limit lets the job on
-            ends = record.expires_at
-            later = Change(stamp={"wake_at": HELD})
-            return later if ends is None or ends > now + HELD else Change({"wake_at": ends})
+            return _checked_in(HELD, record, now)
         if record.unknown_since is not None and not known(record):
             if now - record.unknown_since < self.rules.unknown_after:
                 return Change(stamp={"wake_at": self.rules.unknown_after / UNKNOWN_CHECKS})
@@ -451,11 +447,11 @@ class Lifecycle:
             )
             error = _error(UnknownTask(message), record, now)
             return self._dead({"errors": _history(record, error), "unknown_since": None}, record)
+        held = {"reason": None, "held_by": None} if is_held(record) else {}
         if not self.rules.carries:
-            noted = {"reason": None, "held_by": None} if is_held(record) else {}
-            return Change({"sent": True, "wake_at": record.expires_at, "unknown_since": None, **noted})
+            return Change({"sent": True, "wake_at": record.expires_at, "unknown_since": None, **held})
         if record.unknown_since is not None or record.reason is not None:
-            noted = {"unknown_since": None, "reason": None, **({"held_by": None} if is_held(record) else {})}
+            noted = {"unknown_since": None, "reason": None, **held}
             return Change(noted, {"wake_at": self.rules.claim}, then=frozenset({FollowUp.PUBLISH}))
         return Change(then=frozenset({FollowUp.PUBLISH}))
 
@@ -554,6 +550,13 @@ class Lifecycle:
 
     def _unbury(self, change: Change) -> Change:
         return replace(change, then=change.then | {FollowUp.UNBURY}) if self.rules.buries else change
+
+
+def _checked_in(seconds: float, record: Record, now: float) -> Change:
+    """Let a dispatcher check a waiting job in so many seconds, or when it expires if that is sooner."""
+    ends = record.expires_at
+    sooner = ends is not None and ends <= now + seconds
+    return Change({"wake_at": ends}) if sooner else Change(stamp={"wake_at": seconds})
 
 
 def _dead_in(record: Record, life: int) -> bool:

@@ -29,7 +29,7 @@ from queueport.errors import BackendUnavailable, DuplicateJob, log_error
 from queueport.spi.driver import Driver
 from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, SendOutcome, SendResult, by_queue
-from queueport.spi.record import Change, CorruptRecord, FollowUp, Record
+from queueport.spi.record import Change, FollowUp, Record
 from queueport.spi.signing import Signer
 from queueport.spi.storage import room
 from queueport.spi.store import JobStore, Query, Swap, WriteOutcome, WriteResult
@@ -466,11 +466,11 @@ class Operations:
             # Read before the first decision, because `call_each` would log an error of the store for each record.
             paused = self.pauses.current() if self.driver.carries and not all(r.state.final for r in claimed) else {}
 
+            needed = self.needed(claimed)
+
             def decide(record: Record) -> Change:
-                now, rests = self._claimed_at(record), record.queue in paused
-                return self.lifecycle.dispatch(
-                    record, now=now, known=known, seconds=seconds, paused=rests, needed=self.needed
-                )
+                now, rests, kept = self._claimed_at(record), record.queue in paused, record.id in needed
+                return self.lifecycle.dispatch(record, now=now, known=known, seconds=seconds, paused=rests, needed=kept)
 
             try:
                 self.apply(list(zip(claimed, call_each(decide, claimed, _undecided), strict=True)))
@@ -479,16 +479,17 @@ class Operations:
                 self._resting += [(now, record.id, record.queue) for record in claimed if record.queue in paused]
             return len(claimed)
 
-    def needed(self, record: Record) -> bool:
-        """True if another job, which has not succeeded or been cancelled, may still read the result of this one."""
-        then = None if record.links is None else record.links.then
-        if then is None:
-            return False
-        try:
-            following = self.store.get([then])[0]
-        except CorruptRecord:
-            return False
-        return following is not None and following.state not in (JobState.SUCCEEDED, JobState.CANCELLED)
+    def needed(self, records: Sequence[Record]) -> frozenset[str]:
+        """The ids of those ended jobs whose result a job that follows them may still read.
+
+        That job has neither succeeded nor was it cancelled. Calls the store once, and only if a job follows one of
+        these. Raises BackendUnavailable.
+        """
+        ended = JobState.SUCCEEDED, JobState.CANCELLED
+        then = {r.id: r.links.then for r in records if r.state in ended and r.links is not None and r.links.then}
+        found = call_batch(self.store.get, sorted(set(then.values())), lambda _, __: None) if then else []
+        reads = {following.id for following in found if following is not None and following.state not in ended}
+        return frozenset(job_id for job_id, following in then.items() if following in reads)
 
     def resume(self, queue: str) -> bool:
         """End the pause of a queue, and make its resting jobs due, oldest first. Returns whether it was paused.
@@ -531,8 +532,8 @@ class Operations:
             if limit is None:
                 continue
             free = room(limit, held.state, held.now, ahead=held.state.passed)
-            first = held.jobs if free >= len(held.jobs) else held.jobs[: max(0, int(free))]
-            self.apply([(record, self.lifecycle.let_on(record)) for record in first])
+            number = int(min(max(free, 0), len(held.jobs)))  # `free` may be infinite
+            self.apply([(record, self.lifecycle.let_on(record)) for record in held.jobs[:number]])
 
     def _wake(self, ids: Sequence[str]) -> None:
         found = call_batch(self.store.get, ids, lambda _, __: None)  # leaves out a record that cannot be read

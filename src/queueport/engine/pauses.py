@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from queueport.engine.copies import READ_EVERY, Copy
+from queueport.engine.copies import Copy
 from queueport.spi.store import Document
 from queueport.stats import Pause
 
-__all__ = ["READ_EVERY", "Pauses"]
+__all__ = ["Pauses"]
 
 
 class Pauses(Copy[Pause]):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from queueport.engine.batches import call_batch
-from queueport.engine.pauses import READ_EVERY
+from queueport.engine.copies import READ_EVERY
 from queueport.errors import BackendUnavailable, log_error
 from queueport.spi.runner import Delivery, MessageAction, MessageSource
 from queueport.spi.store import ClaimingStore
