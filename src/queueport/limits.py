@@ -104,5 +104,5 @@ def task_limit(options: Mapping[str, Any]) -> TaskLimit | None:
         raise ConfigurationError(f"concurrency_key must be a function of the task's arguments, not {key!r}")
     limit = TaskLimit(**given)
     if limit.concurrency is None and limit.rate is None:
-        raise ConfigurationError("concurrency_key= needs concurrency= or rate=: without them, there is no limit")
+        raise ConfigurationError("concurrency_key= needs concurrency= or rate=: without them, it limits nothing")
     return replace(limit, key=key)

@@ -259,7 +259,9 @@ class JobQueue:
         """The handle of the batch with this id. Raises JobNotFound if it has no jobs, or their records were deleted."""
         batch = Batch(checked(batch_id), self)
         if batch.progress().total == 0 and not batch.follow_ups():
-            raise JobNotFound(f"there is no batch {batch_id!r} in this namespace, or its jobs were deleted")
+            raise JobNotFound(
+                f"no batch {batch_id!r} exists in this namespace: check the id; the records of its jobs may be deleted"
+            )
         return batch
 
     # -- one job -----------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def test_a_run_without_faults_has_no_breach(good: Evidence) -> None:
 
 def test_a_lost_job_is_found(good: Evidence) -> None:
     lost = replace(good, records={job: one for job, one in good.records.items() if job != tasks.job_id(1)})
-    assert found(lost)["lost"] == ["chaos-1: accepted, but there is no record"]
+    assert found(lost)["lost"] == ["chaos-1: accepted, but it has no record"]
 
 
 def test_a_job_that_was_neither_accepted_nor_run_is_not_lost(good: Evidence) -> None:

@@ -340,7 +340,7 @@ def test_a_batch_is_shown_retried_and_cancelled(run: Run, queue: JobQueue, monke
 def test_a_batch_that_does_not_exist_is_an_error(queue: JobQueue, command: str) -> None:
     result = CliRunner().invoke(app, ["batch", command, "night"])
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: there is no batch 'night' in this namespace")
+    assert result.stderr.startswith("error: no batch 'night' exists in this namespace")
 
 
 def test_commands_that_change_many_jobs_ask_on_a_terminal(

@@ -173,7 +173,7 @@ def test_waiting_for_a_batch_ends_in_time(queue: JobQueue) -> None:
     with pytest.raises(ResultTimeout, match="jobs of the batch import-7 still wait or run"):
         batch.wait(0.01)
     assert queue.get_batch("import-7") == batch
-    with pytest.raises(JobNotFound, match="there is no batch 'other'"):
+    with pytest.raises(JobNotFound, match="no batch 'other' exists"):
         queue.get_batch("other")
 
 

@@ -181,10 +181,8 @@ class Receiver:
             self._operations.settle(record.id, self._lifecycle.task_unknown, record)
 
     def _begin(self, job_id: str, task: str, queue: str, token: str) -> Begin:
-        change, rev, limits = self._change(task, token), self._runtime.new_id(), self._limits.of(queue, task)
-        return (
-            Begin(job_id, task, change, rev, queue, limits, self._hold) if limits else Begin(job_id, task, change, rev)
-        )
+        limits = self._limits.of(queue, task)
+        return Begin(job_id, task, self._change(task, token), self._runtime.new_id(), queue, limits, self._hold)
 
     def _change(self, task: str, token: str) -> Change:
         return self._lifecycle.begin(token=token, worker=self._worker, defaults=self._defaults[task])

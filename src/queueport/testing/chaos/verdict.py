@@ -100,9 +100,9 @@ def judge(evidence: Evidence) -> Verdict:
 def _judge_job(verdict: Verdict, job: str, answer: str, record: JobStatus | None, runs: Sequence[Run]) -> None:
     if record is None:
         if answer == "accepted":
-            verdict.lost.append(f"{job}: accepted, but there is no record")
+            verdict.lost.append(f"{job}: accepted, but it has no record")
         elif runs:
-            verdict.wrong.append(f"{job}: {answer}, ran {len(runs)} times, but there is no record")
+            verdict.wrong.append(f"{job}: {answer}, ran {len(runs)} times, but it has no record")
         return
     if not record.finished:
         verdict.stuck.append(f"{job}: still {record.state}, {record.attempts} attempts, {answer}")
