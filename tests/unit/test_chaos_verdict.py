@@ -138,6 +138,19 @@ def test_a_run_beside_a_worker_that_was_stopped_is_counted_and_allowed(good: Evi
     assert judge(replace(beside, faults=[replace(stop, worker="other")])).overlapping
 
 
+def test_a_stopped_worker_excuses_only_its_own_runs(good: Evidence) -> None:
+    first = first_run(good)
+    assert first.end is not None
+    begin = (first.begin + first.end) / 2
+    beside = with_run(good, begin=begin, end=first.end + 2)
+    third = replace(first, attempt=3, worker="w3", pid=first.pid + 2, begin=first.end + 1, end=first.end + 3)
+    stop = Happened("stop", first.worker, first.begin, first.end)
+    assert not judge(replace(beside, faults=[stop])).overlapping
+    assert judge(replace(beside, runs=[*beside.runs, third], faults=[stop])).overlapping
+    fourth = replace(third, begin=begin + 0.001)
+    assert judge(replace(beside, runs=[*beside.runs, fourth], faults=[stop])).overlapping
+
+
 def test_a_stopped_worker_may_start_its_task_after_the_job_was_taken_over(good: Evidence) -> None:
     first = first_run(good)
     assert first.end is not None

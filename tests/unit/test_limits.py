@@ -12,6 +12,7 @@ from queueport import JobQueue, JobState, get_queue, task
 from queueport.engine.dispatcher import Dispatcher
 from queueport.errors import ConfigurationError, InvalidJob
 from queueport.limits import QueueLimit
+from queueport.stores.memory.store import MemoryStore
 from queueport.tasks import Task, registry
 from queueport.testing import FakeQueue
 from queueport.testing.waiting import eventually
@@ -28,6 +29,20 @@ def isolated() -> Iterator[None]:
 def queue() -> Iterator[JobQueue]:
     with get_queue("memory://") as queue:
         yield queue
+
+
+def test_the_memory_store_forgets_the_limits_of_keys_whose_jobs_have_ended(queue: JobQueue) -> None:
+    @task(name="tests.keyed", concurrency=1, rate="1000/s", concurrency_key=lambda key: key)
+    def keyed(key: int) -> int:
+        return key
+
+    handles = [queue.enqueue(keyed, number % 10) for number in range(40)]
+    with queue.worker(tasks=[keyed]):
+        assert [handle.result(10) for handle in handles] == [number % 10 for number in range(40)]
+    store = queue.operations.store
+    assert isinstance(store, MemoryStore)
+    known = store.records.limits
+    eventually(lambda: not store.held(None, 1) and not (known.running or known.held or known.passed or known.full_at))
 
 
 class Gate:

@@ -111,6 +111,13 @@ class Records(ForkAware):
             if key in self.kept and self.kept[key][1] <= past:
                 del self.kept[key]
 
+    def forget_limits(self, now: float) -> None:
+        """Forget the limits that nothing is known about any more. Each `limit_key` is a limit of its own."""
+        known = self.limits
+        known.full_at = {name: at for name, at in known.full_at.items() if at > now}
+        for name in [name for name, jobs in known.held.items() if not jobs]:
+            del known.held[name]
+
     def limit(self, name: str) -> LimitState:
         """The state of a limit."""
         known = self.limits
@@ -160,9 +167,9 @@ class Records(ForkAware):
 
     def _count_slots(self, record: Record, more: int) -> None:
         for name in (record.slots or ()) if record.state is JobState.RUNNING else ():
-            self.limits.running[name] += more
+            _add(self.limits.running, name, more)
         if record.held_by is not None and is_passed(record):
-            self.limits.passed[record.held_by] += more
+            _add(self.limits.passed, record.held_by, more)
 
     def _entries(self, record: Record, number: int) -> list[tuple[list[Entry], Entry]]:
         """Pairs of an index that contains the record, and the record's entry in this index."""
@@ -186,3 +193,10 @@ class Records(ForkAware):
 
     def after_fork(self, *, child: bool) -> None:
         self.changed.release()
+
+
+def _add(counts: Counter[str], name: str, number: int) -> None:
+    """Add to a count, and forget a count of 0."""
+    counts[name] += number
+    if not counts[name]:
+        del counts[name]

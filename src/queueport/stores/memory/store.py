@@ -314,14 +314,10 @@ class MemoryStore(ClaimingStore):
 
     def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
         with self._changed:
-            now, records = self._clock(), self.records
-            some = sorted(
-                name for name, jobs in records.limits.held.items() if jobs and (names is None or name in names)
-            )
-            return [
-                HeldJobs(name, records.limit(name), list(records.listed(records.limits.held[name][:limit])), now)
-                for name in some[:MOST_LIMITS]
-            ]
+            now, records, held = self._clock(), self.records, self.records.limits.held
+            records.forget_limits(now)
+            some = sorted(held if names is None else held.keys() & set(names))[:MOST_LIMITS]
+            return [HeldJobs(name, records.limit(name), list(records.listed(held[name][:limit])), now) for name in some]
 
     def unknown(self, queues: Sequence[str], tasks: Collection[str], limit: int) -> Sequence[Record]:
         with self._changed:

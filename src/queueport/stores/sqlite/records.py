@@ -282,6 +282,7 @@ class Writing:
             return WriteResult(WriteOutcome.REFUSED, found)
         for name, full_at in made.full_at.items():
             self.tables.rows("INSERT OR REPLACE INTO @rates (name, full_at) VALUES (?, ?)", (name, full_at))
+        if made.full_at:
             self.tables.rows("DELETE FROM @rates WHERE full_at <= ?", (self.now,))
         where, starts = (IS_EXPECTED, (found.id, found.rev)), not made.limited
         written = self._change(found.id, made.change, begin.rev, where, QUEUED, starts=starts)

@@ -141,9 +141,11 @@ def _judge_overlaps(verdict: Verdict, runs: Sequence[Run], evidence: Evidence) -
         before = [one for one in earlier if one.end is None or one.end > run.begin]
         if not run.held and not any(one.end is not None for one in before):
             continue  # an earlier run without an end has died: its process no longer holds the lock
-        before = before or list(earlier)  # a process that was stopped at the end of its run still held the lock
         # a worker that was stopped between the begin of the job and the start of its task starts the older attempt last
-        if _silenced(min([run, *before], key=lambda one: one.attempt), run.begin, evidence):
+        pairs = [min(run, one, key=lambda each: each.attempt) for one in before or earlier]
+        excused = [_silenced(older, run.begin, evidence) for older in pairs]
+        # without a run in `before`, one of the earlier processes, stopped at the end of its run, still held the lock
+        if all(excused) if before else any(excused):
             verdict.superseded += 1
         else:
             others = ", ".join(f"attempt {one.attempt} on {one.worker}" for one in before)
