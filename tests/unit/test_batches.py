@@ -19,7 +19,7 @@ from queueport.errors import BackendUnavailable
 from queueport.spi.message import Message, SendOutcome, SendResult
 from queueport.spi.record import Change, Record
 from queueport.spi.settings import read
-from queueport.spi.store import Query, Swap
+from queueport.spi.store import Query, Swap, WriteResult
 from queueport.status import Progress
 from queueport.stores.memory.store import MemoryStore
 from queueport.testing import tasks
@@ -54,6 +54,24 @@ def queue(broker: Broker) -> Iterator[JobQueue]:
     url, settings = read(f"wire://batches?lease={LEASE}&call_timeout=1.0", {})
     with JobQueue(url, settings, WireTransport(broker), MemoryStore()) as queue:
         yield queue
+
+
+def test_a_change_of_many_jobs_includes_jobs_whose_records_another_process_has_just_changed(queue: JobQueue) -> None:
+    for number in range(3):
+        queue.dead_letters.add(tasks.echo.job(number), "added")
+    operations, store, swap = queue.operations, queue.operations.store, MemoryStore.swap
+    first, second, third = store.find(Query(JobState.DEAD))
+    beside = [(first, operations.lifecycle.mark_buried(first)), (second, operations.lifecycle.retry(second))]
+    others = [Swap(record.id, record.rev, change, "other") for record, change in beside if isinstance(change, Change)]
+
+    def swap_after_others(self: MemoryStore, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
+        swap(self, others)
+        others.clear()
+        return swap(self, swaps)
+
+    with patch.object(MemoryStore, "swap", swap_after_others):
+        assert queue.dead_letters.purge() == 2
+    assert [queue.status(record.id).state for record in (first, second, third)] == ["cancelled", "queued", "cancelled"]
 
 
 def test_progress_that_the_store_cannot_keep_does_not_stop_heartbeats(queue: JobQueue, trace: Trace) -> None:

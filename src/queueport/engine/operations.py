@@ -336,17 +336,22 @@ class Operations:
     def change_all(self, query: Query, decide: Decide) -> int:
         """Change all jobs that match the query as `decide` decides, the latest enqueued first.
 
-        Returns the number of changed jobs. A job is not changed if `decide` refuses, if another process has changed the
-        record, if another job holds the job's key, or if the record cannot be written.
+        Returns the number of changed jobs. If another process has changed the record meanwhile, for example by a
+        heartbeat or after a burial, but the job is still in the same state and life, decides again. A job is not
+        changed if `decide` refuses, if it has left its state, if another job holds its key, or if its record cannot be
+        written.
         """
         count, page, answered = 0, list[str](), True
         while True:
-            records = self._next_page(query, page)
-            # If the backend has not answered for a page, change the later pages without calling the backend.
-            # Dispatchers then publish the jobs of these pages.
-            applied, answers = self._apply([(record, decide(record)) for record in records], follow=answered)
-            count += applied
-            answered = answered and answers
+            records = left = self._next_page(query, page)
+            while left:
+                # If the backend has not answered for a page, change the later pages without calling the backend.
+                # Dispatchers then publish the jobs of these pages.
+                applied, answers, changed = self._apply([(record, decide(record)) for record in left], follow=answered)
+                count += applied
+                answered = answered and answers
+                read = {record.id: (record.state, record.life) for record in left}
+                left = [record for record in changed if (record.state, record.life) == read[record.id]]
             if len(records) < PAGE:
                 return count
             page = [record.id for record in records]
@@ -375,8 +380,12 @@ class Operations:
         """
         return self._apply(decided, follow=follow)[0]
 
-    def _apply(self, decided: Sequence[tuple[Record, Change | Refusal]], *, follow: bool) -> tuple[int, bool]:
-        """Like `apply`, but returns the number of applied writes and the result of `Operations.follow`."""
+    def _apply(
+        self, decided: Sequence[tuple[Record, Change | Refusal]], *, follow: bool
+    ) -> tuple[int, bool, list[Record]]:
+        """Like `apply`. Returns the number of applied writes, the result of `Operations.follow`, and the present records
+        of the jobs that were changed since they were read.
+        """
         pairs = [(record, change) for record, change in decided if isinstance(change, Change)]
         writing = [(record, change) for record, change in pairs if change.writes]
         swaps = [Swap(record.id, record.rev, change, self.runtime.new_id(), record) for record, change in writing]
@@ -386,7 +395,14 @@ class Operations:
             if answer.applied:
                 done.append((answer.record or replace(record, rev=swap.rev), change))
         answers = self.follow(done, send=follow)
-        return sum(answer.applied for answer in written), answers
+        changed = [
+            answer.record
+            for swap, answer in zip(swaps, written, strict=True)
+            if answer.outcome is WriteOutcome.REFUSED
+            and answer.record is not None
+            and answer.record.rev != swap.expected
+        ]
+        return sum(answer.applied for answer in written), answers, changed
 
     def follow(self, done: Sequence[tuple[Record, Change]], *, send: bool = True) -> bool:
         """Take the follow-ups of applied changes, and call the on_event hooks for these changes.
