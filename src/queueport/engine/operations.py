@@ -383,8 +383,8 @@ class Operations:
     def _apply(
         self, decided: Sequence[tuple[Record, Change | Refusal]], *, follow: bool
     ) -> tuple[int, bool, list[Record]]:
-        """Like `apply`. Returns the number of applied writes, the result of `Operations.follow`, and the present records
-        of the jobs that were changed since they were read.
+        """Like `apply`. Returns the number of applied writes, the result of `Operations.follow`, and the present
+        records of the jobs that were changed since they were read.
         """
         pairs = [(record, change) for record, change in decided if isinstance(change, Change)]
         writing = [(record, change) for record, change in pairs if change.writes]
@@ -395,13 +395,12 @@ class Operations:
             if answer.applied:
                 done.append((answer.record or replace(record, rev=swap.rev), change))
         answers = self.follow(done, send=follow)
-        changed = [
-            answer.record
+        refused = [
+            (swap, answer.record)
             for swap, answer in zip(swaps, written, strict=True)
-            if answer.outcome is WriteOutcome.REFUSED
-            and answer.record is not None
-            and answer.record.rev != swap.expected
+            if answer.outcome is WriteOutcome.REFUSED and answer.record is not None
         ]
+        changed = [record for swap, record in refused if record.rev != swap.expected]
         return sum(answer.applied for answer in written), answers, changed
 
     def follow(self, done: Sequence[tuple[Record, Change]], *, send: bool = True) -> bool:
