@@ -14,17 +14,17 @@ queue.enqueue(send_email, 42).result(timeout=10)
 from typing import TYPE_CHECKING, Any
 
 from queueport import errors
-from queueport.batch import Batch, BatchProgress
 from queueport.capability import Capability, Limits
 from queueport.connect import get_queue
 from queueport.context import Abort, RetryLater, current_job
-from queueport.dead_letters import DeadLetters
 from queueport.hooks import Event, around_job, before_enqueue, on_dead, on_event
 from queueport.job import AsyncJobHandle, Job, JobHandle, chain
+from queueport.job.recurrence import Recurrence, Schedule
 from queueport.queue import JobQueue
-from queueport.recurrence import Recurrence, Schedule
+from queueport.queue.batch import Batch, BatchProgress
+from queueport.queue.dead_letters import DeadLetters
+from queueport.queue.schedules import Schedules
 from queueport.retry import Retry
-from queueport.schedules import Schedules
 from queueport.stats import Health, Stats
 from queueport.status import CancelOutcome, JobError, JobState, JobStatus
 from queueport.tasks import Task, task

@@ -13,15 +13,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
-from queueport.batch import Batch, BatchProgress
 from queueport.capability import Capability, Limits
 from queueport.context import warn_of_wait
 from queueport.engine.enqueue import make_job
 from queueport.errors import ConfigurationError, ResultTimeout
 from queueport.job import AsyncJobHandle, Job, JobFilters, JobHandle, ResultType
-from queueport.limits import QueueLimit
+from queueport.job.limits import QueueLimit
+from queueport.job.recurrence import Schedule
 from queueport.queue import WAIT, JobQueue, final_result
-from queueport.recurrence import Schedule
+from queueport.queue.batch import Batch, BatchProgress
 from queueport.spi.record import Record
 from queueport.stats import Health, HistoryPoint, Pause, Stats
 from queueport.status import CancelOutcome, JobState, JobStatus

@@ -99,9 +99,9 @@ def _capability(name: str) -> Capability:
 
 def _open(url: str | None, given: Mapping[str, Any]) -> JobQueue:
     """Open the queue at a URL; with None, at the URL in the environment variable QUEUEPORT_URL."""
-    import queueport.arguments  # noqa: F401  # now, because a later import may lack a free file descriptor
+    import queueport.job.arguments  # noqa: F401  # now, because a later import may lack a free file descriptor
     from queueport.queue import JobQueue
-    from queueport.spi.settings import read  # imported here, because it imports pydantic, which is slow
+    from queueport.spi.settings import read  # imported here, because pydantic is slow to import
 
     if url is None:
         url = os.environ.get(URL_VARIABLE, "")

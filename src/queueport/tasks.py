@@ -45,12 +45,12 @@ from queueport.job import (
     is_task_name,
     new_id,
 )
-from queueport.limits import LimitOptions, TaskLimit, task_limit
-from queueport.recurrence import Recurrence, RecurrenceOptions
+from queueport.job.limits import LimitOptions, TaskLimit, task_limit
+from queueport.job.recurrence import Recurrence, RecurrenceOptions
 from queueport.retry import importable
 
 if TYPE_CHECKING:
-    from queueport.arguments import Signature
+    from queueport.job.arguments import Signature
     from queueport.status import JobStatus
 
 __all__ = ["Registry", "Task", "registry", "task"]
@@ -135,7 +135,7 @@ class Task(Generic[P, R, C]):
         """Encodes and decodes the arguments and results of this task."""
         if self._like is not None:
             return self._like.signature
-        from queueport.arguments import Signature  # imported here, because it imports pydantic, which is slow
+        from queueport.job.arguments import Signature  # imported here, because pydantic is slow to import
 
         return Signature(self.name, self.function)
 

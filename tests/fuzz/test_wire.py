@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queueport.arguments import Signature, decode_json, decode_plain
 from queueport.errors import InvalidJob
+from queueport.job.arguments import Signature, decode_json, decode_plain
 from queueport.spi.message import Message, NotAMessage
 from queueport.spi.record import CorruptRecord, Record, flat
 from queueport.spi.signing import SigningKeys

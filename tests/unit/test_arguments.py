@@ -1,4 +1,4 @@
-"""Arguments and results arrive unchanged and with their type, or are refused. For authors of `queueport.arguments`."""
+"""Arguments and results arrive unchanged and with their type, or are refused. For authors of `job.arguments`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, computed_field
 from typing_extensions import TypedDict
 
-from queueport.arguments import FORMS, Signature, decode_json, decode_plain
 from queueport.errors import ConfigurationError, InvalidJob
+from queueport.job.arguments import FORMS, Signature, decode_json, decode_plain
 
 if TYPE_CHECKING:
     from somewhere import Session  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from queueport import Abort, JobQueue, JobState, Retry, connect, get_queue, task
 from queueport.cli.app import app
 from queueport.errors import ConfigurationError
-from queueport.limits import QueueLimit
+from queueport.job.limits import QueueLimit
 from queueport.stats import WorkerStats
 from queueport.tasks import registry
 

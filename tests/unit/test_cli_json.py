@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from queueport import Abort, JobQueue, current_job, get_queue, task
 from queueport.cli.app import app
 from queueport.cli.documents import DOCUMENTS
-from queueport.recurrence import Recurrence
+from queueport.job.recurrence import Recurrence
 from queueport.spi.driver import ForeignSchedule
 from queueport.stats import WorkerStats
 from queueport.stores.driver import SqliteDriver

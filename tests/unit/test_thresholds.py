@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from queueport import get_queue
+from queueport.engine.thresholds import Thresholds
 from queueport.errors import ConfigurationError
 from queueport.stats import HistoryPoint, Queues, QueueStats, WorkerStats
-from queueport.thresholds import Thresholds
 
 WORKERS = [WorkerStats(f"w{n}", queues, (), datetime.now(UTC)) for n, queues in enumerate([("mails",), ("mails", "x")])]
 HOUR = HistoryPoint(datetime.now(UTC), 3600.0, succeeded=1, failed=1)

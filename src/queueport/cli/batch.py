@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from queueport.batch import Batch, BatchProgress
 from queueport.cli import output
 from queueport.cli.bulk import CANCEL, RETRY, alive_jobs, change_many, dead_jobs
 from queueport.cli.job_view import job_table
@@ -14,6 +13,7 @@ from queueport.cli.options import DryRun, Json, Watch, Yes
 from queueport.cli.watching import show
 from queueport.engine.arguments import ALIVE
 from queueport.queue import JobQueue
+from queueport.queue.batch import Batch, BatchProgress
 from queueport.status import JobStatus
 
 if TYPE_CHECKING:

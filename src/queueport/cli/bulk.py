@@ -10,8 +10,8 @@ import typer
 from queueport.cli import output
 from queueport.cli.exit_codes import FAILED, print_error
 from queueport.cli.options import Filters
-from queueport.dead_letters import DeadLetters
 from queueport.queue import JobQueue
+from queueport.queue.dead_letters import DeadLetters
 from queueport.status import JobState, JobStatus
 
 Flags = tuple[bool, bool, bool]

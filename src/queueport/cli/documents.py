@@ -20,8 +20,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from typing_extensions import TypedDict
 
-from queueport.batch import BatchProgress
-from queueport.recurrence import Schedule
+from queueport.job.recurrence import Schedule
+from queueport.queue.batch import BatchProgress
 from queueport.stats import Health, HistoryPoint, QueueStats, Stats, WorkerStats
 from queueport.status import CancelOutcome, JobStatus
 from queueport.testing.chaos.document import ChaosRun

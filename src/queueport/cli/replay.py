@@ -55,7 +55,7 @@ def _parsed(option: str, text: str | None, kind: type, wanted: str) -> Any:
     """The value of an option that is JSON; None if the option is not given. Raises ConfigurationError."""
     if text is None:
         return None
-    from queueport.arguments import decode_json  # imported here, because it imports pydantic, which is slow
+    from queueport.job.arguments import decode_json  # imported here, because pydantic is slow to import
 
     try:
         value = decode_json(text.encode(), f"{option} {output.shortened(text, 60)!r}")

@@ -13,8 +13,8 @@ from queueport.cli.options import Arguments, Json, KeywordArguments, Watch
 from queueport.cli.watching import show
 from queueport.engine.schedules import read_entries, template
 from queueport.errors import QueueportError
+from queueport.job.recurrence import Schedule
 from queueport.queue import JobQueue
-from queueport.recurrence import Schedule
 from queueport.workers.modules import TASKS_ENV
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from queueport.cli.exit_codes import FAILED
 from queueport.cli.live_workers import worker_table
 from queueport.cli.options import Json, Modules, QueueFilter, QueueName, TaskFilter, Watch, parse_seconds
 from queueport.cli.watching import show
+from queueport.engine.thresholds import EVERY, Thresholds
 from queueport.errors import BackendUnavailable, ConfigurationError, encodable
 from queueport.job import DEFAULT_QUEUE
 from queueport.queue import JobQueue
@@ -19,7 +20,6 @@ from queueport.spi.settings import warned
 from queueport.stats import Health, HistoryPoint, Stats
 from queueport.status import JobState
 from queueport.tasks import registry
-from queueport.thresholds import EVERY, Thresholds
 from queueport.workers import modules
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from queueport.engine.copies import Copy
 from queueport.engine.runtime import Runtime
 from queueport.errors import ConfigurationError
-from queueport.limits import QueueLimit
+from queueport.job.limits import QueueLimit
 from queueport.spi.record import Change
 from queueport.spi.store import Document, JobStore, StartLimit, TakeLimits
 from queueport.tasks import Task

@@ -60,7 +60,7 @@ def replayed(
 
 def _payload(record: Record, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> bytes:
     """The payload with these arguments in place of those of the record. Raises InvalidJob."""
-    from queueport.arguments import Signature, decode_plain  # imported here, because it imports pydantic, which is slow
+    from queueport.job.arguments import Signature, decode_plain  # imported here, because pydantic is slow to import
 
     if args is not None and not isinstance(args, list | tuple):
         raise InvalidJob(f"args must be a list or a tuple of the positional arguments, not {type(args).__name__}")

@@ -21,7 +21,7 @@ from queueport.engine.enqueue import Enqueue
 from queueport.engine.operations import Operations
 from queueport.errors import BackendUnavailable, PayloadTooLarge, QueueportError
 from queueport.job import Job, Options
-from queueport.recurrence import Recurrence, Schedule
+from queueport.job.recurrence import Recurrence, Schedule
 from queueport.retry import Retry, importable
 from queueport.spi.failures import FailureLog
 from queueport.spi.record import Record

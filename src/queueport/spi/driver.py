@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from queueport.capability import Capability, Limits
 from queueport.job import Job
-from queueport.recurrence import Recurrence
+from queueport.job.recurrence import Recurrence
 from queueport.spi.message import Depth, Message, SendResult
 from queueport.spi.runner import JobRunner
 from queueport.spi.store import Command, JobStore

@@ -4,7 +4,7 @@
 own, `queueport.contrib.fastapi`, `queueport.contrib.flask` and `queueport.contrib.django` from these frameworks.
 """
 
-from queueport.thresholds import Thresholds
+from queueport.engine.thresholds import Thresholds
 from queueport.web.endpoints import ENDPOINTS, Answer, Endpoint, Endpoints
 from queueport.web.events import Events
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from queueport.connect import get_queue
+from queueport.engine.thresholds import Thresholds
 from queueport.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -23,7 +24,6 @@ from queueport.errors import (
 from queueport.job import JOB_ID
 from queueport.queue import JobQueue
 from queueport.spi.failures import FailureLog
-from queueport.thresholds import Thresholds
 from queueport.web.answers import ErrorAnswer, JobAnswer, JobsHealth, Liveness, Readiness, job_answer, jobs_health
 from queueport.web.events import Events, event_id
 

@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from queueport.arguments import decode_json
 from queueport.errors import InvalidJob
 from queueport.job import new_id
+from queueport.job.arguments import decode_json
 from queueport.status import JobStatus
 from queueport.tasks import registry
 from queueport.web.dashboard.access import FormTokens

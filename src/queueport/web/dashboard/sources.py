@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from queueport.errors import ConfigurationError, QueueportError
+from queueport.job.recurrence import Schedule
 from queueport.queue import JobQueue
-from queueport.recurrence import Schedule
 from queueport.spi.url import hidden
 from queueport.stats import Stats
 from queueport.status import JobState, JobStatus

@@ -18,10 +18,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from queueport import hooks
-from queueport.batch import Batch
 from queueport.capability import Capability, Limits
 from queueport.context import check_wait, default_queue, warn_of_wait
-from queueport.dead_letters import DeadLetters
 from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name, unfinished
 from queueport.engine.enqueue import Enqueue, Verdict, make_job
 from queueport.engine.follow_ups import linked_batch, linked_chain
@@ -45,8 +43,10 @@ from queueport.errors import (
     encodable,
 )
 from queueport.job import Job, JobFilters, JobHandle, Options, ResultType, new_id
-from queueport.limits import QueueLimit
-from queueport.schedules import Schedules
+from queueport.job.limits import QueueLimit
+from queueport.queue.batch import Batch
+from queueport.queue.dead_letters import DeadLetters
+from queueport.queue.schedules import Schedules
 from queueport.spi.driver import Driver
 from queueport.spi.history import HOUR, MINUTE
 from queueport.spi.message import Depth
@@ -687,6 +687,6 @@ def final_result(record: Record, task: ResultType[Any] | None) -> Any:
     data = b"null" if record.result is None else record.result
     if known is not None:
         return known.decode_result(data)
-    from queueport.arguments import decode_json  # imported here, because it imports pydantic, which is slow
+    from queueport.job.arguments import decode_json  # imported here, because pydantic is slow to import
 
     return decode_json(data, "the result")

@@ -304,7 +304,7 @@ class Job(Generic[R_co]):
     task: str
     """The task's name."""
     payload: bytes
-    """The positional and named arguments as JSON. `queueport.arguments` describes the format."""
+    """The positional and named arguments as JSON. `queueport.job.arguments` describes the format."""
     queue: str = DEFAULT_QUEUE
     expires: float | None = None
     """No attempt starts later than this number of seconds after enqueueing. None: no limit. `TaskOptions.expires`
@@ -340,7 +340,7 @@ class Job(Generic[R_co]):
         return self._call()[1]
 
     def _call(self) -> tuple[list[Any], dict[str, Any]]:
-        from queueport.arguments import decode_plain  # imported here, because it imports pydantic, which is slow
+        from queueport.job.arguments import decode_plain  # imported here, because pydantic is slow to import
 
         return decode_plain(self.payload)
 

@@ -15,7 +15,7 @@ from queueport.engine.operations import Operations
 from queueport.engine.schedules import KIND, Entry, read_entries, write_entry
 from queueport.errors import ConfigurationError, InvalidJob, InvalidState, ScheduleNotFound
 from queueport.job import HandleQueue, Job, JobHandle, new_id
-from queueport.recurrence import Recurrence, Schedule
+from queueport.job.recurrence import Recurrence, Schedule
 from queueport.spi.record import CorruptRecord
 from queueport.spi.store import Document
 from queueport.status import JobState
