@@ -34,6 +34,8 @@ UNTYPED = ("queueport.testing", "queueport.cli", "queueport.contrib.django")
 CONSTRAINTS = (ROOT / "constraints.txt").as_uri()
 PINNED = {f"{tool}_{kind}": CONSTRAINTS for tool in ("PIP", "UV") for kind in ("CONSTRAINT", "BUILD_CONSTRAINT")}
 PINNED["UV_SYSTEM_CERTS"] = "1"  # uv trusts the certificates of the system, as pip does
+PINNED["UV_COMPILE_BYTECODE"] = "1"  # as pip does
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the tests start hundreds of processes: none must compile all code
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"  # uv, if installed, saves minutes
@@ -153,7 +155,7 @@ def adapters(session: nox.Session) -> None:
     install(session, "tests", "servers", adapters=True)
     slowest_first = sorted(map(str, ADAPTERS), reverse=True)  # SQS first, because its emulators need the most time
     with reports(session, *(folder.name for folder in ADAPTERS)):
-        pytest(session, *slowest_first, processes="4")
+        pytest(session, *slowest_first, processes="6")
 
 
 @nox.session(venv_backend="virtualenv")  # it calls pip
