@@ -369,9 +369,10 @@ class TaskDecorator:
                 raise ConfigurationError(f"task {chosen!r}: aliases must be a list or tuple of names, not {aliases!r}")
             older = tuple(_checked_name(alias) for alias in aliases)
             recurrence = _recurrence(chosen, function, options)
-            limit = _limit(chosen, options)
             others = {name: value for name, value in options.items() if name not in RECURRENCE | LIMITS}
-            known = _options(chosen, cast("TaskOptions", others), TaskOptions.__optional_keys__)
+            with _options_of(chosen):
+                limit = task_limit(options)
+                known = Options.of(cast("TaskOptions", others), TaskOptions.__optional_keys__)
             declared: Task[..., Any, Any] = Task(
                 chosen, function, aliases=older, options=known, recurrence=recurrence, limit=limit
             )
@@ -387,20 +388,16 @@ class TaskDecorator:
 
         Raises ConfigurationError for a wrong name or option.
         """
-        return Task(_checked_name(name), None, given=_options(name, options, JobOptions.__optional_keys__))
+        with _options_of(_checked_name(name)):
+            return Task(name, None, given=Options.of(options, JobOptions.__optional_keys__))
 
 
-def _options(name: str, options: JobOptions | TaskOptions, known: frozenset[str]) -> Options:
+@contextmanager
+def _options_of(name: str) -> Iterator[None]:
+    """Name the task in an error about one of its options, which is always a ConfigurationError."""
     try:
-        return Options.of(options, known)
+        yield
     except (InvalidJob, ConfigurationError) as error:
-        raise ConfigurationError(f"task {name!r}: {error}") from None
-
-
-def _limit(name: str, options: Mapping[str, Any]) -> TaskLimit | None:
-    try:
-        return task_limit(options)
-    except ConfigurationError as error:
         raise ConfigurationError(f"task {name!r}: {error}") from None
 
 
@@ -423,10 +420,8 @@ def _recurrence(name: str, function: Callable[..., Any], options: Mapping[str, A
             f"task {name!r}: a recurring job has no arguments: give {', '.join(needed)} a default value, or add the "
             "job with queue.schedules.add"
         )
-    try:
+    with _options_of(name):
         return Recurrence(**given)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"task {name!r}: {error}") from None
 
 
 def _plain_function(given: Any) -> Callable[..., Any]:

@@ -69,7 +69,7 @@ def test_no_more_jobs_run_than_the_limit_and_they_keep_their_order(queue: JobQue
     gate = Gate(concurrency=2)
     handles = [queue.enqueue(gate.task, number) for number in range(20)]
     with queue.worker(tasks=[gate.task], threads=8):
-        eventually(lambda: sum(handle.status().reason == "limited" for handle in handles) == 18)
+        eventually(lambda: sum(handle.status().reason == "limited" for handle in handles) == 18 and gate.now == 2)
         assert {handle.status().attempts for handle in handles[2:]} == {0}
         gate.open.set()
         for handle in handles:
