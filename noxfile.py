@@ -200,9 +200,8 @@ def chaos(session: nox.Session) -> None:
 
 @nox.session
 def growth(session: nox.Session) -> None:
-    """Run 100,000 small jobs, or GROWTH_JOBS, through one worker: memory, files, threads and keys must not grow.
-
-    It takes an hour, and does not run in CI.
+    """Run 100,000 small jobs, or GROWTH_JOBS, through one worker, let a worker idle for a week on a fast clock, and
+    fork a producer 1,000 times: memory, files, threads and keys must not grow. It takes an hour, and is not part of CI.
     """
     install(session, "tests", "servers", adapters=True)
     pytest(session, "tests/growth", options=["-s", "--timeout=0"], processes="0")
