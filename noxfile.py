@@ -146,7 +146,7 @@ def contract(session: nox.Session) -> None:
     """Run the contract suite on the built-in backends and on the example adapter."""
     install(session, "tests")
     with reports(session, "memory", "spool", "sqlite"):
-        pytest(session, "tests/contract", processes="4")
+        pytest(session, "tests/contract", processes="6")
 
 
 @nox.session
@@ -188,7 +188,7 @@ def lower_bounds() -> list[str]:
 def mutants(session: nox.Session) -> None:
     """Check that the contract suite finds each backend that is broken on purpose."""
     install(session, "tests")
-    pytest(session, "tests/mutants", processes="4")
+    pytest(session, "tests/mutants", processes="6")
 
 
 @nox.session
