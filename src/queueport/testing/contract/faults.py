@@ -1,5 +1,5 @@
 """`python -m queueport.testing.contract.faults ...` runs the `queueport` command with a fault: at a chosen call of the
-store or the driver, the process gets SIGKILL. For the contract lines X6 and X11.
+store or the driver, the process gets SIGKILL. For the contract lines P4, X6 and X11.
 
 An environment variable names the call. With QUEUEPORT_CONTRACT_FAULT="after store.swap 2", the process is killed when
 the store's `swap` has returned for the second time. queueport itself contains no code for such faults.
@@ -11,7 +11,7 @@ import os
 import runpy
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Self
@@ -69,7 +69,7 @@ class Fault:
             if self.when == "before":
                 count()
             answer = verb(*args, **kwargs)
-            if self.when == "after" and (answer is None or len(answer)):
+            if self.when == "after" and not (isinstance(answer, Sequence) and len(answer) == 0):
                 count()
             return answer
 

@@ -723,7 +723,8 @@ RECURRING = Group(
         Line(
             "P4",
             'If workers are killed, no tick is lost with `catch_up="all"`, and no tick has two jobs.',
-            "Kills four workers one after the other, near a tick, and compares the jobs with the ticks.",
+            "Kills four workers one after the other, just before or just after the write that makes the job of a tick, "
+            "and compares the jobs with the ticks.",
             needs=(Capability.PERSISTENT,),
         ),
     ),

@@ -5,6 +5,7 @@ The module `lines` describes each contract line.
 
 from __future__ import annotations
 
+import signal
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +15,8 @@ from queueport import Capability, JobQueue, JobState, JobStatus
 from queueport.errors import ScheduleNotFound
 from queueport.testing import tasks
 from queueport.testing.contract.case import Case, needs
+from queueport.testing.contract.crash import faulty_worker
+from queueport.testing.contract.faults import Fault
 from queueport.testing.harness import Harness
 from queueport.testing.trace import Trace
 from queueport.testing.waiting import eventually
@@ -95,10 +98,9 @@ class RecurringTests(Case):
         queue.schedules.add("echoing", tasks.echo.job(1), every=EVERY, catch_up="all")
         first = queue.schedules.get("echoing").next_at
         assert first is not None
-        for _ in range(4):
-            worker = harness.process()
-            time.sleep(1.3)  # so that the worker is killed near a tick; whatever it was doing, the test must pass
-            worker.kill()
+        for when, number in [("before", 1), ("after", 1), ("before", 2), ("after", 2)]:
+            worker = faulty_worker(harness, tasks.QUEUE, Fault(when, "store.put_document", number))
+            assert worker.wait() == -signal.SIGKILL, "the worker was not killed at a tick"
         harness.process()
         made = ended(queue, 8, 30)
         assert made == [first + timedelta(seconds=n) for n in range(len(made))]
