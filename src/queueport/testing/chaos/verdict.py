@@ -181,7 +181,7 @@ def _judge_recovery(verdict: Verdict, runs: Mapping[str, Sequence[Run]], evidenc
             if not hits:
                 continue
             fault = ([hit for hit in hits if not hit.server] or hits)[-1]  # a run whose process was killed has no end
-            since = _usable(fault.end if fault.server else fault.begin, following.begin, evidence)
+            since = _usable(fault.begin, following.begin, evidence)
             seconds = following.begin - since
             verdict.recovery[fault.kind] = max(seconds, verdict.recovery.get(fault.kind, 0.0))
             if following.begin > _free(following, since + evidence.lease, evidence) + RECOVERY:
