@@ -95,6 +95,10 @@ class World:
         self._command = command
         self._workers = [Worker(number) for number in range(plan.workers)]
         self._producers = [Producer() for _ in range(plan.producers)]
+        self._orphans: list[WorkerProcess] = []
+        """Workers whose first process was killed. Dramatiq's other processes then go on. Nobody waits for the first one
+        before `end`, so that no other process gets its id, which is also that of its process group.
+        """
         self._offered = 0
 
     # -- processes ---------------------------------------------------------------------------------
@@ -136,6 +140,8 @@ class World:
         """Kill all processes."""
         for worker in self._workers:
             self._kill_worker(worker)
+        for orphan in self._orphans:
+            orphan.kill()
         for producer in self._producers:
             if producer.process is not None:
                 producer.process.kill()
@@ -248,7 +254,7 @@ class World:
         worker = self._workers[target]
         if worker.process is not None:
             os.kill(worker.process.pid, signal.SIGKILL)
-            worker.process.wait()
+            self._orphans.append(worker.process)
         self._start_worker(worker)
 
     def _kill_child(self, target: int, _: Callable[[], object]) -> None:
