@@ -193,9 +193,19 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """Run jobs for minutes while processes are killed. It needs an idle machine, and does not run in CI."""
+    """Run jobs for hours on every backend while processes and servers fail, and print a table of what was found.
+
+    It needs an idle machine, and does not run in CI. `nox -s chaos -- --write` puts the table into docs/reliability.md,
+    and `tests/chaos/table.py` lists the environment variables that choose backends, jobs and faults. With files or
+    folders after `--`, only these tests are run.
+    """
     install(session, "tests", "servers", adapters=True)
-    pytest(session, "tests/chaos", options=["-s", "--timeout=300"], processes="0")
+    given = any("/" in word for word in session.posargs)
+    if given:
+        pytest(session, options=["-s", "--timeout=300"], processes="0")
+    else:
+        session.run("pytest", "--numprocesses=0", "-s", "--timeout=300", "tests/chaos")
+        session.run("python", "-m", "tests.chaos.table", *session.posargs)
 
 
 @nox.session

@@ -25,8 +25,8 @@ from redis import Redis as Client
 from benchmarks import report
 from benchmarks.pairs import PAIRS, Pair
 from benchmarks.probe import count_starts
+from queueport.testing.private_servers import RabbitMQ
 from queueport.testing.redis_store import Redis
-from tests.servers.rabbitmq import RabbitMQ
 
 ROOT = Path(__file__).parent.parent
 LIBRARIES = ("celery", "dramatiq", "huey", "pika", "redis", "rq")

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from queueport.testing.private_servers import Nats, RabbitMQ
 from queueport.testing.redis_store import redis_server
 from queueport.testing.servers import Server, running, started
 from tests.servers.aws import Moto
-from tests.servers.nats import Nats, has_jetstream
-from tests.servers.rabbitmq import RabbitMQ
+from tests.servers.nats import has_jetstream
 
 __all__ = ["aws_server", "nats_server", "rabbitmq_server", "redis_server"]
 

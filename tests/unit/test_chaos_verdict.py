@@ -12,7 +12,7 @@ import pytest
 from queueport import JobQueue, JobState, get_queue
 from queueport.testing.chaos import tasks
 from queueport.testing.chaos.ledger import LEDGER, Ledger, Run
-from queueport.testing.chaos.plan import FAULTS, Plan
+from queueport.testing.chaos.plan import FAULTS, SERVERS, Plan
 from queueport.testing.chaos.verdict import Evidence, Happened, Verdict, judge
 
 JOBS = 40
@@ -151,6 +151,18 @@ def test_a_stopped_worker_excuses_only_its_own_runs(good: Evidence) -> None:
     assert judge(replace(beside, runs=[*beside.runs, fourth], faults=[stop])).overlapping
 
 
+def test_a_killed_run_needs_no_excuse_when_a_third_runs_beside_a_stopped_one(good: Evidence) -> None:
+    killed = replace(first_run(good), worker="w1", end=None, outcome="")
+    stopped = replace(killed, attempt=2, worker="w2", begin=killed.begin + 9, end=killed.begin + 18, outcome="returned")
+    third = replace(stopped, attempt=3, worker="w3", begin=killed.begin + 15, end=killed.begin + 21, held=True)
+    runs = [run for run in good.runs if run.job != tasks.job_id(1)]
+    stop = Happened("stop", "w2", killed.begin + 10, killed.begin + 18)
+    last = replace(changed(good, 1, attempts=3, result=[1, 3]), runs=[*runs, killed, stopped, third], faults=[stop])
+    assert found(last) == {}
+    held = replace(stopped, held=True)  # nothing shows that the first run has died
+    assert found(replace(last, runs=[*runs, killed, held, third])).keys() == {"overlapping"}
+
+
 def test_a_stopped_worker_may_start_its_task_after_the_job_was_taken_over(good: Evidence) -> None:
     first = first_run(good)
     assert first.end is not None
@@ -173,6 +185,67 @@ def test_a_late_recovery_is_found(good: Evidence, seconds: float, late: bool) ->
     assert bool(verdict.late) is late
 
 
+def test_only_a_fault_of_the_store_excuses_a_run_beside_another(good: Evidence) -> None:
+    first = first_run(good)
+    assert first.end is not None
+    beside = with_run(good, begin=(first.begin + first.end) / 2, end=first.end + 1)
+    cut = Happened("cut", "", first.begin, first.end, "store")
+    assert judge(replace(beside, faults=[cut])).superseded == 1
+    assert judge(replace(beside, faults=[replace(cut, server="broker")])).overlapping
+    assert judge(replace(beside, faults=[replace(cut, end=first.begin - 5.1)])).overlapping
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(9.9, False), (10.1, True)])
+def test_the_recovery_from_a_fault_of_a_server_counts_from_its_end(good: Evidence, seconds: float, late: bool) -> None:
+    first = first_run(good)
+    assert first.end is not None
+    end = first.begin + 20
+    repeated = with_run(good, begin=end + seconds, end=end + seconds + 1)
+    runs = [replace(run, end=end + 1) if run == first else run for run in repeated.runs]
+    cut = Happened("cut", "", first.begin, end, "store")
+    verdict = judge(replace(repeated, runs=runs, faults=[cut]))
+    assert verdict.recovery["cut"] == pytest.approx(seconds)
+    assert any(sentence.startswith("chaos-1: started again") for sentence in verdict.late) is late
+
+
+@pytest.mark.parametrize(("crashes", "late"), [(0, True), (1, False)])
+def test_a_crashed_job_waits_longer_for_one_that_has_crashed_too(good: Evidence, crashes: int, late: bool) -> None:
+    first = first_run(good)
+    assert first.end is not None
+    kill = Happened("kill", first.worker, first.begin, first.end)
+    killed = with_run(good, begin=first.begin + 17, end=first.begin + 18)
+    runs = [replace(run, end=None, outcome="") if run == first else run for run in killed.runs]
+    other = replace(
+        first, job=tasks.job_id(2), attempt=2, pid=first.pid + 1, begin=first.begin + 9, end=first.begin + 16
+    )
+    repeated = changed(replace(killed, runs=[*runs, other], faults=[kill]), 2, crashes=crashes, attempts=2)
+    assert bool(judge(repeated).late) is late
+
+
+def test_a_job_that_waits_for_a_server_is_not_late(good: Evidence) -> None:
+    first = first_run(good)
+    assert first.end is not None
+    kill = Happened("kill", first.worker, first.begin, first.end)
+    cut = Happened("cut", "", first.begin + 2, first.begin + 8, "broker")
+    for seconds, late in ((17.9, False), (18.1, True)):
+        killed = with_run(good, begin=first.begin + seconds, end=first.begin + seconds + 1)
+        runs = [replace(run, end=None, outcome="") if run == first else run for run in killed.runs]
+        verdict = judge(replace(killed, runs=runs, faults=[kill, cut]))
+        assert any(sentence.startswith("chaos-1: started again") for sentence in verdict.late) is late
+        assert verdict.recovery["kill"] == pytest.approx(seconds - 8)
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(9.9, False), (10.1, True)])
+def test_a_server_after_whose_fault_no_job_starts_is_found(good: Evidence, seconds: float, late: bool) -> None:
+    last = max(run.begin for run in good.runs)
+    cut = Happened("cut", "", 0.0, last - seconds, "broker")
+    runs = [run for run in good.runs if run.begin == last]
+    verdict = judge(replace(good, runs=runs, faults=[cut]))
+    assert verdict.late == ([f"no job started for {seconds} s after cut of broker"] if late else [])
+    following = replace(cut, begin=last - 0.01, end=last + 1)
+    assert judge(replace(good, runs=runs, faults=[cut, following])).late == []
+
+
 def test_inexact_statistics_are_found(good: Evidence) -> None:
     for wrong in (
         replace(good.stats, failed=good.stats.failed + 1),
@@ -184,11 +257,12 @@ def test_inexact_statistics_are_found(good: Evidence) -> None:
 
 def test_a_seed_makes_the_same_plan_and_each_kind_occurs() -> None:
     def plan(seed: str) -> Plan:
-        return Plan.make(seed, list(FAULTS), jobs=100, faults=12, workers=3, producers=2, lease=5.0)
+        return Plan.make(seed, list(FAULTS), jobs=100, faults=28, workers=3, producers=2, lease=5.0)
 
     assert plan("1") == plan("1")
     assert plan("1") != plan("2")
-    assert {fault.kind for fault in plan("1").faults[:6]} == set(FAULTS)
+    assert {fault.kind for fault in plan("1").faults[: len(FAULTS)]} == set(FAULTS)
+    assert {fault.seconds > 0 for fault in plan("1").faults if fault.kind in SERVERS} == {True}
     assert [fault.after for fault in plan("1").faults] == sorted(fault.after for fault in plan("1").faults)
 
 

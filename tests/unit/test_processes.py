@@ -121,6 +121,26 @@ def test_a_signal_during_the_replacement_ends_both_processes_and_loses_no_job(
     assert [handle.status().attempts for handle in (neighbour, beside)] == [1, 1]
 
 
+def test_a_process_that_is_still_starting_when_the_worker_is_stopped_ends_at_once(tmp_path: Path) -> None:
+    only_one_starts = """
+import sys
+from pathlib import Path
+
+if sys.argv[0].endswith("child.py"):
+    try:
+        Path(__file__).with_name("first").touch(exist_ok=False)
+    except FileExistsError:
+        Path(__file__).with_name("second").touch()
+        time.sleep(60)
+"""
+    with Workspace(tmp_path, TASKS + only_one_starts) as workspace:
+        worker = workspace.worker("--processes=2", "--log-level=info")
+        eventually((workspace.folder / "second").exists, 20)
+        worker.terminate()
+        assert worker.wait(8) == 0
+        assert "is killed" not in (workspace.folder / "log").read_text()
+
+
 def test_a_worker_goes_on_if_the_code_of_a_stuck_job_ends_before_its_other_jobs(workspace: Workspace) -> None:
     queue, worker = workspace.queue, workspace.worker("--threads=2")
     stuck, neighbours = fill(workspace, "go", 1, seconds=5.0)

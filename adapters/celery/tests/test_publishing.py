@@ -20,6 +20,7 @@ from queueport.errors import BackendUnavailable
 from queueport.spi.message import Message, SendOutcome
 from queueport.spi.settings import read
 from queueport.stores.memory.store import MemoryStore
+from queueport.testing.private_servers import LARGEST
 from queueport.testing.tasks import QUEUE, echo
 from queueport.testing.waiting import eventually
 from queueport_celery import CeleryDriver
@@ -37,7 +38,6 @@ from tests.servers.health import (
     problems,
 )
 from tests.servers.misdeclared import check_a_queue_with_other_arguments
-from tests.servers.rabbitmq import LARGEST
 
 
 def messages(count: int, queue: str = "q") -> list[Message]:

@@ -21,12 +21,12 @@ from adapters.nats.tests.test_contract import NatsHarness
 from queueport import get_queue
 from queueport.errors import BackendMisconfigured, BackendUnavailable, ConfigurationError
 from queueport.spi.message import Depth, SendOutcome
+from queueport.testing.private_servers import Nats
 from queueport.testing.servers import Server
 from queueport.testing.waiting import eventually
 from tests.servers import nats_server, redis_server
 from tests.servers.forgetting import check_calls_over_forgotten_connections
 from tests.servers.health import LONG, check_never_sent, fails_without_descriptors
-from tests.servers.nats import Nats
 
 PERMISSIONS = (Path(__file__).parents[1] / "README.md").read_text().partition("## Permissions")[2].partition("Every")[0]
 DOCUMENTED = ", ".join(f'"{subject}"' for subject in re.findall(r"`((?:queueport|\$JS)\..*?)`", PERMISSIONS))

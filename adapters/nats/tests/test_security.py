@@ -19,7 +19,7 @@ import trustme
 from adapters.nats.tests.conftest import Opener, ids, message, received
 from queueport.errors import BackendUnavailable
 from queueport.spi.message import SendOutcome
-from tests.servers.nats import Nats
+from queueport.testing.private_servers import Nats
 
 
 class Tls(NamedTuple):

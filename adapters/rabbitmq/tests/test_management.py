@@ -17,10 +17,10 @@ from adapters.rabbitmq.tests.conftest import Opener, ids, message, messages, rec
 from queueport.errors import BackendUnavailable
 from queueport.spi.message import Depth, SendOutcome
 from queueport.spi.transport import Delivery
+from queueport.testing.private_servers import RabbitMQ
 from queueport.testing.waiting import eventually
 from queueport_rabbitmq import RabbitMQTransport
 from tests.servers import rabbitmq_server
-from tests.servers.rabbitmq import RabbitMQ
 
 PASSWORD = "pa55word"  # the password of each user that these tests create
 

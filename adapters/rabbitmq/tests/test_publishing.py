@@ -15,12 +15,12 @@ from adapters.rabbitmq.tests.broker import SETTLED, Broker
 from adapters.rabbitmq.tests.conftest import Opener, message, messages
 from queueport.errors import BackendUnavailable
 from queueport.spi.message import SendOutcome, SendResult
+from queueport.testing.private_servers import LARGEST
 from queueport.testing.waiting import eventually
 from queueport_rabbitmq import RabbitMQTransport
 from queueport_rabbitmq.publisher import WINDOW
 from tests.servers import rabbitmq_server
 from tests.servers.interruptions import interrupt_sends
-from tests.servers.rabbitmq import LARGEST
 
 SENT = SendResult(SendOutcome.SENT)
 

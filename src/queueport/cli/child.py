@@ -3,8 +3,9 @@ several processes, or to take jobs in place of a process that has a stuck attemp
 
 The first line of the standard input is the configuration as JSON. The line `stop SECONDS` stops the process with this
 grace period; a second `stop` line changes the period. The end of the input means that the parent has ended: the child
-process then exits at once. The child process reports to the file descriptor FD: it writes an empty line when it takes
-no more jobs because an attempt is stuck, and, before a normal end, one line of JSON for each stuck attempt.
+process then exits at once. The child process reports to the file descriptor FD: it writes READY when it reads these
+commands, an empty line when it takes no more jobs because an attempt is stuck, and, before a normal end, one line of
+JSON for each stuck attempt. SIGTERM ends the process at once before READY; later, it stops the process like `stop`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +26,7 @@ from queueport.connect import get_queue
 from queueport.errors import QueueportError
 from queueport.spi import settings
 from queueport.tasks import registry
-from queueport.workers.supervisor import CANNOT_START, REPLACE
+from queueport.workers.supervisor import CANNOT_START, READY, REPLACE
 from queueport.workers.worker import Worker
 
 
@@ -61,6 +63,8 @@ def main() -> None:
         logging.getLogger("queueport").critical("the worker process cannot start: %s", error)
         sys.exit(CANNOT_START)
     threading.Thread(target=_read_commands, args=(commands, worker), name="queueport-parent", daemon=True).start()
+    with suppress(BrokenPipeError):  # the parent has ended, and `_read_commands` ends this process
+        report.write(READY)
     stuck = worker.run_process(lambda: report.write(REPLACE))
     for attempt in stuck:
         report.write(json.dumps(attempt).encode() + b"\n")

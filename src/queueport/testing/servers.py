@@ -31,8 +31,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-
 from queueport.testing.waiting import eventually
 
 __all__ = [
@@ -103,7 +101,8 @@ class PrivateServer(Server):
 
     def start(self) -> None:
         """Start the server, and wait until it is ready. Raises Missing if its program is not installed, and
-        AssertionError with its log if the server ends or is not ready after a minute.
+        AssertionError with its log if the server ends or is not ready after three minutes, which is enough for RabbitMQ
+        on a busy machine.
         """
         command = self.command()
         try:
@@ -118,7 +117,7 @@ class PrivateServer(Server):
                 )
         except FileNotFoundError:
             raise Missing(f"{command[0]} was not found: install it") from None
-        eventually(lambda: self.ready() or not self._is_running(), 60, self._log)
+        eventually(lambda: self.ready() or not self._is_running(), 180, self._log)
         assert self._is_running(), self._log()
 
     def kill(self) -> None:
@@ -188,6 +187,8 @@ def started(kind: Callable[[], Server]) -> Server:
     try:
         return _start(kind)
     except Missing as missing:
+        import pytest  # imported here, because `queueport chaos` starts servers without pytest
+
         if os.environ.get("CI"):
             pytest.fail(str(missing))
         pytest.skip(str(missing))

@@ -27,13 +27,15 @@ from queueport.workers import modules
 from queueport.workers.heartbeat import STUCK_AFTER
 from queueport.workers.runner import finish_stuck
 
-__all__ = ["CANNOT_START", "REPLACE", "Adopted", "Beside", "run"]
+__all__ = ["CANNOT_START", "KILL_AFTER", "READY", "REPLACE", "Adopted", "Beside", "run"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 
 CANNOT_START = 3
 """The exit code of a child that cannot start, because its configuration is wrong or a module cannot be imported. The
 child is then not replaced: the other children are stopped, and `run` raises ConfigurationError."""
+READY = b"ready\n"
+"""A child reports this line first, when it reads commands and is about to take jobs."""
 REPLACE = b"\n"
 """A child reports this line when it takes no more jobs because a job is stuck. Other jobs may still run in the child.
 """
@@ -72,18 +74,26 @@ class Adopted:
             time.sleep(STEP)
         return code
 
+    def terminate(self) -> None:
+        processes.send([self.pid], signal.SIGTERM)
+
     def kill(self) -> None:
         processes.send([self.pid], signal.SIGKILL)
 
 
 @dataclass(slots=True)
 class Child:
-    """A worker process, and the pipe on which it reports that it must be replaced, and which attempts are stuck."""
+    """A worker process, and the pipe on which it reports that it is ready, that it must be replaced, and which attempts
+    are stuck.
+    """
 
     process: subprocess.Popen[bytes] | Adopted
     report: IO[bytes]
     started: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    """True if the process has reported READY, or is adopted."""
     reported: bytes = b""
+    """What the process has reported after READY."""
 
     def __post_init__(self) -> None:
         # A read must not wait for the end of the pipe, because a process that a task has started may keep it open.
@@ -94,7 +104,7 @@ class Child:
     def adopt(cls, pid: int, stdin: int, report: int) -> Child:
         """Make a child from the description that `leave` has returned before this process started its program again."""
         os.set_inheritable(report, False)
-        return cls(Adopted(pid, stdin), os.fdopen(report, "rb"))
+        return cls(Adopted(pid, stdin), os.fdopen(report, "rb"), ready=True)
 
     def leave(self) -> list[int]:
         """Let the pipes stay open when this process starts its program again by exec. Returns a description for
@@ -113,10 +123,23 @@ class Child:
                 self.process.stdin.write(line.encode() + b"\n")
                 self.process.stdin.flush()
 
+    def stop(self, grace: float) -> None:
+        """Tell the process to stop. If it is still starting, it has no jobs, and a signal ends it at once."""
+        self.write_line(f"stop {grace}")
+        self.read()
+        if not self.ready and self.process.poll() is None:
+            self.process.terminate()
+
+    def read(self) -> None:
+        """Read what the process has reported since the last call."""
+        self.reported += self.report.read() or b""
+        if self.reported.startswith(READY):
+            self.ready, self.reported = True, self.reported.removeprefix(READY)
+
     @property
     def retiring(self) -> bool:
         """True if the process has reported that it takes no more jobs."""
-        self.reported += self.report.read() or b""
+        self.read()
         return bool(self.reported)
 
 
@@ -236,7 +259,7 @@ def _stop(
         if work.grace != grace:  # in the first round, and when another call of `Worker.stop` changes it
             grace, deadline = work.grace, time.monotonic() + work.grace + KILL_AFTER
             for child in left:
-                child.write_line(f"stop {grace}")
+                child.stop(grace)
         if time.monotonic() > deadline:
             for child in left:
                 logger.warning("worker process %d did not stop in time and is killed", child.process.pid)
@@ -254,7 +277,8 @@ def _finish(operations: Operations, child: Child) -> None:
     """Record the stuck attempts of a child that has exited, and close its pipes."""
     processes.workers.discard(child.process.pid)
     with child.report:
-        lines = [line for line in (child.reported + (child.report.read() or b"")).splitlines() if line]
+        child.read()
+    lines = [line for line in child.reported.splitlines() if line]
     if child.process.stdin is not None:
         with suppress(BrokenPipeError):  # the process has ended without reading its last line
             child.process.stdin.close()

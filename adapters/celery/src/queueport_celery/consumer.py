@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -19,6 +20,10 @@ __all__ = ["JobConsumer"]
 logger: logging.Logger = logging.getLogger("queueport")
 
 
+PAUSE = 2
+"""Seconds between two attempts to connect to the broker. Celery's own pauses grow to 30 seconds."""
+
+
 class JobConsumer(Consumer):
     """Puts aside the messages in queueport's queues that queueport did not send.
 
@@ -28,6 +33,14 @@ class JobConsumer(Consumer):
     """
 
     qos: Any  # celery-types does not know it
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect to the broker. After an outage, jobs must run again soon, so the pauses between attempts do not grow,
+        unless the application has limited the number of attempts.
+        """
+        if not self.app.conf.broker_connection_max_retries:
+            conn.ensure_connection = partial(conn.ensure_connection, interval_start=PAUSE, interval_step=0)
+        return super().ensure_connected(conn)
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Delivery], Any]:
         """Make the function that Celery calls for each message."""

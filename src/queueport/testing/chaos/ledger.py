@@ -51,6 +51,8 @@ class Ledger:
         self._read = 0
         self.lines: list[dict[str, Any]] = []
         """The lines that `update` has read."""
+        self.going_on: dict[str, dict[str, Any]] = {}
+        """The lines of the runs that have begun and not ended, as far as `update` has read, by the id of the run."""
 
     @classmethod
     def here(cls) -> Ledger:
@@ -96,6 +98,11 @@ class Ledger:
         self._read += sum(len(line) + 1 for line in complete)
         added = [json.loads(line) for line in complete]
         self.lines += added
+        for line in added:
+            if line["what"] == "begin":
+                self.going_on[line["run"]] = line
+            elif line["what"] == "end":
+                self.going_on.pop(line["run"], None)
         return added
 
     def runs(self) -> list[Run]:
@@ -115,7 +122,7 @@ class Ledger:
         for line in self.lines:
             if line["what"] == "offered":
                 answers.update(dict.fromkeys(line["jobs"], "unknown"))
-            elif line["what"] in ("accepted", "rejected"):
+            elif line["what"] in ("accepted", "rejected", "unknown"):
                 answers.update(dict.fromkeys(line["jobs"], line["what"]))
         return answers
 

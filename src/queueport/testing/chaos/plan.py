@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["FAULTS", "Fault", "Plan"]
+__all__ = ["FAULTS", "PROCESSES", "SERVERS", "Fault", "Plan"]
 
-FAULTS: dict[str, str] = {
+PROCESSES: dict[str, str] = {
     "kill": "SIGKILL to all processes of a worker",
     "parent": "SIGKILL to the first process of a worker only",
     "child": "SIGKILL to a process of a worker that runs a job",
@@ -18,17 +18,33 @@ FAULTS: dict[str, str] = {
     "producer": "SIGKILL to a producer",
 }
 """The faults that need no control over the servers, and what each does."""
+SERVERS: dict[str, str] = {
+    "cut": "all connections to a server are reset, and new ones are refused",
+    "delay": "what processes and a server send to each other arrives 0.2 seconds late",
+    "half-open": "connections to a server stay open, but nothing arrives; at the end they are reset",
+    "restart-store": "SIGKILL to the server of the store, which is started again later",
+    "restart-broker": "SIGKILL to the broker, which is started again later",
+    "maxmemory": "Redis refuses writes, because it may not use more memory",
+    "memory-alarm": "RabbitMQ has a memory alarm, and so takes no messages",
+    "disk-full": "SQLite's disk is full",
+}
+"""The faults of servers. Each lasts for a time between a fifth of a lease and one and a half leases."""
+FAULTS = {**PROCESSES, **SERVERS}
+SHORTEST, LONGEST = 0.2, 1.5
+"""How long faults of servers last, in leases."""
+MOST_SERVERS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One planned fault. `after` is the number of jobs that must have started before it happens; `target` is the number
-    of the worker or producer.
+    of the worker, producer or server, and `seconds` is how long a fault of a server lasts.
     """
 
     kind: str
     target: int
     after: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +70,9 @@ class Plan:
         chosen: list[str] = []
         while len(chosen) < faults:
             chosen += chance.sample(kinds, len(kinds))
-        made = [
-            Fault(kind, chance.randrange(producers if kind == "producer" else workers), jobs * number // (faults + 1))
-            for number, kind in enumerate(chosen[:faults], 1)
-        ]
+        made = []
+        for number, kind in enumerate(chosen[:faults], 1):
+            targets = MOST_SERVERS if kind in SERVERS else producers if kind == "producer" else workers
+            seconds = chance.uniform(SHORTEST, LONGEST) * lease if kind in SERVERS else 0.0
+            made.append(Fault(kind, chance.randrange(targets), jobs * number // (faults + 1), seconds))
         return cls(seed, jobs, workers, producers, lease, made)

@@ -29,6 +29,7 @@ def main() -> None:
             except BackendUnavailable as error:
                 ledger.write("accepted", jobs=error.accepted)
                 ledger.write("rejected", jobs=error.rejected)
+                ledger.write("unknown", jobs=error.unknown)
             else:
                 ledger.write("accepted", jobs=[job.id for job in jobs])
 

@@ -63,5 +63,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
         if len(found) > SHOWN:
             yield f"{kind}: and {len(found) - SHOWN} more"
     yield from (f"unexpected: {sentence}" for sentence in made["unexpected"])
-    words = "no breach" if made["ok"] else f"BREACHES, see also {outcome.folder}"
+    if made["unexpected"] or not made["ok"]:
+        yield f"the ledger and the logs are in {outcome.folder}"
+    words = "no breach" if made["ok"] else "BREACHES"
     yield f"{made['url']}: {words} in {made['seconds']:g} s with seed {made['seed']}"

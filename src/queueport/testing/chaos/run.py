@@ -18,6 +18,7 @@ from queueport.status import JobState, JobStatus
 from queueport.testing.chaos import tasks
 from queueport.testing.chaos.ledger import Ledger
 from queueport.testing.chaos.plan import Plan
+from queueport.testing.chaos.servers import Servers
 from queueport.testing.chaos.verdict import Evidence, Happened, Verdict, judge
 from queueport.testing.chaos.world import World
 
@@ -47,10 +48,12 @@ class Outcome:
     folder: Path
 
 
-def run(url: str, plan: Plan, native: str | None = None, tell: Callable[[str], object] = lambda _: None) -> Outcome:
-    """Carry out the plan on the backend at this URL, in a new namespace. `tell` is called with sentences on the way.
+def run(
+    servers: Servers, plan: Plan, command: str | None = None, tell: Callable[[str], object] = lambda _: None
+) -> Outcome:
+    """Carry out the plan on these servers, in a new namespace. `tell` is called with sentences on the way.
 
-    `native` is the command of a framework's own worker, see `World`.
+    `command` is the command of another worker than queueport's own, see `World`.
     """
     ledger = Ledger(Path(tempfile.mkdtemp(prefix="queueport-chaos-")))
     settings: dict[str, Any] = {
@@ -59,12 +62,15 @@ def run(url: str, plan: Plan, native: str | None = None, tell: Callable[[str], o
         "keep_succeeded": "7d",
     }
     environment = {f"QUEUEPORT_{name.upper()}": str(value) for name, value in settings.items()}
-    environment |= {"QUEUEPORT_URL": url, "QUEUEPORT_TASKS": tasks.__name__}
+    environment |= {"QUEUEPORT_URL": servers.process_url, "QUEUEPORT_TASKS": tasks.__name__}
     started = time.monotonic()
-    with get_queue(url, **settings) as queue:
+    with get_queue(servers.url, **settings) as queue:
         queue.driver.setup(["default"])
         queue.operations.store.setup()
-        world = World(plan, ledger, environment, native)
+        health = queue.check()
+        if not health.ok:
+            raise BackendUnavailable(health.problems[0])
+        world = World(plan, ledger, servers, environment, command)
         try:
             world.start()
             _wait_for_workers(queue, plan.workers)
@@ -94,7 +100,7 @@ def _disturb(world: World, tell: Callable[[str], object]) -> None:
     for number, fault in enumerate(plan.faults, 1):
         started.wait(fault.after)
         what = f"fault {number} of {len(plan.faults)}: {fault.kind} {fault.target}"
-        tell(f"{what}, {len(started.jobs)} jobs have started")
+        tell(f"{what}, {len(started.jobs)} jobs have started or were refused")
         world.carry_out(fault, started.go_on)
     started.wait(plan.jobs - 1)
     world.tend(plan.jobs)
@@ -102,7 +108,7 @@ def _disturb(world: World, tell: Callable[[str], object]) -> None:
 
 
 class Started:
-    """The jobs that have started so far."""
+    """The jobs that have started so far, and those that a producer could not enqueue, or does not know of."""
 
     def __init__(self, world: World) -> None:
         self.jobs: set[str] = set()
@@ -121,11 +127,15 @@ class Started:
             time.sleep(0.02)
 
     def go_on(self) -> None:
-        """Let the producers go on, and see which jobs have started since the last call."""
+        """Let the producers go on, and read what has happened since the last call."""
         self._world.tend(min(self._world.plan.jobs, self._limit))
         added = self._world.ledger.lines[self._seen :]
         self._seen += len(added)
-        self.jobs.update(line["job"] for line in added if line["what"] == "begin")
+        for line in added:
+            if line["what"] == "begin":
+                self.jobs.add(line["job"])
+            elif line["what"] in ("rejected", "unknown"):
+                self.jobs.update(line["jobs"])
 
 
 def _finish(world: World, queue: JobQueue, tell: Callable[[str], object]) -> None:

@@ -6,18 +6,25 @@ The number of a job decides what it does, so that the verdict knows the right en
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import os
+import signal
 import time
 from typing import Any
 
 from queueport import Job, Retry, current_job, task
 from queueport.status import JobState
-from queueport.testing.chaos.ledger import Ledger
+from queueport.testing.chaos.ledger import LEDGER, Ledger
 
-__all__ = ["expected", "job", "job_id"]
+__all__ = ["expected", "is_long", "job", "job_id"]
 
 QUICK = Retry(max_attempts=3, initial=0.2, factor=1.0, jitter=0.0)
 CRASHES = 1000
 """The crash limit: no number of faults may make a job dead."""
+
+
+if LEDGER in os.environ:
+    faulthandler.register(signal.SIGUSR1)  # the run asks for the stacks of a worker that does not end
 
 
 class Refused(Exception):
@@ -87,7 +94,13 @@ def job(number: int, lease: float) -> Job[Any]:
     if place in (23, 37):
         return work.using(job_id=name, delay=1.0).job(number, 0.01)
     kind = work_async if place % 10 == 9 else work
-    return kind.using(job_id=name).job(number, 0.5 if place % 6 == 0 else 0.01 * (place % 4))
+    return kind.using(job_id=name).job(number, 0.5 if is_long(name) else 0.01 * (place % 4))
+
+
+def is_long(job: str) -> bool:
+    """True if the job with this id takes half a second or more."""
+    place = int(job.rpartition("-")[2]) % 40
+    return place == 7 or place % 6 == 0
 
 
 def expected(number: int) -> tuple[JobState, int]:

@@ -5,6 +5,7 @@ Pure functions over `Evidence`, so that tests can give them evidence that is wro
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,14 +24,15 @@ RECOVERY = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """A fault that was carried out, from `begin` to `end`. `worker` is the name of the worker that it hit; empty for a
-    producer.
+    """A fault that was carried out, from `begin` to `end`. `worker` is the name of the worker that it hit, if it hit
+    one. `server` is "store" or "broker" if it hit a server; "store" if that server is both.
     """
 
     kind: str
     worker: str
     begin: float
     end: float
+    server: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,17 @@ class Verdict:
     stats: list[str] = field(default_factory=list)
     """Statistics that do not match the records."""
     late: list[str] = field(default_factory=list)
-    """Jobs that started again later than a lease and RECOVERY seconds after a fault, although their process was free.
+    """Jobs that started again later than a lease and RECOVERY seconds after a fault, although their process was free;
+    and faults of servers after which no job started for so long. For a server, the time counts from the fault's end.
     """
     repeated: int = 0
     """The number of runs that were not needed: they followed a crash or an interruption."""
     superseded: int = 0
     """The number of runs that went on beside a run of a worker that had lost its lease."""
     recovery: dict[str, float] = field(default_factory=dict)
-    """For each kind of fault, the longest time in seconds from the fault to the next start of a job that it hit."""
+    """For each kind of fault, the longest time in seconds from the fault to the next start of a job that it hit; for a
+    server, from the end of the fault, and to the next start of any job, too.
+    """
 
     @property
     def breaches(self) -> dict[str, list[str]]:
@@ -92,6 +97,7 @@ def judge(evidence: Evidence) -> Verdict:
     for job in (runs.keys() | evidence.records.keys()) - evidence.told.keys():
         verdict.wrong.append(f"{job}: no producer offered it")
     _judge_recovery(verdict, runs, evidence)
+    _judge_servers(verdict, evidence)
     if not verdict.stuck:
         _judge_stats(verdict, evidence)
     return verdict
@@ -138,9 +144,11 @@ def _wrong(job: str, record: JobStatus, runs: Sequence[Run]) -> list[str]:
 def _judge_overlaps(verdict: Verdict, runs: Sequence[Run], evidence: Evidence) -> None:
     for number, run in enumerate(runs):
         earlier = runs[:number]
-        before = [one for one in earlier if one.end is None or one.end > run.begin]
-        if not run.held and not any(one.end is not None for one in before):
-            continue  # an earlier run without an end has died: its process no longer holds the lock
+        # a run without an end has died if the lock was free at the begin of a later one
+        alive = next((place for place in range(number, 0, -1) if not runs[place].held), 0)
+        before = [one for place, one in enumerate(earlier) if _goes_on(one, run.begin, place >= alive)]
+        if not run.held and not before:
+            continue
         # a worker that was stopped between the begin of the job and the start of its task starts the older attempt last
         pairs = [min(run, one, key=lambda each: each.attempt) for one in before or earlier]
         excused = [_silenced(older, run.begin, evidence) for older in pairs]
@@ -152,10 +160,16 @@ def _judge_overlaps(verdict: Verdict, runs: Sequence[Run], evidence: Evidence) -
             verdict.overlapping.append(f"{run.job}: attempt {run.attempt} on {run.worker} ran beside {others}")
 
 
+def _goes_on(run: Run, at: float, may_have_no_end: bool) -> bool:
+    return may_have_no_end if run.end is None else run.end > at
+
+
 def _silenced(run: Run, at: float, evidence: Evidence) -> bool:
     """True if the worker of this run could not send heartbeats for some time in the last lease before `at`."""
     return any(
-        fault.worker == run.worker and fault.kind != "roll" and fault.begin <= at and fault.end >= at - evidence.lease
+        (fault.server == "store" or (fault.worker == run.worker and not fault.server and fault.kind != "roll"))
+        and fault.begin <= at
+        and fault.end >= at - evidence.lease
         for fault in evidence.faults
     )
 
@@ -166,25 +180,54 @@ def _judge_recovery(verdict: Verdict, runs: Mapping[str, Sequence[Run]], evidenc
             hits = [fault for fault in evidence.faults if _hits(fault, run, following)]
             if not hits:
                 continue
-            fault = hits[-1]
-            seconds = following.begin - fault.begin
+            fault = ([hit for hit in hits if not hit.server] or hits)[-1]  # a run whose process was killed has no end
+            since = _usable(fault.begin, following.begin, evidence)
+            seconds = following.begin - since
             verdict.recovery[fault.kind] = max(seconds, verdict.recovery.get(fault.kind, 0.0))
-            due = fault.begin + evidence.lease
-            if following.begin > max(due, min(_busy(following, evidence), due + evidence.lease)) + RECOVERY:
-                verdict.late.append(f"{job}: started again {seconds:.1f} s after {fault.kind} of {fault.worker}")
+            if following.begin > _free(following, since + evidence.lease, evidence) + RECOVERY:
+                hit = fault.worker or fault.server
+                verdict.late.append(f"{job}: started again {seconds:.1f} s after {fault.kind} of {hit}")
 
 
-def _busy(run: Run, evidence: Evidence) -> float:
-    """The time until which the process of this run was running other jobs before this run. A job that has crashed
-    waits for them, for at most a lease.
+def _usable(since: float, until: float, evidence: Evidence) -> float:
+    """The end of the last fault of a server between these times; `since` if there is none."""
+    ends = [fault.end for fault in evidence.faults if fault.server and fault.begin < until and fault.end > since]
+    return min(max(ends, default=since), until)
+
+
+def _judge_servers(verdict: Verdict, evidence: Evidence) -> None:
+    """After a fault of a server, some job must start soon, unless none is left or another server has a fault."""
+    faults = [fault for fault in evidence.faults if fault.server]
+    for number, fault in enumerate(faults):
+        until = faults[number + 1].begin if faults[number + 1 :] else math.inf
+        begin = min((run.begin for run in evidence.runs if run.begin >= fault.end), default=math.inf)
+        seconds = begin - fault.end
+        if begin < until:
+            verdict.recovery[fault.kind] = max(seconds, verdict.recovery.get(fault.kind, 0.0))
+            if seconds > evidence.lease + RECOVERY:
+                verdict.late.append(f"no job started for {seconds:.1f} s after {fault.kind} of {fault.server}")
+
+
+def _free(run: Run, due: float, evidence: Evidence) -> float:
+    """The time at which the process of this run was free for it, but not before `due`. A job that has crashed waits for
+    others of its process: for those that have crashed until they have ended, and for the rest at most a lease.
     """
-    earlier = [other for other in evidence.runs if other.pid == run.pid and other.begin < run.begin]
-    return max((run.begin if other.end is None else min(other.end, run.begin) for other in earlier), default=0.0)
+    free = due
+    for other in evidence.runs:
+        if other.pid == run.pid and other.begin < run.begin:
+            end = run.begin if other.end is None else min(other.end, run.begin)
+            record = evidence.records.get(other.job)
+            crashed = other.attempt > 1 and record is not None and record.crashes > 0
+            free = max(free, end if crashed else min(end, due + evidence.lease))
+    return free
 
 
 def _hits(fault: Happened, run: Run, following: Run) -> bool:
-    """True if the fault hit the worker of this run while the run went on."""
-    hit = fault.worker == run.worker and run.begin <= fault.begin < following.begin
+    """True if the fault hit the worker of this run, or a server, while the run went on."""
+    if fault.server:
+        hit = run.begin <= fault.end < following.begin
+    else:
+        hit = fault.worker == run.worker and run.begin <= fault.begin < following.begin
     return hit and (run.end is None or run.end > fault.begin)
 
 

@@ -11,23 +11,45 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from queueport.errors import ConfigurationError
+from queueport.spi.url import BackendURL
 from queueport.testing.chaos.ledger import LEDGER, WORKER, Ledger
-from queueport.testing.chaos.plan import Fault, Plan
-from queueport.testing.chaos.tasks import job_id
+from queueport.testing.chaos.plan import PROCESSES, Fault, Plan
+from queueport.testing.chaos.servers import Servers
+from queueport.testing.chaos.tasks import is_long, job_id
 from queueport.testing.chaos.verdict import Happened
 from queueport.testing.process import WorkerProcess
+from queueport.workers.supervisor import KILL_AFTER
 
-__all__ = ["QUEUE", "World"]
+__all__ = ["QUEUE", "World", "native_command"]
 
 QUEUE = "default"
 BATCH = 10
 """The number of jobs that a producer enqueues at once."""
 OWN = ("--processes=2", "--threads=4", "--log-level=warning")
 """Options of queueport's own worker, so that it has child processes to kill."""
+NATIVE = {
+    "celery": "{python} -m celery -A queueport_celery.worker worker -Q {namespace}.{queue} -n {worker}@%h -c 2 "
+    "--without-mingle --without-gossip",
+    "dramatiq": "{python} -m dramatiq queueport_dramatiq.worker --processes=1 --threads=4 --worker-fork-timeout=2000 "
+    "--queues {queue}",
+    "rq": "{python} -m rq.cli worker -w queueport_rq.worker.QueueportWorker -S json -u {broker} {namespace}.{queue}",
+}
+"""The command of a framework's own worker, by the first part of the URL's scheme."""
 GRACE = 2.0
 """The seconds that a worker gives its jobs when it is told to stop; less than the longest job takes."""
+END = GRACE + KILL_AFTER + 5.0
+"""The seconds that a worker has to end. After GRACE and KILL_AFTER seconds, it kills processes that do not stop."""
 AIM = 5.0
 """The seconds that a fault waits for its worker to run a job."""
+
+
+def native_command(url: str) -> str:
+    """The command of the framework's own worker. Raises ConfigurationError if there is none for this URL."""
+    name = BackendURL.parse(url).scheme.partition("+")[0]
+    if name not in NATIVE:
+        raise ConfigurationError(f"{name} has no workers of its own: leave out --native, or give a --command")
+    return NATIVE[name]
 
 
 class Worker:
@@ -56,20 +78,27 @@ class Producer:
 
 
 class World:
-    """The processes of a run. `native` is the command of the framework's own worker, in which `{namespace}` and
-    `{queue}` are replaced; None: queueport's own worker.
+    """The processes of a run. `command` is the command of another worker than queueport's own; `_start_worker` says
+    which names in it are replaced.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger, environment: Mapping[str, str], native: str | None = None) -> None:
+    def __init__(
+        self, plan: Plan, ledger: Ledger, servers: Servers, environment: Mapping[str, str], command: str | None = None
+    ) -> None:
         self.plan = plan
         self.ledger = ledger
+        self.servers = servers
         self.happened: list[Happened] = []
         self.unexpected: list[str] = []
         """Workers that ended although nothing had happened to them, with the last line of their output."""
         self._environment = {**os.environ, **environment, LEDGER: str(ledger.folder)}
-        self._native = native
+        self._command = command
         self._workers = [Worker(number) for number in range(plan.workers)]
         self._producers = [Producer() for _ in range(plan.producers)]
+        self._orphans: list[WorkerProcess] = []
+        """Workers whose first process was killed. Dramatiq's other processes then go on. Nobody waits for the first one
+        before `end`, so that no other process gets its id, which is also that of its process group.
+        """
         self._offered = 0
 
     # -- processes ---------------------------------------------------------------------------------
@@ -111,6 +140,8 @@ class World:
         """Kill all processes."""
         for worker in self._workers:
             self._kill_worker(worker)
+        for orphan in self._orphans:
+            orphan.kill()
         for producer in self._producers:
             if producer.process is not None:
                 producer.process.kill()
@@ -124,9 +155,15 @@ class World:
     def _start_worker(self, worker: Worker) -> None:
         worker.starts += 1
         command = [sys.executable, "-m", "queueport", "worker", f"--queue={QUEUE}", *OWN, f"--grace={GRACE}"]
-        if self._native is not None:
-            namespace = self._environment["QUEUEPORT_NAMESPACE"]
-            command = shlex.split(self._native.replace("{namespace}", namespace).replace("{queue}", QUEUE))
+        if self._command is not None:
+            values = {
+                "python": sys.executable,
+                "namespace": self._environment["QUEUEPORT_NAMESPACE"],
+                "queue": QUEUE,
+                "worker": worker.name,
+                "broker": BackendURL.parse(self.servers.process_url).text.rpartition("+")[2],
+            }
+            command = [word.format_map(values) for word in shlex.split(self._command)]
         log = self.ledger.folder / f"{worker.name}.log"
         worker.process = WorkerProcess(command, {**self._environment, WORKER: worker.name}, log)
 
@@ -154,10 +191,13 @@ class World:
                 producer.process.stdin.write(f"{first} {last}\n".encode())
                 producer.process.stdin.flush()
 
-    def _pids(self, worker: Worker) -> list[int]:
-        """The processes of this worker that run jobs now, as far as the ledger shows."""
+    def _pids(self, worker: Worker, *, long: bool = False) -> list[int]:
+        """The processes of this worker that run jobs now, as far as the ledger shows; with `long`, jobs that take at
+        least half a second.
+        """
         self.ledger.update()
-        return list({run.pid for run in self.ledger.runs() if run.worker == worker.name and run.end is None})
+        mine = [line for line in self.ledger.going_on.values() if line["worker"] == worker.name]
+        return list({line["pid"] for line in mine if not long or is_long(line["job"])})
 
     def _signal_running(self, worker: Worker, number: signal.Signals) -> None:
         for pid in self._pids(worker):
@@ -168,19 +208,31 @@ class World:
 
     def carry_out(self, fault: Fault, meanwhile: Callable[[], object]) -> None:
         """Carry out a fault, and record it. `meanwhile` is called again and again while the fault lasts."""
-        name = ""
-        if fault.kind != "producer":
-            self._aim(self._workers[fault.target], meanwhile)
-            name = self._workers[fault.target].name
+        name = server = ""
         begin = time.monotonic()
-        self._actions()[fault.kind](fault.target, meanwhile)
-        self.happened.append(Happened(fault.kind, name, begin, time.monotonic()))
-        self.ledger.write("fault", kind=fault.kind, worker=name)
+        if fault.kind not in PROCESSES:
+            place = self.servers.choose(fault.kind, fault.target)
+            server = place.role
+            with place.faults[fault.kind]():
+                self._wait(fault.seconds, meanwhile)
+        else:
+            if fault.kind != "producer":
+                self._aim(self._workers[fault.target], meanwhile)
+                name, begin = self._workers[fault.target].name, time.monotonic()
+            self._actions()[fault.kind](fault.target, meanwhile)
+        self.happened.append(Happened(fault.kind, name, begin, time.monotonic(), server))
+        self.ledger.write("fault", kind=fault.kind, worker=name, server=server)
+
+    def _wait(self, seconds: float, meanwhile: Callable[[], object]) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            meanwhile()
+            time.sleep(0.05)
 
     def _aim(self, worker: Worker, meanwhile: Callable[[], object]) -> None:
-        """Wait until the worker runs a job, at most AIM seconds, so that the fault hits something."""
+        """Wait until the worker runs a long job, at most AIM seconds, so that the fault hits something."""
         deadline = time.monotonic() + AIM
-        while time.monotonic() < deadline and not self._pids(worker):
+        while time.monotonic() < deadline and not self._pids(worker, long=True):
             meanwhile()
             time.sleep(0.01)
 
@@ -202,11 +254,12 @@ class World:
         worker = self._workers[target]
         if worker.process is not None:
             os.kill(worker.process.pid, signal.SIGKILL)
-            worker.process.wait()
+            self._orphans.append(worker.process)
         self._start_worker(worker)
 
     def _kill_child(self, target: int, _: Callable[[], object]) -> None:
-        for pid in self._pids(self._workers[target])[:1]:
+        worker = self._workers[target]
+        for pid in (self._pids(worker, long=True) or self._pids(worker))[:1]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -216,10 +269,7 @@ class World:
             return
         worker.process.pause()
         self._signal_running(worker, signal.SIGSTOP)
-        end = time.monotonic() + 1.5 * self.plan.lease
-        while time.monotonic() < end:
-            meanwhile()
-            time.sleep(0.05)
+        self._wait(1.5 * self.plan.lease, meanwhile)
         self._signal_running(worker, signal.SIGCONT)
         worker.process.resume()
 
@@ -230,13 +280,18 @@ class World:
         if old is None:
             return
         old.terminate()
-        deadline = time.monotonic() + GRACE + 10.0
-        while old.running and time.monotonic() < deadline:
-            meanwhile()
-            time.sleep(0.05)
-        if old.running:
-            self.unexpected.append(f"{name}: did not end {GRACE + 10:g} s after SIGTERM")
-            old.kill()
+        deadline = time.monotonic() + END
+        try:
+            while old.running and time.monotonic() < deadline:
+                meanwhile()
+                time.sleep(0.05)
+        finally:
+            if old.running:
+                self.unexpected.append(f"{name}: did not end {END:g} s after SIGTERM, see {name}.log")
+                with suppress(ProcessLookupError):
+                    os.killpg(old.pid, signal.SIGUSR1)  # each process writes the stacks of its threads to the log
+                time.sleep(1.0)
+                old.kill()
 
     def _kill_producer(self, target: int, _: Callable[[], object]) -> None:
         producer = self._producers[target]

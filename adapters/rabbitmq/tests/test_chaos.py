@@ -1,0 +1,13 @@
+"""RabbitMQ keeps its promises while a worker is killed and replaced and a server is cut off."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.servers import rabbitmq_server, redis_server
+from tests.servers.chaos import check_chaos
+
+
+@pytest.mark.timeout(180)  # on a busy machine, servers and workers take long to start
+def test_no_breach_is_found() -> None:
+    check_chaos(f"{rabbitmq_server(private=True).url}?store={redis_server(private=True).url}", "child", "roll", "cut")

@@ -1,0 +1,122 @@
+"""`Proxy`: a TCP proxy between the processes of a run and a server, which cuts and delays their connections."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+__all__ = ["DELAY", "Proxy"]
+
+DELAY = 0.2
+"""The seconds by which `delayed` delays each chunk of bytes."""
+CHUNK = 65536
+
+
+class Proxy:
+    """Forwards connections to `port` on 127.0.0.1 to a server, in a thread of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.port = 0
+        self._server = host, port
+        self._delay = 0.0
+        self._swallows = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._listener: asyncio.Server
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chaos-proxy", daemon=True)
+        self._thread.start()
+        self._run(self._listen())
+
+    def close(self) -> None:
+        """Reset all connections and stop the thread. Called once."""
+        self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """A context manager. All connections are reset at its begin, and inside it new ones are refused."""
+        self._run(self._refuse())
+        try:
+            yield
+        finally:
+            self._run(self._listen())
+
+    @contextmanager
+    def delayed(self) -> Iterator[None]:
+        """A context manager. Inside it, each chunk of bytes is forwarded DELAY seconds late."""
+        self._delay = DELAY
+        try:
+            yield
+        finally:
+            self._delay = 0.0
+
+    @contextmanager
+    def half_open(self) -> Iterator[None]:
+        """A context manager. Inside it, connections are open, but nothing is forwarded. At its end they are reset."""
+        self._swallows = True
+        try:
+            yield
+        finally:
+            self._run(self._reset())
+            self._swallows = False
+
+    # -- in the thread -----------------------------------------------------------------------------
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _listen(self) -> None:
+        self._listener = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def _refuse(self) -> None:
+        self._listener.close()
+        await self._reset()
+
+    async def _reset(self) -> None:
+        """Close all connections in a way that both ends get an error (RST)."""
+        for writer in self._writers:
+            connection = writer.get_extra_info("socket")
+            with suppress(OSError):  # it is already closed
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+    async def _end(self) -> None:
+        await self._refuse()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=5.0)  # they end by themselves, because their connections are reset
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            there, to_server = await asyncio.open_connection(*self._server)
+        except OSError:
+            writer.transport.abort()
+            self._writers.discard(writer)
+            return
+        self._writers.add(to_server)
+        try:
+            await asyncio.wait(
+                [asyncio.ensure_future(self._pump(reader, to_server)), asyncio.ensure_future(self._pump(there, writer))]
+            )
+        finally:
+            self._writers -= {writer, to_server}
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward bytes until one side closes its connection."""
+        with suppress(OSError):
+            while chunk := await reader.read(CHUNK):
+                if self._delay > 0:
+                    await asyncio.sleep(self._delay)
+                if not self._swallows:
+                    writer.write(chunk)
+                    await writer.drain()
+        writer.close()

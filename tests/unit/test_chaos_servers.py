@@ -1,0 +1,143 @@
+"""The servers of `queueport chaos`: the proxy's faults, and which faults a URL allows."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from queueport.errors import ConfigurationError
+from queueport.testing.chaos.proxy import DELAY, Proxy
+from queueport.testing.chaos.servers import NAMES, open_servers
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A server that accepts one connection at a time, when the test says so."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.settimeout(10)
+        yield made
+
+
+@pytest.fixture
+def proxy(listener: socket.socket) -> Iterator[Proxy]:
+    made = Proxy(*listener.getsockname())
+    yield made
+    made.close()
+
+
+def pair(listener: socket.socket, proxy: Proxy) -> tuple[socket.socket, socket.socket]:
+    """A connection through the proxy: the client's end and the server's end."""
+    client = socket.create_connection(("127.0.0.1", proxy.port), 10)
+    server, _ = listener.accept()
+    server.settimeout(10)
+    return client, server
+
+
+def test_the_proxy_forwards_both_ways_and_the_end_of_a_connection(listener: socket.socket, proxy: Proxy) -> None:
+    client, server = pair(listener, proxy)
+    with client, server:
+        client.sendall(b"question")
+        assert server.recv(8) == b"question"
+        server.sendall(b"answer")
+        assert client.recv(6) == b"answer"
+        server.close()
+        assert client.recv(1) == b""
+
+
+def test_a_cut_resets_connections_and_refuses_new_ones(listener: socket.socket, proxy: Proxy) -> None:
+    client, server = pair(listener, proxy)
+    with client, server, proxy.cut():
+        for end in (client, server):
+            with pytest.raises(ConnectionResetError):
+                end.recv(1)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", proxy.port), 10)
+    client, server = pair(listener, proxy)
+    with client, server:
+        client.sendall(b"x")
+        assert server.recv(1) == b"x"
+
+
+def test_a_delay_holds_bytes_back(listener: socket.socket, proxy: Proxy) -> None:
+    client, server = pair(listener, proxy)
+    with client, server, proxy.delayed():
+        begin = time.monotonic()
+        client.sendall(b"x")
+        assert server.recv(1) == b"x"
+        assert time.monotonic() - begin >= DELAY
+
+
+def test_half_open_connections_stay_until_the_end_and_forward_nothing(listener: socket.socket, proxy: Proxy) -> None:
+    client, server = pair(listener, proxy)
+    with client, server:
+        with proxy.half_open():
+            client.sendall(b"x")
+            server.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                server.recv(1)
+        server.settimeout(10)
+        for end in (client, server):
+            with pytest.raises(ConnectionResetError):
+                end.recv(1)
+
+
+PROXIED = ["cut", "delay", "half-open"]
+
+
+@pytest.mark.parametrize(
+    ("url", "faults"),
+    [
+        ("memory://", {}),
+        ("rq+redis://localhost", {"store": PROXIED}),
+        ("amqp://localhost?store=redis://localhost:6380/0", {"store": PROXIED, "broker": PROXIED}),
+        ("amqps://localhost?store=redis://localhost:6380/0", {"store": PROXIED}),
+        ("amqp://localhost?store=sqlite:///jobs.db", {"broker": PROXIED}),
+        ("nats://a:4222,b:4222?store=rediss://localhost", {}),
+        ("celery+redis://localhost/0?store=redis://localhost:6379/1", {"store": PROXIED}),
+        ("sqs://?endpoint=http://localhost:1&store=dynamodb://jobs%3Fendpoint=http://localhost:2", None),
+    ],
+)
+def test_the_faults_of_a_url(url: str, faults: dict[str, list[str]] | None) -> None:
+    with open_servers(url) as servers:
+        found = {place.role: list(place.faults) for place in servers.places}
+        assert servers.url == url
+        assert found == ({"store": PROXIED, "broker": PROXIED} if faults is None else faults)
+
+
+def test_a_url_keeps_its_login_path_and_options() -> None:
+    with open_servers("rq+redis://:secret@localhost:1/3?lease=5") as servers:
+        head, _, tail = servers.process_url.rpartition(":")
+        assert head == "rq+redis://:secret@127.0.0.1"
+        assert tail.partition("/")[2] == "3?lease=5"
+
+
+def test_a_private_sqlite_has_a_disk_that_can_be_full() -> None:
+    with open_servers("sqlite") as servers:
+        folder = Path(servers.url.removeprefix("sqlite:///")).parent
+        if not servers.places or "disk-full" not in servers.kinds:
+            pytest.skip("this user must not mount a file system")
+        (place,) = servers.places
+        with place.faults["disk-full"](), (folder / "other").open("wb", buffering=0) as file:
+            with pytest.raises(OSError, match="No space left") as caught:
+                os.write(file.fileno(), bytes(2**20))
+            assert caught.value.errno == errno.ENOSPC
+        (folder / "other").write_bytes(bytes(2**20))
+    assert not folder.exists()
+
+
+def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(ConfigurationError, match="Redis was not found: install redis-server"), open_servers("rq"):
+        pass
+
+
+def test_the_names_of_private_servers_are_in_the_documentation() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/reliability.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in page] == []
