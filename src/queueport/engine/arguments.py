@@ -74,12 +74,12 @@ def filters(
         tag=_name("tag", given.get("tag")),
         text=_name("text", given.get("text")),
     )
-    if any(isinstance(time, timedelta) for time in (since, until, before)):
-        present = 0.0 if now is None else now()
-        since, until, before = (_moment(time, present) for time in (since, until, before))
-    if (since, until, before) == (None, None, None):
+    times = (since, until, before)
+    present = 0.0 if now is None or not any(isinstance(time, timedelta) for time in times) else now()
+    moments = [_moment(time, present) for time in times]
+    if moments == [None] * 3:
         return query
-    return replace(query, since=since, until=until, finished_before=before)
+    return replace(query, since=moments[0], until=moments[1], finished_before=moments[2])
 
 
 ALIVE = (JobState.SCHEDULED, JobState.RETRYING, JobState.QUEUED, JobState.RUNNING)
@@ -145,10 +145,11 @@ def queue_name(name: object) -> str:
 
 def seconds(name: str, value: object, lowest: float = 0.0) -> None:
     """Raises ConfigurationError if the value is not a number of seconds, or is less than `lowest`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (lowest <= value <= LONGEST or value == math.inf):
-        least = "" if lowest < 0 else f", {lowest:g} or more"
-        raise ConfigurationError(f"{name} must be a number of seconds{least}, not {value!r:.80}")
+    right = isinstance(value, int | float) and (lowest <= value <= LONGEST or value == math.inf)
+    if right and not isinstance(value, bool):
+        return
+    least = "" if lowest < 0 else f", {lowest:g} or more"
+    raise ConfigurationError(f"{name} must be a number of seconds{least}, not {value!r:.80}")
 
 
 def checked(job_id: object) -> str:
