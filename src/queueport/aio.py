@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from queueport.capability import Capability, Limits
 from queueport.context import warn_of_wait
+from queueport.engine.arguments import seconds
 from queueport.engine.enqueue import make_job
 from queueport.errors import ConfigurationError, ResultTimeout
 from queueport.job import AsyncJobHandle, Job, JobFilters, JobHandle, ResultType
@@ -131,6 +132,8 @@ class AsyncJobQueue:
         queued or retrying): the worker may have no free place for that job.
         """
         self.sync.check_wait(job_id)
+        if timeout is not None:
+            seconds("timeout", timeout, -math.inf)
         deadline = None if timeout is None else time.monotonic() + timeout
         warn_at = time.monotonic() + WAIT if timeout is None else math.inf
         record = await self._read(job_id)
@@ -162,6 +165,7 @@ class AsyncJobQueue:
 
         Raises JobNotFound, also if the job is deleted meanwhile, and ConfigurationError if `every` is not positive.
         """
+        seconds("every", every)
         if not every > 0:
             raise ConfigurationError(f"every={every!r} is not a pause: pass a number of seconds greater than 0")
         record, seen = await self._read(job_id), None

@@ -227,6 +227,15 @@ def test_wrong_filters_raise_one_sentence(filters: dict[str, Any], text: str) ->
             find(**filters)
 
 
+def test_a_wrong_filter_beside_an_age_is_refused_before_the_store_is_asked() -> None:
+    queue = get_queue("memory://")
+    dead = queue.dead_letters
+    queue.operations.store.now = lambda: pytest.fail("the store was asked")  # type: ignore[method-assign]
+    for find in (dead.list, dead.count, dead.purge):
+        with pytest.raises(ConfigurationError, match="not a queue name"):
+            find(queue="a b", older_than=5)
+
+
 def test_an_age_is_counted_from_the_clock_of_the_store() -> None:
     """The machine's own clock may be wrong."""
     queue = get_queue("memory://")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from queueport import AsyncJobQueue, Job, JobQueue, JobState, Retry, Task, current_job, get_queue, task
-from queueport.errors import JobCancelled, JobFailed
+from queueport.errors import ConfigurationError, JobCancelled, JobFailed
 from queueport.testing.waiting import eventually
 
 ONCE = Retry(max_attempts=1)
@@ -122,3 +123,28 @@ def test_a_task_that_held_by_its_own_job_fails_at_once(queue: JobQueue, job: Job
     message = r"InvalidState: job \w+ waits for its own result"
     with queue.worker(tasks=[own, own_async]), pytest.raises(JobFailed, match=message):
         queue.enqueue(job).result(5)
+
+
+@pytest.mark.parametrize("wrong", ["5", True, float("nan"), 10**400])
+def test_a_duration_that_is_not_a_number_of_seconds_is_refused(wrong: Any) -> None:
+    with get_queue("memory://") as queue:
+        handle, batch = queue.enqueue(child), queue.batch([child.job()])
+        worker = queue.worker(tasks=[child])
+
+        async def awaited() -> None:
+            await AsyncJobQueue(queue).result(handle.id, wrong)
+
+        async def changes() -> None:
+            await anext(AsyncJobQueue(queue).changes(handle.id, every=wrong))
+
+        for name, call in (
+            ("timeout", lambda: handle.result(wrong)),
+            ("timeout", lambda: batch.wait(wrong)),
+            ("timeout", lambda: asyncio.run(awaited())),
+            ("every", lambda: asyncio.run(changes())),
+            ("grace", lambda: queue.worker(tasks=[child], grace=wrong)),
+            ("grace", lambda: worker.stop(grace=wrong)),
+            ("wait", lambda: queue.worker(tasks=[child], wait=wrong)),
+        ):
+            with pytest.raises(ConfigurationError, match=f"^{name} must be a number of seconds"):
+                call()

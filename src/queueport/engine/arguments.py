@@ -5,6 +5,7 @@ All checks are made before any I/O, so wrong arguments raise the same error on e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,10 +17,13 @@ from queueport.spi.store import Query
 from queueport.status import JobState
 from queueport.tasks import Task
 
-__all__ = ["PAGE", "checked", "filters", "missing", "queue_name", "unfinished"]
+__all__ = ["PAGE", "checked", "filters", "missing", "queue_name", "seconds", "unfinished"]
 
 PAGE = 500
 """The maximum number of records to read and change in one step when a query matches many."""
+
+LARGEST_PAGE = 2**31 - 1
+"""The largest limit that a store gets. No store has as many jobs, and larger numbers do not fit into SQL."""
 
 
 def filters(
@@ -28,7 +32,7 @@ def filters(
     queue: object = None,
     task: object = None,
     error: object = None,
-    finished_before: float | None = None,
+    older_than: object = None,
     limit: object = PAGE,
     after: object = None,
     more: JobFilters | None = None,
@@ -36,8 +40,8 @@ def filters(
 ) -> Query:
     """Make a query. Raises ConfigurationError for a wrong argument, and JobNotFound if `after` is not a valid id.
 
-    `now` reads the store's clock. It must be given with `more`, and is called only for a `since` or `until` that is a
-    number of seconds.
+    `now` reads the store's clock. It must be given with `more` and with `older_than`, and is called only for a time
+    that is a number of seconds, after all checks.
     """
     given = {} if more is None else {name: value for name, value in more.items() if value is not None}
     for name in given:
@@ -53,22 +57,29 @@ def filters(
             raise ConfigurationError("batch and tag cannot be combined: give one of them")
         given["tag"] = f"{BATCH_TAG}{checked(given['batch'])}"
     since, until = (_time(name, given[name]) if name in given else None for name in ("since", "until"))
+    before: float | timedelta | None = _age(older_than)
+    if older_than is not None and before is None:
+        raise ConfigurationError(
+            f"older_than={older_than!r:.80} is not a time: pass 0 to 100 years in seconds, or None for all"
+        )
     query = Query(
         None if state is None else JobState(state),
         None if queue is None else queue_name(queue),
         _name("task", task.name if isinstance(task, Task) else task),
         _name("error", error),
-        finished_before,
+        None,
         None if after is None else checked(after),
-        limit,
+        min(limit, LARGEST_PAGE),
         key=_name("key", given.get("key")),
         tag=_name("tag", given.get("tag")),
         text=_name("text", given.get("text")),
     )
-    if isinstance(since, timedelta) or isinstance(until, timedelta):
-        present = 0.0 if now is None else now()
-        since, until = _moment(since, present), _moment(until, present)
-    return query if since is None and until is None else replace(query, since=since, until=until)
+    times = (since, until, before)
+    present = 0.0 if now is None or not any(isinstance(time, timedelta) for time in times) else now()
+    moments = [_moment(time, present) for time in times]
+    if moments == [None] * 3:
+        return query
+    return replace(query, since=moments[0], until=moments[1], finished_before=moments[2])
 
 
 ALIVE = (JobState.SCHEDULED, JobState.RETRYING, JobState.QUEUED, JobState.RUNNING)
@@ -96,12 +107,19 @@ def _time(name: str, value: object) -> float | timedelta:
     """A time as seconds since the epoch, or an age as a timedelta. Raises ConfigurationError."""
     if isinstance(value, datetime) and value.utcoffset() is not None:
         return value.timestamp() - 5e-7  # a status shows times rounded to microseconds; compare as if stores did
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST:
-        return timedelta(seconds=seconds)
+    if (age := _age(value)) is not None:
+        return age
     raise ConfigurationError(
         f"{name}={value!r:.80} is not a time: pass an aware datetime, or a number of seconds ago from 0 to 100 years"
     )
+
+
+def _age(value: object) -> timedelta | None:
+    """A number of seconds as a timedelta; None if it is not one from 0 to 100 years."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= LONGEST:
+        return timedelta(seconds=seconds)
+    return None
 
 
 def _moment(given: float | timedelta | None, now: float) -> float | None:
@@ -123,6 +141,15 @@ def queue_name(name: object) -> str:
     raise ConfigurationError(
         f"{name!r:.80} is not a queue name: use 1 to 64 letters, digits, '_', '-' and '.', and do not begin with '.'"
     )
+
+
+def seconds(name: str, value: object, lowest: float = 0.0) -> None:
+    """Raises ConfigurationError if the value is not a number of seconds, or is less than `lowest`."""
+    right = isinstance(value, int | float) and (lowest <= value <= LONGEST or value == math.inf)
+    if right and not isinstance(value, bool):
+        return
+    least = "" if lowest < 0 else f", {lowest:g} or more"
+    raise ConfigurationError(f"{name} must be a number of seconds{least}, not {value!r:.80}")
 
 
 def checked(job_id: object) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overloa
 from queueport import hooks
 from queueport.capability import Capability, Limits
 from queueport.context import check_wait, default_queue, warn_of_wait
-from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name, unfinished
+from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name, seconds, unfinished
 from queueport.engine.enqueue import Enqueue, Verdict, make_job
 from queueport.engine.follow_ups import linked_batch, linked_chain
 from queueport.engine.health import check_health
@@ -293,6 +293,8 @@ class JobQueue:
         for its own job.
         """
         self.check_wait(job_id)
+        if timeout is not None:
+            seconds("timeout", timeout, -math.inf)
         deadline = None if timeout is None else time.monotonic() + timeout
         warn_at = time.monotonic() + WAIT if timeout is None else math.inf
         while True:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from queueport.context import running_job
-from queueport.engine.arguments import ALIVE, filters
+from queueport.engine.arguments import ALIVE, filters, seconds
 from queueport.engine.operations import Operations
 from queueport.engine.rules import Refusal
 from queueport.errors import InvalidState, ResultTimeout
@@ -122,6 +123,8 @@ class Batch:
         running = running_job.get(None)
         if running is not None and running.batch == self.id:
             raise InvalidState(f"a job of the batch {self.id} waits for its end, which never comes: pass then= instead")
+        if timeout is not None:
+            seconds("timeout", timeout, -math.inf)
         deadline = None if timeout is None else time.monotonic() + timeout
         while alive := self._alive() or self._alive():  # twice, because a job can move on while it is looked for
             self.queue.check_wait(alive)

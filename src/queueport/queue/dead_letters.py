@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, Unpack
@@ -10,7 +9,7 @@ from typing import Any, Protocol, Unpack
 from queueport.engine.arguments import filters
 from queueport.engine.enqueue import Enqueue
 from queueport.engine.operations import Operations
-from queueport.errors import MESSAGE_LIMIT, ConfigurationError, JobNotFound, encodable
+from queueport.errors import MESSAGE_LIMIT, JobNotFound, encodable
 from queueport.job import HandleQueue, Job, JobFilters, JobHandle
 from queueport.spi.record import Record
 from queueport.spi.store import Query
@@ -59,8 +58,7 @@ class DeadLetters:
 
         `after` is the id of the last job of the previous page. Raises JobNotFound if that job has been deleted.
         """
-        before = self._before(older_than)
-        query = self._query(queue, task, error, more, finished_before=before, limit=limit, after=after)
+        query = self._query(queue, task, error, more, older_than=older_than, limit=limit, after=after)
         return self._queue.operations.find(query)
 
     def get(self, job_id: str) -> JobStatus:
@@ -77,7 +75,7 @@ class DeadLetters:
         **more: Unpack[JobFilters],
     ) -> int:
         """The number of dead jobs that match the filters. `older_than` is that of `purge`."""
-        query = self._query(queue, task, error, more, finished_before=self._before(older_than))
+        query = self._query(queue, task, error, more, older_than=older_than)
         return self._queue.operations.store.count(query)
 
     def retry(self, job_id: str) -> JobHandle[Any]:
@@ -126,7 +124,7 @@ class DeadLetters:
         With `older_than`, in seconds or as a timedelta, discards only jobs that died longer ago than this time.
         """
         operations = self._queue.operations
-        query = self._query(queue, task, error, more, finished_before=self._before(older_than))
+        query = self._query(queue, task, error, more, older_than=older_than)
         return operations.change_all(query, operations.lifecycle.discard)
 
     def add(self, job: Job[Any], error: str) -> JobHandle[Any]:
@@ -143,15 +141,6 @@ class DeadLetters:
         text = encodable(error)[:MESSAGE_LIMIT]
         Enqueue(operations).add_dead(job, JobError("queueport.DeadLetters", text, "", now, 0))
         return JobHandle(job.id, self._queue, job.task_ref, created=True)
-
-    def _before(self, older_than: float | timedelta | None) -> float | None:
-        """The time, by the store's clock, that was `older_than` ago. Raises ConfigurationError."""
-        seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
-        if seconds is None:
-            return None
-        if not 0 <= seconds < math.inf:
-            raise ConfigurationError(f"older_than={seconds!r} is not a time: pass 0 or more seconds, or None for all")
-        return self._queue.operations.store.now() - seconds
 
     def _query(self, queue: str | None, task: str | None, error: str | None, more: JobFilters, **others: Any) -> Query:
         now = self._queue.operations.store.now

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from queueport import hooks
 from queueport.capability import Capability
 from queueport.context import EnqueuesJobs
-from queueport.engine.arguments import queue_name
+from queueport.engine.arguments import queue_name, seconds
 from queueport.engine.dispatcher import Dispatcher
 from queueport.engine.operations import Operations
 from queueport.errors import BackendUnavailable, ConfigurationError, Unsupported, log_error
@@ -84,10 +84,9 @@ class Worker:
         for name, number in (("threads", threads), ("processes", processes), ("coroutines", coroutines)):
             if type(number) is not int or number < 1:
                 raise ConfigurationError(f"{name} must be a whole number, 1 or more, not {number!r}")
-        if not grace >= 0:
-            raise ConfigurationError(f"grace must be a number of seconds, 0 or more, not {grace!r}")
-        if wait is not None and not wait >= 0:
-            raise ConfigurationError(f"wait must be a number of seconds, 0 or more, or None, not {wait!r}")
+        seconds("grace", grace)
+        if wait is not None:
+            seconds("wait", wait)
         self._queue = queue
         self._driver = driver = queue.operations.driver
         if threads > 1 and Capability.THREADS not in driver.capabilities:
@@ -187,9 +186,10 @@ class Worker:
         With `wait`, a call after `start` returns when the worker has ended, and raises the error that ended the worker,
         if any. Otherwise, `stop` returns at once.
         """
-        self._stopped = True
         if grace is not None:
+            seconds("grace", grace)
             self._work.grace = grace
+        self._stopped = True
         self._work.stop.set()
         if self._beside is not None:
             self._beside.stop(self._work.grace)

@@ -204,7 +204,7 @@ class HygieneTests(Case):
             get_queue(namespace="x")
 
     def test_H4_wrong_worker_options_are_refused(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
-        wrong: list[dict[str, Any]] = [{"threads": 0}, {"processes": 0}, {"threads": 1.5}, {"grace": -1}]
+        wrong: list[dict[str, Any]] = [{"threads": 0}, {"processes": 0}, {"threads": 1.5}, {"grace": -1}, {"wait": "5"}]
         for options in wrong:
             with pytest.raises(ConfigurationError, match=next(iter(options))):
                 queue.worker(**options)
@@ -230,7 +230,7 @@ class HygieneTests(Case):
         for error in wrong:
             with pytest.raises(ConfigurationError, match="error="):
                 letters.retry_all(error=error)
-        for older_than in (-1.0, float("nan"), float("inf")):
+        for older_than in (-1.0, float("nan"), float("inf"), "60", 10**400, True):
             with pytest.raises(ConfigurationError, match="older_than="):
                 letters.purge(older_than=older_than)
         for after in ("unknown", "a b", ""):

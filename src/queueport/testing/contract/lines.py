@@ -262,7 +262,7 @@ STATUS = Group(
         Line(
             "T5",
             "`jobs()` filters by state, queue and task, and returns the newest jobs first, in pages.",
-            "Compares 14 queries with six known jobs, and reads four pages while new jobs are enqueued.",
+            "Compares 15 queries with six known jobs, and reads four pages while new jobs are enqueued.",
         ),
         Line(
             "T6",

@@ -184,6 +184,7 @@ class StatusTests(Case):
             "queue and task": queue.jobs(queue=tasks.QUEUE, task=tasks.add),
             "all three": queue.jobs("queued", tasks.QUEUE, tasks.echo),
             "limit": queue.jobs(limit=2),
+            "a huge limit": queue.jobs("queued", limit=10**30),
         }
         assert {name: [status.id for status in page] for name, page in found.items()} == {
             "all": [five, four, later, two, dead, one],
@@ -200,6 +201,7 @@ class StatusTests(Case):
             "queue and task": [five, one],
             "all three": [four],
             "limit": [five, four],
+            "a huge limit": [four, two],
         }
 
     def test_T5_pages_follow_one_another(self, queue: JobQueue) -> None:
