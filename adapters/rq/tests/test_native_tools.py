@@ -67,6 +67,23 @@ class TestNativeTools(RQCase):
             assert [handle.result(20) for handle in handles] == [status.value for status in JobStatus]
         assert [trace.times(handle.id) for handle in handles] == [1] * len(handles)
 
+    @pytest.mark.parametrize("native", [False, True], ids=["worker", "native"])
+    def test_a_running_job_whose_message_a_dashboard_deletes_goes_on_and_a_queued_one_is_sent_again(
+        self, queue: JobQueue, harness: RQHarness, trace: Trace, native: bool
+    ) -> None:
+        queued = queue.enqueue(echo, "sent again")
+        (message,) = harness.rq.queue(QUEUE).job_ids
+        Job.fetch(message, harness.rq.client, "json").delete()
+        harness.process(native=native)
+        assert queued.result(harness.settings["lost_after"] + 20) == "sent again"
+        running = queue.enqueue(wait_for, "go")
+        eventually(lambda: trace.times(running.id) == 1)
+        (message,) = harness.rq.queue(QUEUE).started_job_registry.get_job_ids(cleanup=False)
+        Job.fetch(message, harness.rq.client, "json").delete()
+        trace.open("go")
+        assert running.result(20) == "go"
+        assert [(trace.times(handle.id), handle.status().attempts) for handle in (queued, running)] == [(1, 1), (1, 1)]
+
     def test_rq_requeue_retries_a_dead_job_whose_copy_has_the_error(
         self, queue: JobQueue, harness: RQHarness, trace: Trace
     ) -> None:
