@@ -46,8 +46,10 @@ class Sqlite(LifecycleMachine):
         return SqliteStore(Path(self.folder.name, "jobs.db"), clock=clock)
 
     def teardown(self) -> None:
-        super().teardown()
-        self.folder.cleanup()
+        try:
+            super().teardown()
+        finally:  # also if a promise is broken, or the folder's ResourceWarning would make a later test fail
+            self.folder.cleanup()
 
 
 class SqliteAsQueue(Sqlite):

@@ -96,6 +96,19 @@ def test_a_producer_knows_that_its_job_is_rejected_although_the_store_did_not_an
     assert state.on.checker.rejected == {"job2"}
 
 
+def test_an_enqueue_that_was_not_answered_replaces_a_job_only_once() -> None:
+    state = Machine()
+    state.start(early=False, calm=False, tasks=(("task",), ("task",)), plan="succeeds", begun=False)
+    state.enqueue(key="k", plan="succeeds", reach=ALL, task="task", when=(5.0, None))
+    state.enqueue(key="k", mode="replace", plan="succeeds", reach=(1, Fault.NO_ANSWER), task="task", when=(5.0, None))
+    state.wait(seconds=0.5, cut_off=None)
+    state.produce(producer=0, reach=ALL)
+    record = state.on.checker.records["job1"]
+    assert record is not None
+    assert record.wake_at == state.on.checker.now + 4.5
+    state.teardown()
+
+
 @pytest.mark.parametrize(("seconds", "left"), [(1.0, set[int]()), (1.5, {1})])
 def test_a_retry_leaves_the_copy_of_an_earlier_death_only_if_it_takes_longer_than_call_timeout(
     seconds: float, left: set[int]

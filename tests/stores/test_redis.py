@@ -32,6 +32,7 @@ class Harness(StoreHarness):
             client.hset(key, name, f"{kept.decode().split()[0]} {text}")
 
 
+@pytest.mark.timeout(600)  # the random calls take seconds on an idle machine and minutes on a busy one
 class TestRedisStore(SharedSuite):
     @pytest.fixture
     def harness(self) -> Iterator[StoreHarness]:

@@ -33,6 +33,7 @@ class Harness(StoreHarness):
             db.execute(update, (text, kind, name))
 
 
+@pytest.mark.timeout(600)  # the random calls take seconds on an idle machine and minutes on a busy one
 class TestSqliteStore(SharedSuite, ClaimingSuite):
     @pytest.fixture
     def harness(self, tmp_path: Path) -> StoreHarness:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 from unittest.mock import Mock
@@ -27,6 +28,7 @@ from queueport.stores.redis.store import RedisStore
 from queueport.testing import tasks
 from queueport.testing.redis_store import Redis
 from queueport.testing.trace import Trace
+from queueport.testing.waiting import eventually
 from tests.mutants.wire import Broker, WireTransport
 from tests.servers import redis_server
 
@@ -369,6 +371,12 @@ def test_a_job_is_rejected_if_the_first_call_to_redis_is_refused(transport: Sile
     assert "requires a password" in str(error)
 
 
+def marked(queue: JobQueue, job_id: str) -> bool:
+    """True if the job is marked as sent."""
+    (record,) = queue.operations.store.get([job_id])
+    return record is not None and record.sent
+
+
 def test_a_job_is_rejected_while_redis_is_down_and_unknown_while_it_hangs(transport: SilentTransport) -> None:
     transport.awake = True
     server = redis_server(private=True)
@@ -377,6 +385,7 @@ def test_a_job_is_rejected_while_redis_is_down_and_unknown_while_it_hangs(transp
         failing = {"down": (server.down, ("a", "b"), ()), "hangs": (server.paused, (), ("a", "b"))}
         for name, (broken, rejected, unknown) in failing.items():
             queue.enqueue(tasks.echo.using(job_id=name), 1)  # this opens a connection, which stays open
+            eventually(partial(marked, queue, name))  # before, the thread that marks jobs may use this connection
             with broken():
                 error = failure(queue, "a", "b")
             assert (error.accepted, error.rejected, error.unknown) == ((), rejected, unknown)

@@ -368,20 +368,25 @@ def test_changes_of_state_and_progress_are_seen_until_the_job_ends(queue: JobQue
 
 
 def test_many_readers_of_changes_share_one_read(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def states(aq: AsyncJobQueue, job_id: str) -> list[JobState]:
-        return [status.state async for status in aq.changes(job_id, 0.2)]
+    async def read(aq: AsyncJobQueue, job_id: str, states: list[JobState]) -> None:
+        async for status in aq.changes(job_id, 0.2):
+            states.append(status.state)  # noqa: PERF401 - the test looks at the list meanwhile
 
     async def watch() -> list[list[JobState]]:
         aq = AsyncJobQueue(queue)
         handle = await aq.enqueue(tasks.echo, 1)
         counted = calls(queue, monkeypatch)
-        readers = [asyncio.create_task(states(aq, handle.id)) for _ in range(100)]
-        await until(lambda: counted["get"] >= 110)  # each reads once at first
+        found: list[list[JobState]] = [[] for _ in range(100)]
+        readers = [asyncio.create_task(read(aq, handle.id, states)) for states in found]
+        await until(lambda: all(found))  # each reads once at first
+        first = counted["get"]
+        await until(lambda: counted["get"] >= first + 5)
         before, began = counted["get"], time.monotonic()
         await until(lambda: counted["get"] >= before + 5)
         assert time.monotonic() - began > 0.1  # not 500 reads a second
         await handle.cancel()
-        return await asyncio.gather(*readers)
+        await asyncio.gather(*readers)
+        return found
 
     assert asyncio.run(watch()) == [[JobState.QUEUED, JobState.CANCELLED]] * 100
 

@@ -398,13 +398,14 @@ class Enqueue:
             if written.error is not None:
                 return Verdict(own, _Fate.REJECTED, written.error)
             mine = found is not None and found.rev == insert.rev
-            if written.outcome is WriteOutcome.REPLACED and found is not None:
+            held = written.outcome is WriteOutcome.KEY_HELD
+            replaced = written.outcome is WriteOutcome.REPLACED or (held and mine)  # by this call or an earlier one
+            if replaced and found is not None:
                 publishes = found.state is JobState.QUEUED and not found.sent
                 return Verdict(found.id, _Fate.ACCEPTED, publish=found if publishes else None, replaced=True)
             if mine or written.applied:
                 publishes = mine and FollowUp.PUBLISH in insert.change.then
                 return Verdict(own, _Fate.ACCEPTED, publish=found if publishes else None)
-            held = written.outcome is WriteOutcome.KEY_HELD
             if found is None or not (held or found.reason == "not_sent"):
                 return Verdict(own, _Fate.TAKEN)
             if held and (found.sent or found.state is not JobState.QUEUED):

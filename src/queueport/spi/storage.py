@@ -113,10 +113,13 @@ def insert(item: Insert, now: float, found: Record | None) -> Transition | None:
 def replacing(item: Insert, holder: Record) -> Change | None:
     """The change that an insert makes to the job that holds its key. None: it makes none, and the outcome is KEY_HELD.
 
-    If the holder is running, it gives up the key by this change, and the store must then insert the record.
+    If the holder is running, it gives up the key by this change, and the store must then insert the record. If the
+    holder has the rev of the insert, an earlier call with this insert has changed it.
     """
     changes, new = item.replace, item.record
     if changes is None or holder.key != new.key or holder.state.final or not readable(holder):
+        return None
+    if holder.rev == item.rev:
         return None
     if holder.state is JobState.RUNNING:
         return changes.running

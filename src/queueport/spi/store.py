@@ -105,7 +105,8 @@ class Replacement:
     """The changes of which an insert makes one to the job that holds its key, if that job has not ended.
 
     `queueport.spi.storage.replacing` chooses the change. The holder then gets the rev of the insert. The store must
-    leave a holder alone that a newer release wrote, or whose record it cannot read.
+    leave a holder alone that a newer release wrote, or whose record it cannot read, or that has the rev of the insert,
+    because an earlier call has changed it: then the outcome is KEY_HELD.
     """
 
     waiting: Change

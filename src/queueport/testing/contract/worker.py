@@ -210,7 +210,8 @@ class WorkerTests(Case):
     def test_W6_code_that_cannot_be_interrupted_ends_with_its_process(
         self, harness: Harness, queue: JobQueue, trace: Trace, task: Task[[float], int, Any], count: int
     ) -> None:
-        worker = harness.process(options=[f"--processes={count}"], QUEUEPORT_LEASE="5")
+        lease = "15"  # the process that starts must record the attempt before its lease lapses, on a busy machine too
+        worker = harness.process(options=[f"--processes={count}"], QUEUEPORT_LEASE=lease)
         stuck = queue.enqueue(task.using(timeout=0.5, retry=SOON).job(60.0))
         neighbours: list[JobHandle[Any]] = [
             queue.enqueue(spin, 4.0),

@@ -295,6 +295,15 @@ class ReplaceTests(Case):
             assert answer.record.payload == b"waiting", other
             holder = swap(store, answer.record, payload=b"old", queue=holder.queue)
 
+    def test_a_repeated_insert_does_not_change_the_holder_again(self, store: JobStore, clock: Clock) -> None:
+        put(store, "a", key="k", delay=5.0)
+        insert = replacing("b", "k")
+        (first,) = store.insert([insert])
+        clock.advance(1)
+        (again,) = store.insert([insert])
+        assert (again.outcome, again.record) == (WriteOutcome.KEY_HELD, first.record)
+        assert store.get(["a", "b"]) == [first.record, None]
+
     def test_a_running_holder_gives_up_its_key_to_the_new_job(self, store: JobStore) -> None:
         holder = run(store, put(store, "a", key="k"))
         (answer,) = store.insert([replacing("b", "k")])

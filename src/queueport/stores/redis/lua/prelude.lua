@@ -531,6 +531,7 @@ local function insert_record(id, change, replacement)
   local new, holder = apply_change({id = id}, change)
   if new then return 1, new end
   local changes = replacement and ALIVE[holder.state] and holder.key and (tonumber(holder.v) or 1) <= known_version
+    and holder.rev ~= change.set.rev
   if not changes then return 2, holder end
   if holder.state == 'running' then
     apply_change(holder, replacement.running)
