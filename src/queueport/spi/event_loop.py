@@ -103,7 +103,7 @@ class LoopThread(ForkAware, Generic[R]):
         return cast("T", _answered(running, answers, partial(running.begin, answer), timeout + LATE))
 
     def ask(self, begin: Callable[[R, Callable[[T], None]], object], timeout: float) -> T:
-        """Call `begin(resource, answer)` in the loop, and return the value that it passes to `answer`, at once or later.
+        """Call `begin(resource, answer)` in the loop, and return what it passes to `answer`, at once or later.
 
         This takes the loop fewer steps than `call`. `begin` must not wait. Later calls of `answer` are ignored. Raises
         the errors of `begin`, and the errors of `call`; but every timeout is a NoAnswer.

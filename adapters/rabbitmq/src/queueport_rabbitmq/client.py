@@ -248,7 +248,7 @@ class Client:
         )
 
     def _explained(self, thread: LoopThread[R], act: Callable[[], T], too_late: str | None = None) -> T:
-        """Return `act()`. Raises BackendUnavailable instead of pika's errors; `too_late` is its text after a timeout."""
+        """Return `act()`. Raises BackendUnavailable for pika's errors. `too_late` is its text after a timeout."""
         try:
             return act()
         except TimeoutError as error:
