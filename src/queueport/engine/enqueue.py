@@ -34,7 +34,7 @@ from queueport.errors import (
 )
 from queueport.job import Job, frozen
 from queueport.spi.message import Message, SendOutcome
-from queueport.spi.record import Change, FollowUp, Record, RecordDraft
+from queueport.spi.record import Change, FollowUp, OfChange, Record, RecordDraft
 from queueport.spi.store import Insert, Swap, WriteOutcome, WriteResult
 from queueport.spi.url import hidden
 from queueport.status import JobError, JobState
@@ -123,6 +123,7 @@ class Enqueue:
         self._lifecycle = operations.lifecycle
         self._runtime = operations.runtime
         self._first_change = lru_cache(FIRST_CHANGES)(operations.lifecycle.new)
+        self._marked = OfChange(operations.lifecycle.mark_new)
 
     def accept(self, jobs: Sequence[Job[Any]]) -> list[Verdict]:
         """Accept jobs. Returns the verdict of each job; if another job holds its key, with the id of that other job.
@@ -359,9 +360,8 @@ class Enqueue:
         signer = self._operations.signer
         # The first change sets no field that a message contains.
         messages = [Message.of(i.record, now, signer=signer) for i in new]
-        # The mark is equal for all new jobs, and most jobs share one object as their first change.
-        sharing = {id(i.change): i for i in new}
-        marked = {key: i.change.with_next(self._lifecycle.mark(i.record)) for key, i in sharing.items()}
+        changes = {id(i.change): i.change for i in new}
+        marked = {key: self._marked(change) for key, change in changes.items()}
         sent = {
             i.rev: Insert(i.record, marked[id(i.change)], i.rev, tuple(commands), i.reject, i.replace)
             for i, commands in zip(new, self._driver.publish_commands(messages), strict=True)

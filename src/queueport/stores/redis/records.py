@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from queueport.spi import storage
 from queueport.spi.history import HOUR, KEEP_MINUTES, MINUTE, HistoryCounts, HistoryQuery, gathered
-from queueport.spi.record import Change, Flat, Record, flat_value
+from queueport.spi.record import Change, Flat, OfChange, Record, flat_value
 from queueport.spi.storage import (
     Tally,
     given_names_and_values,
@@ -90,10 +90,13 @@ class _FirstChange(NamedTuple):
         )
 
 
+_first_change = OfChange(_FirstChange.of)
+
+
 def inserts_arguments(inserts: Sequence[Insert]) -> list[list[bytes]]:
     """The arguments of each insert. Most inserts of a call share their change, which is encoded only once."""
     changes = {id(insert.change): insert.change for insert in inserts}
-    first = {key: _FirstChange.of(change) for key, change in changes.items()}
+    first = {key: _first_change(change) for key, change in changes.items()}
     return [insert_arguments(insert, first[id(insert.change)]) for insert in inserts]
 
 
@@ -102,7 +105,7 @@ def insert_arguments(insert: Insert, first: _FirstChange | None = None) -> list[
     changes of `Insert.replace`. `first` is the encoded change, if the caller has it.
     """
     if first is None:
-        first = _FirstChange.of(insert.change)
+        first = _first_change(insert.change)
     names, values = given_names_and_values(insert.record)
     layout, own = _insert_layout(names, first.touched, first.names, first.stamped)
     found = [_encoded_field(name, values[position]) for position, name in own]
