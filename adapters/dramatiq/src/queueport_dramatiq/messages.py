@@ -48,7 +48,7 @@ def encode(message: Message, queue: str, **options: str | int) -> bytes | None:
     if not found or type(dramatiq.get_encoder()) is not dramatiq.JSONEncoder:
         return None
     names = {"queue_name": queue, "actor_name": message.task}
-    ids = {"message_id": message.id, "message_timestamp": int(message.sent_at * 1000)}
+    ids: dict[str, str | int] = {"message_id": message.id, "message_timestamp": int(message.sent_at * 1000)}
     return b'%b,"args":[%b,"options":{"%b":%b,"send":%d},%b},%b' % (
         _json(names)[:-1],
         arguments[:-2],

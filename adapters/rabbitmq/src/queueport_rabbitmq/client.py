@@ -104,12 +104,12 @@ class Client:
         Returns True if RabbitMQ has answered for each of them.
         """
 
+        def begin(publisher: Publisher, answer: Callable[[bool], None]) -> None:
+            publisher.publish_now(to, batch, deadline, answer)
+
         def publish() -> bool:
-            timeout = max(0.0, deadline - time.monotonic())
             try:
-                return self._publishing.ask(
-                    lambda publisher, answer: publisher.publish_now(to, batch, deadline, answer), timeout
-                )
+                return self._publishing.ask(begin, max(0.0, deadline - time.monotonic()))
             except NoAnswer:
                 self._publishing.call(lambda publisher: publisher.give_up(batch), 0.0)
                 raise TimeoutError from None
