@@ -8,7 +8,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from queueport.engine.lifecycle import Lifecycle
@@ -52,7 +52,12 @@ def test_a_message_that_is_not_a_dead_letter_copy_is_never_shortened() -> None:
     assert body == Message.of(dead(b"x" * LIMIT), 0.0).body
 
 
-@given(st.text(), st.text(), st.text(), st.dictionaries(st.text(), st.text()), st.binary())
+long_texts = st.text().map(lambda text: text * 100)
+
+
+@given(long_texts, long_texts, long_texts, st.dictionaries(st.text(), long_texts), st.binary())
+@example("", "", "", {str(number): "" for number in range(100)}, b"")
+@example("\0" * 1_000, "", "", {"\ud800": "\ud800" * 1_000}, b"")
 def test_the_size_of_a_message_does_not_exceed_its_estimate(
     job_id: str, name: str, queue: str, headers: dict[str, str], payload: bytes
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import dramatiq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from queueport import task
@@ -34,6 +34,8 @@ def message(args: list[Any], kwargs: dict[str, Any], headers: dict[str, str]) ->
     st.dictionaries(st.sampled_from(["payload", "k"]), values),
     st.dictionaries(texts, texts),
 )
+@example([{"x": 1, "payload": {"args": []}}], {}, {})
+@example([], {}, {"x": PAYLOAD.decode(), "payload": PAYLOAD.decode()})
 def test_an_encoded_message_is_the_one_that_dramatiq_would_encode(
     args: list[Any], kwargs: dict[str, Any], headers: dict[str, str]
 ) -> None:

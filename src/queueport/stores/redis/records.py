@@ -109,8 +109,6 @@ def insert_arguments(insert: Insert, first: _FirstChange | None = None) -> list[
     names, values = given_names_and_values(insert.record)
     layout, own = _insert_layout(names, first.touched, first.names, first.stamped)
     found = [_encoded_field(name, values[position]) for position, name in own]
-    if insert.record.errors and "errors" not in first.touched:  # not in a record of a producer
-        layout, found = b"error " + layout, [encoded(newest_error(insert.record.errors)), *found]
     change = [layout, *first.counts, *found, *first.values, insert.rev.encode(), *first.stamps]
     commands = [argument for command in insert.commands for argument in (b"%d" % len(command), *command)]
     if insert.replace is not None:
