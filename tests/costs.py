@@ -152,7 +152,10 @@ def check_round_trips_to_run(url: str, most: float, *, threads: int = 8) -> None
 
 
 def check_one_round_trip(url: str) -> None:
-    """Check that one job takes one round trip to enqueue, and so do a hundred jobs. `url` names a private Redis."""
+    """Check that one job takes one round trip to enqueue, and so do a hundred jobs. `url` names a private Redis.
+
+    Also checks the number of calls of Python functions: at most 150 for one job, and 60 for a job of a hundred.
+    """
     address = url.partition("+")[2]
     with get_queue(url, namespace="costs") as queue, count_round_trips(address) as count:
         queue.enqueue(noop, 1)  # this call connects and loads the scripts
@@ -162,3 +165,6 @@ def check_one_round_trip(url: str) -> None:
         assert count() == 1
         queue.enqueue_many(noop.job(number) for number in range(100))
         assert count() == 1
+        jobs = [noop.job(number) for number in range(100)]
+        assert count_calls(lambda: [queue.enqueue(noop, number) for number in range(100)]) <= 150 * 100
+        assert count_calls(lambda: queue.enqueue_many(jobs)) <= 60 * 100

@@ -20,17 +20,17 @@ from queueport.context import Abort, RetryLater, current_job
 from queueport.hooks import Event, around_job, before_enqueue, on_dead, on_event
 from queueport.job import AsyncJobHandle, Job, JobHandle, chain
 from queueport.job.recurrence import Recurrence, Schedule
-from queueport.queue import JobQueue
-from queueport.queue.batch import Batch, BatchProgress
-from queueport.queue.dead_letters import DeadLetters
-from queueport.queue.schedules import Schedules
 from queueport.retry import Retry
-from queueport.stats import Health, Stats
 from queueport.status import CancelOutcome, JobError, JobState, JobStatus
 from queueport.tasks import Task, task
 
 if TYPE_CHECKING:
     from queueport.aio import AsyncBatch, AsyncJobQueue
+    from queueport.queue import JobQueue
+    from queueport.queue.batch import Batch, BatchProgress
+    from queueport.queue.dead_letters import DeadLetters
+    from queueport.queue.schedules import Schedules
+    from queueport.stats import Health, Stats
     from queueport.workers.worker import Worker
 
 __all__ = [
@@ -73,9 +73,20 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-LAZY = {"AsyncBatch": "queueport.aio", "AsyncJobQueue": "queueport.aio", "Worker": "queueport.workers.worker"}
-"""Names that are imported on first use, each with its module. These modules import asyncio, which is slow to import,
-and a producer without coroutines needs neither of these modules.
+LAZY = {
+    "AsyncBatch": "queueport.aio",
+    "AsyncJobQueue": "queueport.aio",
+    "Batch": "queueport.queue.batch",
+    "BatchProgress": "queueport.queue.batch",
+    "DeadLetters": "queueport.queue.dead_letters",
+    "Health": "queueport.stats",
+    "JobQueue": "queueport.queue",
+    "Schedules": "queueport.queue.schedules",
+    "Stats": "queueport.stats",
+    "Worker": "queueport.workers.worker",
+}
+"""Names that are imported on first use, each with its module. A module that only declares tasks needs none of them, and
+a producer without coroutines does not need asyncio, which is slow to import.
 """
 
 

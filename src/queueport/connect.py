@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 from queueport.capability import Capability
 from queueport.context import default_queue
 from queueport.errors import ConfigurationError, Unsupported, nearest
-from queueport.spi.driver import Driver
-from queueport.spi.store import JobStore
-from queueport.spi.url import BackendURL
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -101,7 +98,10 @@ def _open(url: str | None, given: Mapping[str, Any]) -> JobQueue:
     """Open the queue at a URL; with None, at the URL in the environment variable QUEUEPORT_URL."""
     import queueport.job.arguments  # noqa: F401  # now, because a later import may lack a free file descriptor
     from queueport.queue import JobQueue
+    from queueport.spi.driver import Driver
     from queueport.spi.settings import read  # imported here, because pydantic is slow to import
+    from queueport.spi.store import JobStore
+    from queueport.spi.url import BackendURL
 
     if url is None:
         url = os.environ.get(URL_VARIABLE, "")
@@ -179,6 +179,8 @@ def load(scheme: str, base: type) -> Any:
     Raises ConfigurationError if no class is installed for this scheme, or if the installed class cannot be imported or
     is not a subclass of `base`.
     """
+    from queueport.spi.store import JobStore
+
     is_store = base is JobStore
     installed, packages = (stores(), STORES_INSTALLED_BY) if is_store else (backends(), INSTALLED_BY)
     what, family = "job store" if is_store else "backend", scheme.partition("+")[0]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
@@ -243,6 +243,60 @@ def test_a_post_before_the_event_loop_has_started_does_nothing(monkeypatch: pyte
     assert thread.call(answer, 10) == 1
     assert called == [2]
     thread.close()
+
+
+class Plain:
+    """A resource whose methods are functions."""
+
+    def __init__(self) -> None:
+        self.answers: list[Callable[[int], None]] = []
+
+    def answer(self, answer: Callable[[int], None]) -> None:
+        answer(1)
+        answer(2)
+
+    def fail(self, _: Callable[[int], None]) -> None:
+        raise ZeroDivisionError
+
+    def keep(self, answer: Callable[[int], None]) -> None:
+        self.answers.append(answer)
+
+    def end(self, _: Callable[[int], None]) -> None:
+        asyncio.get_running_loop().stop()
+
+    async def close(self) -> None: ...
+
+
+def test_a_function_in_the_event_loop_answers_at_once_or_later() -> None:
+    thread = LoopThread("test", Plain)
+    assert thread.ask(Plain.answer, 10) == 1
+    with pytest.raises(ZeroDivisionError):
+        thread.ask(Plain.fail, 10)
+    with pytest.raises(NoAnswer):
+        thread.ask(Plain.keep, 0.05)
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(thread.ask, Plain.keep, 10.0)
+        kept = thread.resource
+        assert kept is not None
+        eventually(lambda: len(kept.answers) == 2)
+        thread.post(kept.answers[1], 3)
+        assert later.result(10) == 3
+    thread.close()
+
+
+def test_a_function_that_has_not_answered_raises_when_the_event_loop_ends() -> None:
+    thread = LoopThread("test", Plain)
+    with pytest.raises(ConnectionAbortedError, match="ended unexpectedly"):
+        thread.ask(Plain.end, 10)
+    assert thread.ask(Plain.answer, 10) == 1
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(thread.ask, Plain.keep, 10.0)
+        kept = thread.resource
+        assert kept is not None
+        eventually(lambda: kept.answers)
+        thread.close()
+        with pytest.raises(Closed):
+            waiting.result(10)
 
 
 def test_a_thread_that_has_ended_unexpectedly_is_replaced(transport: PretendedTransport) -> None:

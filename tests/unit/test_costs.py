@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ JOBS = 96
 
 
 @pytest.mark.parametrize(
-    ("url", "bounds"), [("memory://", (68, 32, 102)), ("sqlite:///{folder}/jobs.db", (81, 23, 93))], ids=str
+    ("url", "bounds"), [("memory://", (66, 32, 102)), ("sqlite:///{folder}/jobs.db", (81, 23, 93))], ids=str
 )
 def test_function_calls(
     url: str, bounds: tuple[int, int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -39,6 +41,14 @@ def test_function_calls(
         assert count_calls(lambda: [queue.enqueue(noop, number) for number in range(JOBS)]) <= JOBS * enqueue
         assert count_calls(lambda: queue.enqueue_many(jobs)) <= JOBS * item
         assert count_calls(lambda: worker.run(2 * JOBS)) <= 2 * JOBS * run
+
+
+def test_a_module_that_only_declares_tasks_imports_neither_the_queue_nor_a_store() -> None:
+    code = "import queueport, sys; print(*[name for name in sys.modules if name.startswith('queueport.')])"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ("queueport.queue", "queueport.engine", "queueport.spi", "queueport.stores", "queueport.workers")
+    assert "queueport.tasks" in imported
+    assert [name for name in imported if name.startswith(heavy)] == []
 
 
 def test_transactions_of_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

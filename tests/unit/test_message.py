@@ -8,12 +8,18 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from queueport.engine.lifecycle import Lifecycle
 from queueport.spi.message import SHORT, Message, NotAMessage
 from queueport.spi.record import Record
+from queueport.spi.signing import SigningKeys
 from queueport.status import JobError, JobState
+from tests.unit.records import RULES
 
 LIMIT = 10_000
+SIGNER = SigningKeys.parse("a" * 64).signer("app")
 
 
 def dead(payload: bytes) -> Record:
@@ -44,6 +50,29 @@ def test_a_message_that_is_not_a_dead_letter_copy_is_never_shortened() -> None:
     body = Message.of(dead(b"x" * LIMIT), 0.0, limit=1).body
     assert len(body) > LIMIT
     assert body == Message.of(dead(b"x" * LIMIT), 0.0).body
+
+
+long_texts = st.text().map(lambda text: text * 100)
+
+
+@given(long_texts, long_texts, long_texts, st.dictionaries(st.text(), long_texts), st.binary())
+@example("", "", "", {str(number): "" for number in range(100)}, b"")
+@example("\0" * 1_000, "", "", {"\ud800": "\ud800" * 1_000}, b"")
+def test_the_size_of_a_message_does_not_exceed_its_estimate(
+    job_id: str, name: str, queue: str, headers: dict[str, str], payload: bytes
+) -> None:
+    record = Record(job_id, name, queue, payload, JobState.QUEUED, headers=headers)
+    assert Message.size(record, SIGNER) <= Message.largest_size(record)
+
+
+@pytest.mark.parametrize("delay", [None, 0.0, 60.0])
+@pytest.mark.parametrize("expires", [None, 60.0])
+def test_the_first_change_of_a_job_sets_nothing_that_its_message_contains(
+    delay: float | None, expires: float | None
+) -> None:
+    record = Record("id", "app.send", "default", b"{}", JobState.SCHEDULED, priority=3, group="g", headers={"a": "b"})
+    for first in (Lifecycle(RULES).new(delay=delay, expires=expires), Lifecycle(RULES).new_waiting(expires=expires)):
+        assert Message.of(first.applied(record, "rev", 5.0), 5.0) == Message.of(record, 5.0)
 
 
 @pytest.mark.parametrize(

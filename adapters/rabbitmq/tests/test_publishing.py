@@ -14,6 +14,7 @@ import pytest
 from adapters.rabbitmq.tests.broker import SETTLED, Broker
 from adapters.rabbitmq.tests.conftest import Opener, message, messages
 from queueport.errors import BackendUnavailable
+from queueport.spi.event_loop import _Running
 from queueport.spi.message import SendOutcome, SendResult
 from queueport.testing.private_servers import LARGEST
 from queueport.testing.waiting import eventually
@@ -91,6 +92,33 @@ def test_messages_written_to_a_hanging_server_are_unknown(opener: Opener, monkey
         assert outcomes == [SendOutcome.UNKNOWN] * 3 + [SendOutcome.FAILED]
     assert transport.send("q", [message("after")]) == [SENT]
     Broker(server.url, transport._topology.namespace).clean("q")
+
+
+def test_a_message_that_a_hanging_server_does_not_confirm_is_unknown(opener: Opener) -> None:
+    server = rabbitmq_server(private=True)
+    transport = opener(server.url, call_timeout=1.0)
+    assert transport.send("q", [message("before")]) == [SENT]
+    with server.paused():
+        started = time.monotonic()
+        (sent,) = transport.send("q", [message("lost")])
+        assert sent.outcome is SendOutcome.UNKNOWN
+        assert "did not answer" in str(sent.error)
+        assert time.monotonic() - started < 3
+    assert transport.send("q", [message("after")]) == [SENT], "the silent connection must be replaced"
+    Broker(server.url, transport._topology.namespace).clean("q")
+
+
+def test_a_message_over_an_open_connection_starts_no_asyncio_task(
+    broker: Broker, transport: RabbitMQTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert transport.send("q", [message("first")]) == [SENT]
+    begun: list[object] = []
+    monkeypatch.setattr(_Running, "begin", lambda self, work: begun.append(work))
+    assert transport.send("q", [message("second")]) == [SENT]
+    assert transport.send("q", messages(WINDOW)) == [SENT] * WINDOW
+    assert begun == []
+    monkeypatch.undo()
+    assert broker.depth(broker.work("q")) == WINDOW + 2
 
 
 def test_a_message_that_is_too_large_is_refused_alone(opener: Opener) -> None:

@@ -34,7 +34,7 @@ from queueport.errors import (
 )
 from queueport.job import Job, frozen
 from queueport.spi.message import Message, SendOutcome
-from queueport.spi.record import Change, FollowUp, Record, RecordDraft
+from queueport.spi.record import Change, FollowUp, OfChange, Record, RecordDraft
 from queueport.spi.store import Insert, Swap, WriteOutcome, WriteResult
 from queueport.spi.url import hidden
 from queueport.status import JobError, JobState
@@ -123,6 +123,7 @@ class Enqueue:
         self._lifecycle = operations.lifecycle
         self._runtime = operations.runtime
         self._first_change = lru_cache(FIRST_CHANGES)(operations.lifecycle.new)
+        self._marked = OfChange(operations.lifecycle.mark_new)
 
     def accept(self, jobs: Sequence[Job[Any]]) -> list[Verdict]:
         """Accept jobs. Returns the verdict of each job; if another job holds its key, with the id of that other job.
@@ -236,8 +237,10 @@ class Enqueue:
         record = _bare_record(job)
         if limits.payload is not None and len(record.payload) > limits.payload:
             raise self._too_large("payload", f"arguments of {record.task} have", len(record.payload), limits.payload)
-        if limits.message is not None and (size := Message.size(record, self._operations.signer)) > limits.message:
-            raise self._too_large("message", f"message of {record.task} has", size, limits.message)
+        if limits.message is not None and Message.largest_size(record) > limits.message:
+            size = Message.size(record, self._operations.signer)
+            if size > limits.message:
+                raise self._too_large("message", f"message of {record.task} has", size, limits.message)
         self._store.check_size(record)
         run_at = None if options.run_at is None else options.run_at.timestamp()
         delay = options.delay if run_at is None else run_at - self._runtime.wall()
@@ -355,12 +358,12 @@ class Enqueue:
         except BackendUnavailable as error:  # no insert was tried, so certainly nothing was inserted
             raise _unavailable(error, [insert.record.id for insert in inserts]) from error.__cause__
         signer = self._operations.signer
-        messages = [Message.of(i.change.applied(i.record, i.rev, now), now, signer=signer) for i in new]
-        # The mark is equal for all new jobs, and most jobs share one object as their first change.
-        sharing = {id(i.change): i for i in new}
-        marked = {key: i.change.with_next(self._lifecycle.mark(i.record)) for key, i in sharing.items()}
+        # The first change sets no field that a message contains.
+        messages = [Message.of(i.record, now, signer=signer) for i in new]
+        changes = {id(i.change): i.change for i in new}
+        marked = {key: self._marked(change) for key, change in changes.items()}
         sent = {
-            i.rev: replace(i, change=marked[id(i.change)], commands=tuple(commands))
+            i.rev: Insert(i.record, marked[id(i.change)], i.rev, tuple(commands), i.reject, i.replace)
             for i, commands in zip(new, self._driver.publish_commands(messages), strict=True)
         }
         return [sent.get(insert.rev, insert) for insert in inserts]

@@ -124,7 +124,11 @@ class Lifecycle:
     def mark(self, record: Record) -> Change:
         """Record that the backend has taken the message. If the write is refused, the record was changed or deleted."""
         confirmed = {"errors": _past(record)} if publish_failed(record) else {}
-        return Change({"sent": True, "sends": record.sends + 1, "wake_at": None, **confirmed}, {"sent_at": 0.0})
+        return Change({**_sent(record.sends + 1), **confirmed}, {"sent_at": 0.0})
+
+    def mark_new(self, first: Change) -> Change:
+        """Add the mark to the first change of a new job, whose insert also publishes its message."""
+        return first.with_next(Change(_sent(1), {"sent_at": 0.0}))
 
     def send_unknown(self, record: Record, *, why: str, now: float) -> Change:
         """Count a publish with an unknown outcome. Each such publish doubles the wait for the next.
@@ -566,6 +570,10 @@ def _dead_in(record: Record, life: int) -> bool:
 def _error(error: QueueportError, record: Record, now: float) -> JobError:
     at = datetime.fromtimestamp(now, UTC)
     return JobError(type_of(error), message_of(error), "", at, record.attempts, bases_of(error))
+
+
+def _sent(sends: int) -> dict[str, Any]:
+    return {"sent": True, "sends": sends, "wake_at": None}
 
 
 def publish_failed(record: Record) -> bool:

@@ -14,9 +14,10 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import BuiltinFunctionType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from queueport.errors import ConfigurationError
 from queueport.spi.locks import ForkAware
@@ -99,18 +100,24 @@ class LoopThread(ForkAware, Generic[R]):
             except Exception as error:  # noqa: BLE001  # the caller raises it
                 answers.put((None, running.end_error(error) if running.ending else error))
 
-        try:
-            running.waiting.add(answers)
-            running.post(running.begin, answer)
-            value, error = answers.get(timeout=timeout + LATE)
-        except Empty:
-            raise NoAnswer from None
-        finally:
-            running.waiting.discard(answers)
-        if error is not None:
-            raise error
-        answered: T = value
-        return answered
+        return cast("T", _answered(running, answers, partial(running.begin, answer), timeout + LATE))
+
+    def ask(self, begin: Callable[[R, Callable[[T], None]], object], timeout: float) -> T:
+        """Call `begin(resource, answer)` in the loop, and return what it passes to `answer`, at once or later.
+
+        This takes the loop fewer steps than `call`. `begin` must not wait. Later calls of `answer` are ignored. Raises
+        the errors of `begin`, and the errors of `call`; but every timeout is a NoAnswer.
+        """
+        running = self._started()
+        answers: Answers = SimpleQueue()
+
+        def start() -> None:
+            try:
+                begin(running.resource, lambda value: answers.put((value, None)))
+            except Exception as error:  # noqa: BLE001  # the caller raises it
+                answers.put((None, error))
+
+        return cast("T", _answered(running, answers, start, timeout))
 
     def post(self, function: Callable[..., object], *args: object) -> None:
         """Schedule a call of the function in the loop, and return at once. Does nothing if no loop runs."""
@@ -156,6 +163,21 @@ class LoopThread(ForkAware, Generic[R]):
             self._running = None
             raise
         return running
+
+
+def _answered(running: _Running[Any], answers: Answers, start: Callable[[], object], timeout: float) -> Any:
+    """Call `start` in the loop, and wait at most `timeout` seconds for the first answer. Returns or raises it."""
+    try:
+        running.waiting.add(answers)
+        running.post(start)
+        value, error = answers.get(timeout=timeout)
+    except Empty:
+        raise NoAnswer from None
+    finally:
+        running.waiting.discard(answers)
+    if error is not None:
+        raise error
+    return value
 
 
 class _Running(Generic[R]):

@@ -28,6 +28,11 @@ LONGEST_TIME = 1234567890.1234567
 """A time whose JSON text is at least as long as that of any other time after 1970. `Message.size` uses it, because
 `sent_at` is not known before the publish."""
 
+HEAD = 512
+"""More bytes than a message has for names, numbers and its signature: all except its texts and its payload."""
+LONGEST_LETTER = 6
+"""The maximum number of bytes of a letter in a message: a control character or a lone surrogate is escaped."""
+
 
 class NotAMessage(ValueError):
     """The bytes are not a message that this release can read.
@@ -108,6 +113,14 @@ class Message:
         if signer is not None:
             head["signature"] = "0" * SIGNATURE_SIZE
         return len(_body(head, b"")) + len(record.payload)
+
+    @staticmethod
+    def largest_size(record: Record) -> int:
+        """A number of bytes that `size` does not exceed. To compute it takes a fraction of the time of `size`."""
+        letters = len(record.id) + len(record.task) + len(record.queue)
+        for name, text in record.headers.items():
+            letters += len(name) + len(text) + 1
+        return HEAD + LONGEST_LETTER * letters + len(record.payload)
 
     @classmethod
     def parse(cls, body: bytes, signer: Signer | None = None) -> Self:

@@ -11,14 +11,24 @@ from enum import StrEnum
 from functools import lru_cache
 from operator import attrgetter
 from types import NoneType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from queueport.errors import ConfigurationError, QueueportError
 from queueport.job import Links, draft_of, frozen, is_own_tag
 from queueport.retry import Retry
 from queueport.status import JobError, JobState, JobStatus, Progress, utc
 
-__all__ = ["RECORD_VERSION", "Change", "CorruptRecord", "FollowUp", "Links", "Record", "RecordDraft", "Release"]
+__all__ = [
+    "RECORD_VERSION",
+    "Change",
+    "CorruptRecord",
+    "FollowUp",
+    "Links",
+    "OfChange",
+    "Record",
+    "RecordDraft",
+    "Release",
+]
 
 T = TypeVar("T")
 
@@ -309,6 +319,23 @@ class Change:
 RecordDraft: Any = draft_of(Record)
 """The class of drafts of `Record`: it has the same fields and arguments, but the fields of a draft can be changed.
 `frozen` turns a draft into a Record."""
+
+
+class OfChange(Generic[T]):
+    """Calls a function with a change, and keeps the latest change with its result. Thread-safe.
+
+    Most new jobs share one object as their first change, so the function is rarely called for them.
+    """
+
+    def __init__(self, make: Callable[[Change], T]) -> None:
+        self._make = make
+        self._latest: tuple[Change, T] | None = None
+
+    def __call__(self, change: Change) -> T:
+        latest = self._latest
+        if latest is None or latest[0] is not change:
+            latest = self._latest = change, self._make(change)
+        return latest[1]
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Flat]:

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import compress
 from operator import ne
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from queueport.errors import BackendUnavailable
 from queueport.spi.record import RECORD_VERSION, VALUES, Change, CorruptRecord, Record, Release
@@ -83,15 +84,14 @@ searches by the time of the enqueue. Such a search may take records in the order
 `enqueued_at`, except for this time."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """The result of a verb whose condition holds: the new record (None: the record is deleted), and the change made."""
 
     new: Record | None
     change: Change
     limited: bool = False
     """True if a limit did not let the job begin, so that the outcome is LIMITED."""
-    full_at: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    full_at: Mapping[str, float] = MappingProxyType({})
     """The new `LimitState.full_at` of each limit with a rate, by name."""
 
 

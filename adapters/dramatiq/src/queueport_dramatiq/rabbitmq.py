@@ -25,7 +25,7 @@ from queueport.spi.settings import Settings, options
 from queueport.spi.store import JobStore
 from queueport.spi.url import BackendURL
 from queueport_dramatiq.driver import DramatiqDriver, DramatiqMessage, independent
-from queueport_dramatiq.messages import OPTION
+from queueport_dramatiq.messages import OPTION, translate
 from queueport_rabbitmq.client import MESSAGE_LIMIT, PAYLOAD_LIMIT, PERSISTENT, Client
 from queueport_rabbitmq.errors import explain
 from queueport_rabbitmq.publisher import OutgoingMessage
@@ -109,10 +109,10 @@ class DramatiqOnRabbitMQ(DramatiqDriver):
         return _independent(self.broker)
 
     def translated(self, message: Message) -> DramatiqMessage:
-        translated = super().translated(message)
         if self.joined:
-            return translated
-        return translated.copy(options={"broker_priority": message.priority + HIGHEST_PRIORITY})
+            return super().translated(message)
+        priority = message.priority + HIGHEST_PRIORITY
+        return translate(message, self.names.native(message.queue), broker_priority=priority)
 
     def _destination(self, queue: str, name: str) -> Destination:
         """The RabbitMQ queue `name`, which is one of those that Dramatiq declares for its queue `queue`."""

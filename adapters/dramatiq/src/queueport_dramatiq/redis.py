@@ -38,7 +38,7 @@ from queueport.stores.redis import (
     unavailable,
 )
 from queueport_dramatiq.driver import DramatiqDriver, DramatiqMessage, independent
-from queueport_dramatiq.messages import OPTION, translate
+from queueport_dramatiq.messages import OPTION, encode, translate
 from queueport_dramatiq.redis_broker import QueueportRedisBroker
 
 __all__ = ["DramatiqOnRedis"]
@@ -98,7 +98,10 @@ class DramatiqOnRedis(DramatiqDriver):
         """The commands of `_commands`, without a copy of the translated message."""
         name = f"{message.id}.{message.life}.{message.send}"
         queue = self.names.native(message.queue)
-        return self._put_commands(name, translate(message, queue, redis_message_id=name))
+        encoded = encode(message, queue, redis_message_id=name)
+        if encoded is None:
+            encoded = translate(message, queue, redis_message_id=name).encode()
+        return self._put_commands(queue, name.encode(), encoded)
 
     def send(self, queue: str, messages: Sequence[DramatiqMessage]) -> Sequence[SendResult]:
         return self._put([self._commands(message) for message in messages])
@@ -126,12 +129,12 @@ class DramatiqOnRedis(DramatiqDriver):
         """The commands that enqueue a message as Dramatiq's own script does."""
         job = message.options[OPTION]
         name = f"{message.message_id}.{job['life']}.{job['send']}"
-        return self._put_commands(name, message.copy(options={"redis_message_id": name}))
+        named = message.copy(options={"redis_message_id": name})
+        return self._put_commands(named.queue_name, name.encode(), named.encode())
 
-    def _put_commands(self, name: str, named: DramatiqMessage) -> list[list[bytes]]:
-        """The commands that enqueue a message, whose option `redis_message_id` is `name`."""
-        keys = self._key(named.queue_name, ".msgs"), self._key(named.queue_name)
-        return [[b"HSET", keys[0], name.encode(), named.encode()], [b"RPUSH", keys[1], name.encode()]]
+    def _put_commands(self, queue: str, name: bytes, encoded: bytes) -> list[list[bytes]]:
+        """The commands that enqueue an encoded message, whose option `redis_message_id` is `name`."""
+        return [[b"HSET", self._key(queue, ".msgs"), name, encoded], [b"RPUSH", self._key(queue), name]]
 
     def depth(self, queue: str) -> Depth:
         name = self.names.native(queue)

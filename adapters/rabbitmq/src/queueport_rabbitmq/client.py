@@ -85,7 +85,8 @@ class Client:
                 if pause or to.queue not in self._declared:
                     self._call(self._others, lambda consumers: consumers.declare([to]), deadline)
                     self._declared.add(to.queue)
-                self._call(self._publishing, lambda publisher: publisher.publish(to, batch), deadline)
+                if not self._publish_now(to, batch, deadline):
+                    self._call(self._publishing, lambda publisher: publisher.publish(to, batch), deadline)
                 if not batch.left:
                     break
         except BackendUnavailable as unavailable:
@@ -96,6 +97,24 @@ class Client:
             outcome = SendOutcome.UNKNOWN if lost else batch.outcomes[number].outcome
             batch.outcomes[number] = SendResult(outcome, error)
         return batch.outcomes
+
+    def _publish_now(self, to: Destination, batch: Batch, deadline: float) -> bool:
+        """Publish the messages left in a batch, if this takes no preparation. Raises BackendUnavailable.
+
+        Returns True if RabbitMQ has answered for each of them.
+        """
+
+        def begin(publisher: Publisher, answer: Callable[[bool], None]) -> None:
+            publisher.publish_now(to, batch, deadline, answer)
+
+        def publish() -> bool:
+            try:
+                return self._publishing.ask(begin, max(0.0, deadline - time.monotonic()))
+            except NoAnswer:
+                self._publishing.call(lambda publisher: publisher.give_up(batch), 0.0)
+                raise TimeoutError from None
+
+        return self._explained(self._publishing, publish)
 
     def must_publish(self, to: Destination, messages: Sequence[OutgoingMessage]) -> None:
         """Publish messages to a queue. Raises BackendUnavailable if a message was not confirmed."""
@@ -222,8 +241,16 @@ class Client:
         the error's text after a timeout whose cause is not known.
         """
         timeout = self.server.timeout if deadline is None else max(0.0, deadline - time.monotonic())
+        return self._explained(
+            thread,
+            lambda: thread.call(lambda resource: resource.connection.repeated(lambda: operation(resource)), timeout),
+            too_late,
+        )
+
+    def _explained(self, thread: LoopThread[R], act: Callable[[], T], too_late: str | None = None) -> T:
+        """Return `act()`. Raises BackendUnavailable for pika's errors. `too_late` is its text after a timeout."""
         try:
-            return thread.call(lambda resource: resource.connection.repeated(lambda: operation(resource)), timeout)
+            return act()
         except TimeoutError as error:
             connection = None if thread.resource is None else thread.resource.connection
             if connection is not None and connection.blocked is not None:

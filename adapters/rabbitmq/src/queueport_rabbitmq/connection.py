@@ -22,7 +22,7 @@ from queueport_rabbitmq.channel import set_result
 from queueport_rabbitmq.errors import LIBRARY_ERRORS
 from queueport_rabbitmq.server import Server
 
-__all__ = ["Connection", "bytes_received"]
+__all__ = ["Connection", "bytes_received", "send_gathered"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 T = TypeVar("T")
@@ -158,9 +158,15 @@ class _GatheringConnection(_Untyped):  # type: ignore[misc]  # see above
 
     def _send_gathered(self) -> None:
         data, self._gathered = b"".join(self._gathered), []
-        if self._transport is not None:  # otherwise, the connection was lost meanwhile
+        if data and self._transport is not None:  # otherwise, the connection was lost meanwhile
             super()._adapter_emit_data(data)
             self._transport._on_socket_writable()  # pika would do this only in the next step of the loop
+
+
+def send_gathered(connection: AsyncioConnection) -> None:
+    """Send the frames that were gathered in this step of the event loop, without waiting for its end."""
+    untyped: Any = connection
+    untyped._send_gathered()
 
 
 def bytes_received(connection: AsyncioConnection) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 from pika import BasicProperties
@@ -13,7 +15,7 @@ from pika.spec import Basic
 from queueport.errors import BackendUnavailable
 from queueport.spi.message import SendOutcome, SendResult
 from queueport_rabbitmq.channel import Channel, set_result
-from queueport_rabbitmq.connection import Connection, bytes_received
+from queueport_rabbitmq.connection import Connection, bytes_received, send_gathered
 from queueport_rabbitmq.errors import LIBRARY_ERRORS, explain, size_limit
 from queueport_rabbitmq.server import Server
 from queueport_rabbitmq.topology import Destination
@@ -47,8 +49,12 @@ class Batch:
         """FAILED until the message is written, then UNKNOWN until RabbitMQ answers for it."""
         self.open = 0
         """Number of messages of the current round that RabbitMQ has not answered for."""
-        self.settled: asyncio.Future[None]
-        """A future that is done when RabbitMQ has answered for the whole round, or when the channel was closed."""
+        self.settled: Callable[[], object]
+        """Called when RabbitMQ has answered for the whole round, or when the channel was closed."""
+        self.channel: _ConfirmChannel | None = None
+        """The channel on which `Publisher.publish_now` has published the batch."""
+        self.received = 0
+        """The number of bytes that the connection of this channel had received then."""
         self._doubtful: set[int] = set()
 
     @property
@@ -57,10 +63,10 @@ class Batch:
         ended = (SendOutcome.SENT, SendOutcome.REFUSED)
         return [number for number, sent in enumerate(self.outcomes) if sent.outcome not in ended]
 
-    def begin(self, count: int) -> None:
-        """Begin a round, in which `count` messages are sent on one channel."""
+    def begin(self, count: int, settled: Callable[[], object]) -> None:
+        """Begin a round, in which `count` messages are sent on one channel. `settled` may be called more than once."""
         self._doubtful.update(number for number, outcome in enumerate(self.outcomes) if outcome is UNKNOWN)
-        self.open, self.settled = count, asyncio.get_running_loop().create_future()
+        self.open, self.settled = count, settled
 
     def refuse(self, limit: int, error: BackendUnavailable) -> None:
         """Note that RabbitMQ refuses each message whose body has more than `limit` bytes. `error` says why."""
@@ -77,7 +83,7 @@ class Batch:
         self.outcomes[number] = SENT if accepted else UNKNOWN if number in self._doubtful else FAILED
         self.open -= 1
         if self.open == 0:
-            set_result(self.settled)
+            self.settled()
 
 
 class _Written(NamedTuple):
@@ -112,20 +118,38 @@ class _ConfirmChannel(Channel):
         left = batch.left
         if not left:
             return
-        batch.begin(len(left))
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        batch.begin(len(left), partial(set_result, settled))
         for number in left:
             while len(self._unconfirmed) >= WINDOW and self.reason is None:
                 self._room.clear()
                 await self._room.wait()
             self.raise_if_closed("basic_publish")
-            body, properties = batch.messages[number]
-            self.raw.basic_publish(to.exchange, to.routing_key, body, properties, mandatory=True)
-            self._tag += 1
-            self._unconfirmed[self._tag] = _Written(batch, number)
-            batch.outcomes[number] = UNKNOWN
-        await batch.settled
+            self._write(to, batch, number)
+        await settled
         if batch.open:
             self.raise_if_closed("basic_publish")
+
+    def write_now(self, to: Destination, batch: Batch, settled: Callable[[], object]) -> bool:
+        """Publish the messages left in a batch in one write, and return True. `settled` is called like `Batch.settled`.
+
+        Returns False, and writes nothing, if the channel is closed or has too many unconfirmed messages.
+        """
+        left = batch.left
+        if not left or not self.raw.is_open or len(self._unconfirmed) + len(left) > WINDOW:
+            return False
+        batch.begin(len(left), settled)
+        for number in left:
+            self._write(to, batch, number)
+        send_gathered(self.connection)
+        return True
+
+    def _write(self, to: Destination, batch: Batch, number: int) -> None:
+        body, properties = batch.messages[number]
+        self.raw.basic_publish(to.exchange, to.routing_key, body, properties, mandatory=True)
+        self._tag += 1
+        self._unconfirmed[self._tag] = _Written(batch, number)
+        batch.outcomes[number] = UNKNOWN
 
     def _confirmed(self, frame: Any) -> None:
         method = frame.method
@@ -153,7 +177,7 @@ class _ConfirmChannel(Channel):
 
     def _end_batches(self, *_: object) -> None:
         for written in self._unconfirmed.values():
-            set_result(written.batch.settled)
+            written.batch.settled()
         self._unconfirmed.clear()
         self._room.set()
 
@@ -170,6 +194,30 @@ class Publisher:
         self._server = server
         self._confirms: _ConfirmChannel | None = None
         self._opening = asyncio.Lock()
+
+    def publish_now(self, to: Destination, batch: Batch, deadline: float, answer: Callable[[bool], None]) -> None:
+        """Publish the messages left in a batch to a declared queue in this step of the event loop, if this is possible.
+
+        Calls `answer(True)` when RabbitMQ has answered for each of them. Calls `answer(False)` if the channel was
+        closed first, or if nothing was published because there is no open channel, the connection is blocked, or the
+        deadline has passed: `publish` may then be possible.
+        """
+        confirms = self._confirms
+        ready = confirms is not None and self.connection.blocked is None and time.monotonic() < deadline
+        if confirms is None or not ready or not confirms.write_now(to, batch, lambda: answer(not batch.open)):
+            answer(False)
+        else:
+            batch.channel, batch.received = confirms, bytes_received(confirms.connection)
+
+    async def give_up(self, batch: Batch) -> None:
+        """End the wait of `publish_now`: drop the connection if RabbitMQ has sent nothing since then."""
+        if batch.channel is not None:
+            self._drop_if_silent(batch.channel.connection, batch.received)
+
+    def _drop_if_silent(self, connection: AsyncioConnection, received: int) -> None:
+        """Drop the connection if it is not blocked and has received nothing since it had received `received` bytes."""
+        if bytes_received(connection) == received and self.connection.blocked is None:
+            self.connection.drop(connection)
 
     async def publish(self, to: Destination, batch: Batch) -> None:
         """Publish the messages left in a batch to a declared queue, and note the outcome of each.
@@ -188,8 +236,7 @@ class Publisher:
                 await confirms.write(to, batch)
                 return
             except asyncio.CancelledError:  # the call timed out: drop a connection on which RabbitMQ was silent
-                if bytes_received(confirms.connection) == received and self.connection.blocked is None:
-                    self.connection.drop(confirms.connection)
+                self._drop_if_silent(confirms.connection, received)
                 raise
             except LIBRARY_ERRORS as error:
                 limit = size_limit(error)

@@ -11,12 +11,20 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from queueport.spi import storage
 from queueport.spi.history import HOUR, KEEP_MINUTES, MINUTE, HistoryCounts, HistoryQuery, gathered
-from queueport.spi.record import Change, Flat, Record, flat_value
-from queueport.spi.storage import Tally, given_fields, is_default, newest_error, readable_workers, reading, worker_stats
+from queueport.spi.record import Change, Flat, OfChange, Record, flat_value
+from queueport.spi.storage import (
+    Tally,
+    given_names_and_values,
+    is_default,
+    newest_error,
+    readable_workers,
+    reading,
+    worker_stats,
+)
 from queueport.spi.store import Begin, Document, Insert, Query, Replacement, StartLimit, StoreStats
 from queueport.stats import WorkerStats
 
@@ -30,6 +38,7 @@ __all__ = [
     "history",
     "history_arguments",
     "insert_arguments",
+    "inserts_arguments",
     "pairs",
     "query_arguments",
     "record",
@@ -53,14 +62,55 @@ SPAN = 120
 """The maximum number of minutes, or of hours, of the history that one run of a script reads."""
 
 
-def insert_arguments(insert: Insert) -> list[bytes]:
+class _FirstChange(NamedTuple):
+    """The arguments of the first change of new jobs, without the rev."""
+
+    touched: frozenset[str]
+    """The fields that the change sets."""
+    names: tuple[str, ...]
+    stamped: tuple[str, ...]
+    counts: list[bytes]
+    values: list[bytes]
+    """The values of `names`."""
+    stamps: list[bytes]
+
+    @classmethod
+    def of(cls, change: Change) -> Self:
+        values = dict(change.set)
+        if "errors" in values:
+            values["error"] = newest_error(values["errors"])
+        given = {n: v for n, v in values.items() if n not in change.stamp and v is not None and not is_default(n, v)}
+        return cls(
+            frozenset((*change.set, *change.stamp, "id", "rev")),
+            tuple(given),
+            tuple(change.stamp),
+            [b"%d" % change.processed, b"%d" % change.failed],
+            [_encoded_field(name, value) for name, value in given.items()],
+            [encoded(seconds) for seconds in change.stamp.values()],
+        )
+
+
+_first_change = OfChange(_FirstChange.of)
+
+
+def inserts_arguments(inserts: Sequence[Insert]) -> list[list[bytes]]:
+    """The arguments of each insert. Most inserts of a call share their change, which is encoded only once."""
+    changes = {id(insert.change): insert.change for insert in inserts}
+    first = {key: _first_change(change) for key, change in changes.items()}
+    return [insert_arguments(insert, first[id(insert.change)]) for insert in inserts]
+
+
+def insert_arguments(insert: Insert, first: _FirstChange | None = None) -> list[bytes]:
     """The arguments of one insert: the id, the change, the commands that the script must run in the same step, and the
-    changes of `Insert.replace`.
+    changes of `Insert.replace`. `first` is the encoded change, if the caller has it.
     """
-    values = {**given_fields(insert.record), **insert.change.set, "rev": insert.rev}
-    del values["id"]
+    if first is None:
+        first = _first_change(insert.change)
+    names, values = given_names_and_values(insert.record)
+    layout, own = _insert_layout(names, first.touched, first.names, first.stamped)
+    found = [_encoded_field(name, values[position]) for position, name in own]
+    change = [layout, *first.counts, *found, *first.values, insert.rev.encode(), *first.stamps]
     commands = [argument for command in insert.commands for argument in (b"%d" % len(command), *command)]
-    change = _change_arguments(values, insert.change, clears=False)
     if insert.replace is not None:
         change[0] += b"|replace"
         commands += _replacement_arguments(insert.replace, insert.rev)
@@ -96,7 +146,7 @@ def change_arguments(change: Change, rev: str, job_id: str = "") -> list[bytes]:
     if change.delete:
         found = [b"delete", b"%d" % change.processed, b"%d" % change.failed]
     else:
-        found = _change_arguments({**change.set, "rev": rev}, change, clears=True)
+        found = _change_arguments({**change.set, "rev": rev}, change)
     return found if not change.releases else [found[0] + RELEASE[change.delete], *found[1:], *_releases(change, job_id)]
 
 
@@ -108,7 +158,7 @@ def _releases(change: Change, job_id: str) -> list[bytes]:
     return found
 
 
-def _change_arguments(values: dict[str, Any], change: Change, *, clears: bool) -> list[bytes]:
+def _change_arguments(values: dict[str, Any], change: Change) -> list[bytes]:
     names, arguments, cleared = [], [], []
     stamp = change.stamp
     if "errors" in values:
@@ -120,10 +170,25 @@ def _change_arguments(values: dict[str, Any], change: Change, *, clears: bool) -
             cleared.append(name)
         else:
             names.append(name)
-            arguments.append(value.encode() if type(value) is str else encoded(flat_value(name, value)))
-    layout = _layout(tuple(names), tuple(stamp), tuple(cleared) if clears else ())
+            arguments.append(_encoded_field(name, value))
+    layout = _layout(tuple(names), tuple(stamp), tuple(cleared))
     stamps = [encoded(seconds) for seconds in stamp.values()]
     return [layout, b"%d" % change.processed, b"%d" % change.failed, *arguments, *stamps]
+
+
+@lru_cache
+def _insert_layout(
+    given: tuple[str, ...], touched: frozenset[str], names: tuple[str, ...], stamped: tuple[str, ...]
+) -> tuple[bytes, list[tuple[int, str]]]:
+    """The layout of an insert, and the fields that the record itself gives: the position of each in `given`, and its
+    name.
+    """
+    own = [(position, name) for position, name in enumerate(given) if name not in touched]
+    return _layout((*(name for _, name in own), *names, "rev"), stamped, ()), own
+
+
+def _encoded_field(name: str, value: Any) -> bytes:
+    return value.encode() if type(value) is str else encoded(flat_value(name, value))
 
 
 @lru_cache

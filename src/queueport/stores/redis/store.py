@@ -137,7 +137,7 @@ class RedisStore(JobStore):
         insert long after the producer has raised an error. Each batch of inserts therefore contains a time on the
         server's clock, after which the server rejects the batch.
         """
-        sent = list(batches([records.insert_arguments(insert) for insert in inserts]))
+        sent = list(batches(records.inserts_arguments(inserts)))
         results: list[WriteResult | None] = []
         ids = tuple(insert.record.id for insert in inserts)
         try:
