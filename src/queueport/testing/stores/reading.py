@@ -237,6 +237,20 @@ class FindTests(Case):
         assert store.count(Query(after="b", limit=1)) == 3
         assert store.count(Query()) == 3
 
+    def test_count_within_a_time_counts_all_or_says_that_there_may_be_more(self, store: JobStore) -> None:
+        for number in range(30):
+            put(store, f"j{number}", payload=b'{"order":%d,"n":"%s"}' % (number % 3, b"x" * 200_000), queue="bulk")
+        for query in (
+            Query(),
+            Query(text="order"),
+            Query(text='"order":2', queue="bulk"),
+            Query(state=JobState.RUNNING),
+        ):
+            expected = store.count(query)
+            assert store.count_within(query, 60.0) == (expected, True)
+            number, complete = store.count_within(query, 0.0)
+            assert number == expected if complete else number <= expected
+
 
 class WaitTests(Case):
     """Tests of the store's method `wait`."""
