@@ -167,7 +167,7 @@ def test_all_dead_jobs_are_retried_without_javascript(served: Served, tab: Open)
     eventually(lambda: served.queue.stats().queues["payments"].succeeded == 3, 20)
 
 
-def test_a_change_of_many_jobs_is_followed_and_aborted(served: Served, tab: Open) -> None:
+def test_a_bulk_change_is_followed_and_aborted(served: Served, tab: Open) -> None:
     for number in range(60):
         served.queue.dead_letters.add(shop.charge.job(f"o-{number}", {}), "the bank was closed")
     page = tab(served, "/main/jobs?state=dead")
@@ -193,7 +193,7 @@ def test_a_change_of_many_jobs_is_followed_and_aborted(served: Served, tab: Open
     expect(page.get_by_text("It was aborted by local.")).to_be_visible()
 
 
-def test_a_change_of_many_jobs_is_aborted_without_javascript(served: Served, tab: Open) -> None:
+def test_a_bulk_change_is_aborted_without_javascript(served: Served, tab: Open) -> None:
     for number in range(60):
         served.queue.dead_letters.add(shop.charge.job(f"o-{number}", {}), "the bank was closed")
     page = tab(served, "/main/actions/discard-all?state=dead", java_script_enabled=False)

@@ -1,4 +1,4 @@
-"""The changes of many jobs: in the background, with numbers, a rate, an abort button and an audit log."""
+"""The bulk changes: in the background, with numbers, a rate, an abort button and an audit log."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def started(site: Site, path: str = RETRY, **fields: str) -> str:
     return place
 
 
-def test_a_change_goes_on_in_the_background_and_its_page_shows_the_numbers(
+def test_a_bulk_change_goes_on_in_the_background_and_its_page_shows_the_numbers(
     queue: JobQueue, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "queueport.audit")
@@ -154,7 +154,7 @@ def test_only_a_few_changes_run_at_the_same_time(queue: JobQueue, site: Site, mo
     assert len(places) == 4
     response = post(site, RETRY)
     assert response.status_code == 429
-    assert "4 changes of many jobs run already, so nothing was changed" in Page(response.text).text
+    assert "4 bulk changes run already, so nothing was changed" in Page(response.text).text
     gate.open.set()
     for place in places:
         eventually(lambda place=place: "It runs." not in site.get(place).text)  # type: ignore[misc]

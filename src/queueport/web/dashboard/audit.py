@@ -39,7 +39,7 @@ class AuditEntry:
     """A sentence about the result. None while the action runs."""
     failed: bool = False
     change: str | None = None
-    """The id of a change of many jobs, which has a page of its own."""
+    """The id of a bulk change, which has a page of its own."""
 
 
 class AuditLog:

@@ -1,4 +1,4 @@
-"""The changes of many jobs, which run in the background of this process, and the page that follows one. For the app.
+"""The bulk changes, which run in the background of this process, and the page that follows one. For the app.
 
 POST on the page aborts the change. If the process ends, its changes end after a page; what is changed stays changed.
 """
@@ -36,7 +36,7 @@ MOST_WAIT = 0.5
 LAST_PAGE = 10.0
 """Maximum seconds that the process waits at its end for the present pages of its changes."""
 UNKNOWN = (
-    "This dashboard does not know this change of many jobs: another process has started it, or this process was "
+    "This dashboard does not know this bulk change: another process has started it, or this process was "
     "started after it. A change ends with its process. The jobs that it had changed until then stay changed, and all "
     "others are as they were: open the jobs page to see what is left, and start the change again there. The logger "
     "queueport.audit has the beginning and the end of each change."
@@ -148,7 +148,7 @@ class Changes:
             if sum(each.ended is None for each in self._known.values()) >= MOST_RUNNING:
                 raise HTTPException(
                     429,
-                    f"{MOST_RUNNING} changes of many jobs run already, so nothing was changed: wait for the end of "
+                    f"{MOST_RUNNING} bulk changes run already, so nothing was changed: wait for the end of "
                     "one, or abort one. The audit log lists them.",
                 )
             entry = self._audit.begin(*client_of(request), source.name, plan.what, change=change_id)
