@@ -6,25 +6,32 @@ local sums = {}
 for _, length in ipairs({MINUTE, HOUR}) do
   local listed = 'history:' .. length
   for _, at in ipairs(call('ZRANGEBYSCORE', key(listed), from, '(' .. to)) do
-    local point = string.format('%d', since + math.floor((at - since) / step) * step)
-    for pair, counts in pairs(read_history(key(listed .. ':' .. at))) do
-      local q, t = string.match(pair, '^([^:]*):(.*)$')
-      if (queue == '' or q == queue) and (task == '' or t == task) then
-        local place = point .. ':' .. q
-        sums[place] = sums[place] or {}
-        for name, n in pairs(counts) do sums[place][name] = (sums[place][name] or 0) + n end
+    local point = since + math.floor((at - since) / step) * step
+    local queues = sums[point] or {}
+    sums[point] = queues
+    local flat = call('HGETALL', key(listed .. ':' .. at))
+    for i = 1, #flat, 2 do -- read in place, because a day has hundreds of thousands of fields
+      local name, q, t = string.match(flat[i], '^([^:]+):([^:]*):(.*)$')
+      if name and (queue == '' or q == queue) and (task == '' or t == task) then
+        local counts = queues[q]
+        if not counts then
+          counts = {}
+          queues[q] = counts
+        end
+        counts[name] = (counts[name] or 0) + tonumber(flat[i + 1])
       end
     end
   end
 end
 local answers = {}
-for place, counts in pairs(sums) do
-  local point, q = string.match(place, '^([^:]*):(.*)$')
-  for name, n in pairs(counts) do
-    answers[#answers + 1] = point
-    answers[#answers + 1] = q
-    answers[#answers + 1] = name
-    answers[#answers + 1] = n
+for point, queues in pairs(sums) do
+  for q, counts in pairs(queues) do
+    for name, n in pairs(counts) do
+      answers[#answers + 1] = string.format('%d', point)
+      answers[#answers + 1] = q
+      answers[#answers + 1] = name
+      answers[#answers + 1] = n
+    end
   end
 end
 return answers
