@@ -230,6 +230,9 @@ class FindTests(Case):
             since = [job_id for job_id, at in reversed(times.items()) if at >= START + moment]
             assert found(store, since=START + moment) == since
             assert store.count(Query(until=START + moment)) == len(times) - len(since)
+            assert store.count(Query(since=START + moment)) == len(since)
+            later = [job_id for job_id in since if times[job_id] < START + moment + 30]
+            assert store.count(Query(since=START + moment, until=START + moment + 30)) == len(later)
 
     def test_count_ignores_after_and_limit(self, store: JobStore) -> None:
         for name in "abc":
