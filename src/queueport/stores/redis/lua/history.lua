@@ -2,29 +2,27 @@
 -- Arguments: the start and the end of the span, `since` and `step` of the query, its queue and its task ('' for any).
 -- Answers: for each step, queue and name in turn the start of the step, the queue, the name and the number.
 local from, to, since, step, queue, task = number(), number(), number(), number(), argument(), argument()
-local sums = {}
+local sums = {} -- the numbers by step and field; the same fields are in all intervals, so only their sums are read
 for _, length in ipairs({MINUTE, HOUR}) do
   local listed = 'history:' .. length
   for _, at in ipairs(call('ZRANGEBYSCORE', key(listed), from, '(' .. to)) do
     local point = since + math.floor((at - since) / step) * step
-    local queues = sums[point] or {}
-    sums[point] = queues
+    local fields = sums[point] or {}
+    sums[point] = fields
     local flat = call('HGETALL', key(listed .. ':' .. at))
-    for i = 1, #flat, 2 do -- read in place, because a day has hundreds of thousands of fields
-      local name, q, t = string.match(flat[i], '^([^:]+):([^:]*):(.*)$')
-      if name and (queue == '' or q == queue) and (task == '' or t == task) then
-        local counts = queues[q]
-        if not counts then
-          counts = {}
-          queues[q] = counts
-        end
-        counts[name] = (counts[name] or 0) + tonumber(flat[i + 1])
-      end
-    end
+    for i = 1, #flat, 2 do fields[flat[i]] = (fields[flat[i]] or 0) + (tonumber(flat[i + 1]) or 0) end
   end
 end
 local answers = {}
-for point, queues in pairs(sums) do
+for point, fields in pairs(sums) do
+  local queues = {}
+  for field, n in pairs(fields) do
+    local name, q, t = string.match(field, '^([^:]+):([^:]*):(.*)$')
+    if name and (queue == '' or q == queue) and (task == '' or t == task) then
+      queues[q] = queues[q] or {}
+      queues[q][name] = (queues[q][name] or 0) + n
+    end
+  end
   for q, counts in pairs(queues) do
     for name, n in pairs(counts) do
       answers[#answers + 1] = string.format('%d', point)
