@@ -6,8 +6,9 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from queueport import JobQueue, JobState, get_queue, task
 from queueport.cli.app import app
 from queueport.engine.operations import Changed
 from queueport.errors import BackendUnavailable
+from queueport.spi.store import Swap
 from queueport.stores.sqlite.store import SqliteStore
 from tests.unit.terminal import Terminal
 
@@ -47,7 +49,9 @@ def test_the_numbers_are_shown_on_a_terminal_until_ctrl_c_ends_the_command(queue
     last, error = text.splitlines()[-2:]
     assert code == 130
     assert error == "error: interrupted: the jobs of later pages were not changed; run the command again to change them"
-    number = int(re.fullmatch(r"(\d+) jobs? queued again", last.rpartition("a second")[2].strip())[1])  # type: ignore[index]
+    shown = re.fullmatch(r"(\d+) jobs? queued again", last.rpartition("a second")[2].strip())
+    assert shown is not None
+    number = int(shown[1])
     assert 0 < number < 400
     assert queue.count(JobState.QUEUED) == number
 
@@ -118,13 +122,13 @@ def test_every_command_that_changes_many_jobs_has_a_rate(
 def test_an_error_is_printed_with_the_number_of_changed_jobs(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("queueport.engine.bulk.PAGE", 2)
     dead(queue, 5)
-    swap, calls = SqliteStore.swap, []
+    swap, calls = SqliteStore.swap, list[Sequence[Swap]]()
 
-    def failing(store: SqliteStore, swaps: object) -> object:
+    def failing(store: SqliteStore, swaps: Sequence[Swap]) -> Any:
         calls.append(swaps)
         if len(calls) > 1:
             raise BackendUnavailable("the disk is full")
-        return swap(store, swaps)  # type: ignore[arg-type]
+        return swap(store, swaps)
 
     monkeypatch.setattr(SqliteStore, "swap", failing)
     result = CliRunner().invoke(app, ["dead", "retry-all"])
