@@ -166,7 +166,7 @@ def test_a_change_that_the_process_does_not_know_is_explained(queue: JobQueue, s
     dead(queue, 1)
     place = started(site)
     restarted = Site({"main": queue, "other": queue}, allow_actions=True)
-    assert "does not know this change" in restarted.get(place, 404).text
+    assert "does not know this bulk change" in restarted.get(place, 404).text
     dead(queue, 1)
     restarted.get(started(restarted).replace("/main/", "/other/"), 404)
     assert restarted.client.post(place, data={"token": "x"}).status_code == 404
