@@ -167,6 +167,47 @@ def test_all_dead_jobs_are_retried_without_javascript(served: Served, tab: Open)
     eventually(lambda: served.queue.stats().queues["payments"].succeeded == 3, 20)
 
 
+def test_a_bulk_change_is_followed_and_aborted(served: Served, tab: Open) -> None:
+    for number in range(60):
+        served.queue.dead_letters.add(shop.charge.job(f"o-{number}", {}), "the bank was closed")
+    page = tab(served, "/main/jobs?state=dead")
+    page.get_by_role("link", name="Discard all that match").click()
+    page.get_by_label("Maximum number of jobs a second").fill("2")
+    page.get_by_role("button", name="Discard all 60 jobs").click()
+    expect(page.get_by_role("heading", name="Discard all on main")).to_be_visible()
+    expect(page.get_by_text("limited to 2")).to_be_visible()
+    expect(page.locator("dd.changed")).to_have_text(re.compile("[4-9]|[1-5][0-9]"))  # without a reload
+    assert not scrolls_sideways(page)
+    assert Axe().run(page).violations_count == 0
+    focus(page, "Abort")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").first).to_contain_text(
+        re.compile(r"It was aborted by local\. \d+ jobs were discarded")
+    )
+    expect(page.get_by_role("button", name="Abort")).to_be_hidden()
+    left = served.queue.dead_letters.count()
+    assert 0 < left < 60
+    expect(page.locator("dd.changed")).to_have_text(str(60 - left))
+    page.get_by_role("link", name="Audit log").click()
+    page.get_by_role("link", name="discard 60 dead jobs").click()
+    expect(page.get_by_text("It was aborted by local.")).to_be_visible()
+
+
+def test_a_bulk_change_is_aborted_without_javascript(served: Served, tab: Open) -> None:
+    for number in range(60):
+        served.queue.dead_letters.add(shop.charge.job(f"o-{number}", {}), "the bank was closed")
+    page = tab(served, "/main/actions/discard-all?state=dead", java_script_enabled=False)
+    page.get_by_label("Maximum number of jobs a second").fill("2")
+    page.get_by_role("button", name="Discard all 60 jobs").click()
+    expect(page.get_by_text("It runs.")).to_be_visible()
+    eventually(lambda: served.queue.dead_letters.count() <= 56, 20)
+    page.reload()
+    expect(page.locator("dd.changed")).to_have_text(re.compile("[4-9]|[1-5][0-9]"))
+    page.get_by_role("button", name="Abort").click()
+    eventually(lambda: page.reload() and "It was aborted by local." in (page.text_content("#live") or ""), 20)
+    assert 0 < served.queue.dead_letters.count() < 60
+
+
 def test_hostile_content_does_nothing(served: Served, tab: Open) -> None:
     letters = served.queue.dead_letters
     ids = [letters.add(shop.charge.job(text, {"name": text}), text).id for text in HOSTILE]
@@ -215,6 +256,7 @@ def test_the_pages_are_accessible_and_fit(served: Served, tab: Open, scheme: str
     paths = ["/", "/main/jobs", "/main/jobs?state=dead", f"/main/jobs/{job_id}", f"/main/jobs/{running}"]
     paths += ["/main/history", f"/main/actions/replay?id={job_id}", f"/main/jobs/{replay}"]
     paths += [f"/main/actions/discard?id={job_id}", "/main/actions/resume?queue=emails", "/audit"]
+    paths += ["/main/actions/discard-all?state=dead"]
     page = tab(served, size=size, color_scheme=scheme)
     for path in paths:
         page.goto(path)

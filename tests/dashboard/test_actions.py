@@ -289,19 +289,19 @@ def test_an_action_that_fails_is_in_the_audit_log(sqlite: JobQueue, monkeypatch:
 
 def test_a_long_action_goes_on_in_the_background(sqlite: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("queueport.web.dashboard.actions.MOST_WAIT", 0.05)
-    go, purge = threading.Event(), sqlite.purge
+    go, resume = threading.Event(), sqlite.resume
 
-    def slow(name: str) -> int:
+    def slow(name: str) -> bool:
         assert go.wait(30)
-        return purge(name)
+        return resume(name)
 
-    monkeypatch.setattr(sqlite, "purge", slow)
-    sqlite.enqueue(add, 1)
+    monkeypatch.setattr(sqlite, "resume", slow)
+    sqlite.pause("sums")
     site = Site(sqlite, allow_actions=True)
-    place = site.confirm("/sqlite/actions/purge?queue=sums").headers["location"]
+    place = site.confirm("/sqlite/actions/resume?queue=sums").headers["location"]
     assert "goes on in the background" in site.get(place).text
     go.set()
-    eventually(lambda: "1 job was cancelled." in site.get(place).text)
+    eventually(lambda: "The queue sums is resumed." in site.get(place).text)
 
 
 def test_the_audit_log_keeps_the_latest_500_actions() -> None:

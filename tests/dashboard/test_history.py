@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from queueport import JobQueue
 from queueport.engine.schedules import ScheduleDispatcher
+from queueport.stats import HistoryPoint
 from queueport.testing import FakeQueue
 from queueport.web.dashboard.charts import CHART_HEIGHT, CHART_WIDTH, EDGE, Line, chart, nice
+from queueport.web.dashboard.history import SPANS
 from tests.dashboard.site import Page, Site, add, fail, work
 
 PLACES = {"hour": 60, "day": 96, "month": 120}
@@ -52,6 +55,40 @@ def test_charts_show_what_has_happened(job_queue: FakeQueue, span: str) -> None:
         (line, *_) = [given["points"] for tag, given in page.elements if tag == "polyline"]
         assert len(line.split()) in (60, 61)
     assert page.find("a", **{"aria-current": "true"})["href"].endswith(f"span={span}")
+
+
+@pytest.mark.parametrize("span", PLACES)
+def test_the_points_of_the_past_are_read_once(job_queue: FakeQueue, span: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is read again shows what a new dashboard shows, but asks the store only for the last steps."""
+    clock = [0.0]
+    monkeypatch.setattr("queueport.web.dashboard.history.time.monotonic", lambda: clock[0])
+    read, asked = job_queue.history, list[float]()
+
+    def history(*given: Any) -> list[HistoryPoint]:
+        asked.append(given[2])
+        return read(*given)
+
+    step = SPANS[span].step
+    site = Site({"main": job_queue})
+    for moved in (1.0, 30.0, step + 7.0, 3 * step - 1.0, 0.0, 200 * step):
+        job_queue.enqueue_many([add.job(number) for number in range(3)])
+        job_queue.advance(moved)
+        clock[0] += moved
+        shown = keys(site.get(f"/main/history?span={span}"))
+        assert shown == keys(Site({"main": job_queue}).get(f"/main/history?span={span}"))
+    monkeypatch.setattr(job_queue, "history", history)
+    site.get(f"/main/history?span={span}")
+    assert asked == [pytest.approx(asked[0])]
+    assert asked[0] < 2 * step + 300
+
+
+def test_a_clock_that_was_set_forward_leaves_no_gap_in_the_charts(job_queue: FakeQueue) -> None:
+    site = Site({"main": job_queue})
+    for hours in (0, 0.2, 0.8, 40):
+        job_queue.at(job_queue.now + timedelta(hours=hours))
+        job_queue.enqueue(add, 1)
+        page = site.get("/main/history?span=hour")
+        assert keys(page) == keys(Site({"main": job_queue}).get("/main/history?span=hour"))
 
 
 def test_the_history_is_filtered_by_queue_and_task(queue: JobQueue) -> None:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from queueport.errors import ConfigurationError
-from queueport.spi.store import Query
+from queueport.spi.store import JobStore, Query
 from queueport.spi.url import BackendURL
 from queueport.stores.memory.store import MemoryStore
 from queueport.testing.stores import ClaimingSuite, StoreHarness
@@ -82,3 +82,17 @@ def test_a_forked_child_has_a_copy_that_works_even_if_a_thread_wrote_during_the_
         stop.set()
         thread.join()
     assert store.get(["before", "child"])[1] is None
+
+
+def test_a_store_without_a_faster_way_counts_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("queueport.spi.store.COUNTED", 4)
+    store = Harness().open()
+    for number in range(10):
+        put(store, f"j{number}", payload=b'{"order":%d}' % (number % 2))
+    for query, number, first in (
+        (Query(), 10, 4),
+        (Query(text='"order":1'), 5, 2),
+        (Query(after="j2", limit=1), 10, 4),
+    ):
+        assert JobStore.count_within(store, query, 60.0) == (number, True)
+        assert JobStore.count_within(store, query, 0.0) == (first, False)

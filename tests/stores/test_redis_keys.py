@@ -70,6 +70,24 @@ def keys(store: RedisStore, client: Any) -> set[str]:
     return {key for key in found if not key.startswith("history:")}
 
 
+def test_jobs_of_a_time_are_counted_in_pages_although_the_clock_was_set_back(
+    store: RedisStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "PAGE", 7)
+    start, times = clock.now, list[float]()
+    for number in range(120):
+        put(store, f"j{number}", queue=f"q{number % 3}")
+        times.append(clock.now - start)
+        clock.advance(-8 if number % 10 == 9 else 3)
+    for since in range(-20, 260, 9):
+        for length in (5, 40, 130, None):
+            until = None if length is None else start + since + length
+            expected = [n for n, at in enumerate(times) if since <= at < (since + length if length else 1e9)]
+            assert store.count(Query(since=start + since, until=until)) == len(expected)
+            in_queue = [n for n in expected if n % 3 == 1]
+            assert store.count(Query(queue="q1", since=start + since, until=until)) == len(in_queue)
+
+
 def test_the_history_of_redis_leaves_nothing_after_its_time(store: RedisStore, client: Any, clock: Clock) -> None:
     put(store)
     names = {key.removeprefix(store.prefix).decode() for key in client.scan_iter(store.prefix + b"history:*")}

@@ -61,6 +61,10 @@ class Terminal:
             return bool(some)
         return True
 
+    def write(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._ours, keys)
+
     def until(self, condition: Callable[[str], bool], timeout: float = 30.0) -> str:
         """Read until the text meets the condition, and return the text. Fails after `timeout` seconds."""
         deadline = time.monotonic() + timeout

@@ -373,6 +373,10 @@ def test_commands_that_change_many_jobs_ask_on_a_terminal(
         ("dead retry j1 --queue q", "cannot be combined"),
         ("dead discard j1 --since 1h", "cannot be combined"),
         ("dead retry j1 --dry-run", "cannot be combined"),
+        ("cancel j1 --rate 5", "cannot be combined"),
+        ("dead discard j1 --rate 5", "cannot be combined"),
+        ("dead purge --rate 0", "is not a number of jobs a second"),
+        ("purge default --rate nan", "is not a number of jobs a second"),
     ],
 )
 def test_an_id_or_filters_are_needed(queue: JobQueue, arguments: str, text: str) -> None:

@@ -150,7 +150,7 @@ def test_a_silent_broker_delays_a_dispatcher_once_for_the_dead_jobs_of_many_queu
     assert store.stats().queues["q0"].states[JobState.DEAD] == 1
     transport.called.clear()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("queueport.engine.operations.PAGE", 2)
+        patched.setattr("queueport.engine.bulk.PAGE", 2)
         assert queue.dead_letters.retry_all() == 6
     assert len(transport.called) == 1  # one publish, and no call for the other two pages
     assert queue.stats().totals.queued == 6
@@ -190,7 +190,7 @@ def test_the_copy_of_a_retried_job_is_removed_although_the_broker_takes_long_to_
     dead_jobs(queue, "q", "q", "q")
     timed.clear()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("queueport.engine.operations.PAGE", 1)
+        patched.setattr("queueport.engine.bulk.PAGE", 1)
         assert queue.dead_letters.retry_all() == 3
     assert timed == [("send", "q"), ("unbury", "q")] * 3
 
@@ -210,7 +210,7 @@ def test_no_call_follows_one_that_was_not_answered(
     dead_jobs(queue, "q", "q")
     timed.clear()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("queueport.engine.operations.PAGE", 1)
+        patched.setattr("queueport.engine.bulk.PAGE", 1)
         assert queue.dead_letters.retry_all() == 2
     assert timed == [("send", "q")]
 

@@ -1,17 +1,16 @@
 """`queueport batch`: show, retry and cancel batches of jobs. For operators."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from queueport.cli import output
-from queueport.cli.bulk import CANCEL, RETRY, alive_jobs, change_many, dead_jobs
+from queueport.cli.bulk import CANCEL, RETRY, Flags, Rate, change_many
 from queueport.cli.job_view import job_table
 from queueport.cli.options import DryRun, Json, Watch, Yes
 from queueport.cli.watching import show
-from queueport.engine.arguments import ALIVE
+from queueport.engine.bulk import cancelling_batch, retrying_batch
 from queueport.queue import JobQueue
 from queueport.queue.batch import Batch, BatchProgress
 from queueport.status import JobStatus
@@ -61,11 +60,17 @@ def _parts(reading: Reading) -> "Sequence[RenderableType]":
 
 
 def retry_batch(
-    queue: JobQueue, *, batch_id: BatchId, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False
+    queue: JobQueue,
+    *,
+    batch_id: BatchId,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    rate: Rate = None,
+    as_json: Json = False,
 ) -> None:
     """Retry every dead job of a batch."""
     batch = queue.get_batch(batch_id)
-    change_many(dead_jobs(queue.dead_letters, {"batch": batch.id}), RETRY, batch.retry, (dry_run, yes, as_json))
+    change_many(retrying_batch(queue.operations, batch.id), RETRY, Flags(dry_run, yes, rate, as_json))
 
 
 def cancel_batch(
@@ -77,6 +82,7 @@ def cancel_batch(
     ] = True,
     dry_run: DryRun = False,
     yes: Yes = False,
+    rate: Rate = None,
     as_json: Json = False,
 ) -> None:
     """Cancel the jobs that follow a batch, if they wait, and every job of the batch that has not ended.
@@ -84,5 +90,5 @@ def cancel_batch(
     Running jobs are asked to stop. Only the jobs of the batch are counted.
     """
     batch = queue.get_batch(batch_id)
-    matching = alive_jobs(queue, ALIVE, {"batch": batch.id})
-    change_many(matching, CANCEL, partial(batch.cancel, interrupt), (dry_run, yes, as_json))
+    change = cancelling_batch(queue.operations, batch.id, interrupt=interrupt)
+    change_many(change, CANCEL, Flags(dry_run, yes, rate, as_json))

@@ -1,13 +1,12 @@
 """`queueport status`, `jobs`, `retry`, `cancel`, `purge` and `dead`: inspect and change jobs. For operators."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from queueport.cli import output
-from queueport.cli.bulk import CANCEL, DISCARD, RETRY, Flags, alive_jobs, change_many, dead_jobs, print_count
+from queueport.cli import bulk, output
+from queueport.cli.bulk import CANCEL, DISCARD, RETRY, Flags, Rate, change_many, run_change
 from queueport.cli.exit_codes import FAILED, print_error
 from queueport.cli.job_view import details, follow, job_table
 from queueport.cli.options import (
@@ -23,7 +22,9 @@ from queueport.cli.options import (
     with_filters,
 )
 from queueport.cli.watching import show
+from queueport.engine.arguments import queue_name as checked_name
 from queueport.engine.arguments import unfinished
+from queueport.engine.bulk import cancelling, purging
 from queueport.errors import ConfigurationError
 from queueport.queue import JobQueue
 from queueport.status import CancelOutcome, JobState, JobStatus
@@ -88,6 +89,7 @@ def cancel(
     ] = True,
     dry_run: DryRun = False,
     yes: Yes = False,
+    rate: Rate = None,
     given: Filters,
     as_json: Json = False,
 ) -> None:
@@ -98,11 +100,10 @@ def cancel(
     """
     if job_id is None:
         states = unfinished(state, filtered=bool(given) or state is not None)
-        matching = alive_jobs(queue, states, given)
-        cancel_all = partial(queue.cancel_all, state, interrupt=interrupt, **given)
-        change_many(matching, CANCEL, cancel_all, (dry_run, yes, as_json))
+        change = cancelling(queue.operations, bulk.query_of(queue, given), states, interrupt=interrupt)
+        change_many(change, CANCEL, Flags(dry_run, yes, rate, as_json))
         return
-    _refuse_filters(given or state, dry_run)
+    _refuse_filters(given or state, rate, dry_run)
     outcome = queue.cancel(job_id, interrupt)
     if as_json:
         output.print_json({"id": job_id, "outcome": outcome.value})
@@ -120,10 +121,11 @@ def purge(
     queue: JobQueue,
     *,
     queue_name: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue to empty.", show_default=False)],
+    rate: Rate = None,
     as_json: Json = False,
 ) -> None:
     """Cancel all waiting jobs of a queue."""
-    print_count(queue.purge(queue_name), "cancelled", as_json)
+    run_change(purging(queue.operations, checked_name(queue_name)), "cancelled", rate, as_json=as_json)
 
 
 @with_filters
@@ -156,6 +158,7 @@ def retry_dead(
     job_id: AnyJobId = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    rate: Rate = None,
     given: Filters,
     as_json: Json = False,
 ) -> None:
@@ -163,9 +166,9 @@ def retry_dead(
     if job_id is None:
         if not given:
             raise ConfigurationError(NO_FILTER.format("retry-all"))
-        _retry_many(queue, given, (dry_run, yes, as_json))
+        change_many(bulk.retry_dead(queue, given), RETRY, Flags(dry_run, yes, rate, as_json))
         return
-    _refuse_filters(given, dry_run)
+    _refuse_filters(given, rate, dry_run)
     queue.dead_letters.retry(job_id)
     output.print_result({"id": job_id}, f"job {job_id} is queued", as_json)
 
@@ -176,11 +179,12 @@ def retry_all_dead(
     *,
     dry_run: DryRun = False,
     yes: Yes = False,
+    rate: Rate = None,
     given: Filters,
     as_json: Json = False,
 ) -> None:
     """Retry every dead job that matches all given filters; without filters, every dead job."""
-    _retry_many(queue, given, (dry_run, yes, as_json))
+    change_many(bulk.retry_dead(queue, given), RETRY, Flags(dry_run, yes, rate, as_json))
 
 
 @with_filters
@@ -190,6 +194,7 @@ def discard_dead(
     job_id: AnyJobId = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    rate: Rate = None,
     given: Filters,
     as_json: Json = False,
 ) -> None:
@@ -197,9 +202,9 @@ def discard_dead(
     if job_id is None:
         if not given:
             raise ConfigurationError(NO_FILTER.format("purge"))
-        _discard_many(queue, None, given, (dry_run, yes, as_json))
+        change_many(bulk.discard_dead(queue, given), DISCARD, Flags(dry_run, yes, rate, as_json))
         return
-    _refuse_filters(given, dry_run)
+    _refuse_filters(given, rate, dry_run)
     queue.dead_letters.discard(job_id)
     output.print_result({"id": job_id}, f"job {job_id} discarded", as_json)
 
@@ -213,31 +218,23 @@ def purge_dead(
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
+    rate: Rate = None,
     given: Filters,
     as_json: Json = False,
 ) -> None:
     """Discard every dead job that matches all given filters; without filters, every dead job."""
-    _discard_many(queue, older_than, given, (dry_run, yes, as_json))
+    change_many(bulk.discard_dead(queue, given, older_than), DISCARD, Flags(dry_run, yes, rate, as_json))
 
 
 NO_FILTER = "give the id of a job, or filters; for all dead jobs, run `queueport dead {}`"
 
 
-def _retry_many(queue: JobQueue, given: Filters, flags: Flags) -> None:
-    letters = queue.dead_letters
-    change_many(dead_jobs(letters, given), RETRY, partial(letters.retry_all, **given), flags)
-
-
-def _discard_many(queue: JobQueue, older_than: float | None, given: Filters, flags: Flags) -> None:
-    letters = queue.dead_letters
-    purge = partial(letters.purge, older_than=older_than, **given)
-    change_many(dead_jobs(letters, given, older_than), DISCARD, purge, flags)
-
-
-def _refuse_filters(given: object, dry_run: bool) -> None:
-    """Raise ConfigurationError if filters or --dry-run are given, for a command that also has an id."""
-    if given or dry_run:
-        raise ConfigurationError("an id cannot be combined with filters or --dry-run: leave out the id, or the options")
+def _refuse_filters(given: object, rate: float | None, dry_run: bool) -> None:
+    """Raise ConfigurationError if filters, --rate or --dry-run are given, for a command that also has an id."""
+    if given or rate is not None or dry_run:
+        raise ConfigurationError(
+            "an id cannot be combined with filters, --rate or --dry-run: leave out the id, or the options"
+        )
 
 
 def _print_job(read: Callable[[], JobStatus], as_json: bool, watch: float | None = None) -> None:

@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Concatenate
 
@@ -71,6 +73,14 @@ def parse_seconds(text: str) -> float:
     if not found >= 0:
         raise typer.BadParameter(f"{text!r} is not a number of seconds, 0 or more")
     return found
+
+
+def parse_rate(text: str) -> float:
+    """Convert the value of `--rate` to jobs a second. Raises typer.BadParameter."""
+    with suppress(ValueError):
+        if 0 < (rate := float(text)) < math.inf:
+            return rate
+    raise typer.BadParameter(f"{text!r} is not a number of jobs a second above 0")
 
 
 WATCH_SECONDS = 2.0

@@ -36,7 +36,7 @@ from queueport.spi.store import JobStore, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, JobStatus
 from queueport.tasks import registry
 
-__all__ = ["Operations", "SettleResult"]
+__all__ = ["Changed", "Decide", "Operations", "SettleResult"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 T = TypeVar("T")
@@ -65,6 +65,14 @@ class SettleResult:
         written the change.
         """
         return self.change is not None or self.refusal is Refusal.NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The number of changed jobs, and of the jobs that matched but were left as they are."""
+
+    changed: int = 0
+    skipped: int = 0
 
 
 Decide = Callable[[Record], Change | Refusal]
@@ -333,17 +341,17 @@ class Operations:
         """Cancel a waiting job, or record a cancel request for a running one."""
         return self.settle(job_id, lambda record: self.lifecycle.cancel(record, interrupts=interrupts))
 
-    def change_all(self, query: Query, decide: Decide) -> int:
-        """Change all jobs that match the query as `decide` decides, the latest enqueued first.
+    def change_pages(self, query: Query, decide: Decide, size: int) -> Iterator[Changed]:
+        """Change all jobs that match the query as `decide` decides, the latest enqueued first, in pages of `size` jobs.
 
-        Returns the number of changed jobs. If another process has changed the record meanwhile, for example by a
-        heartbeat or after a burial, but the job is still in the same state and life, decides again. A job is not
-        changed if `decide` refuses, if it has left its state, if another job holds its key, or if its record cannot be
-        written.
+        Yields the numbers of each page. If another process has changed the record meanwhile, for example by a heartbeat
+        or after a burial, but the job is still in the same state and life, decides again. A job is skipped if `decide`
+        refuses, if it has left its state, if another job holds its key, or if its record cannot be written.
         """
-        count, page, answered = 0, list[str](), True
+        page, answered = list[str](), True
         while True:
-            records = left = self._next_page(query, page)
+            records = left = self._next_page(query, page, size)
+            count = 0
             while left:
                 # If the backend has not answered for a page, change the later pages without calling the backend.
                 # Dispatchers then publish the jobs of these pages.
@@ -352,11 +360,12 @@ class Operations:
                 answered = answered and answers
                 read = {record.id: (record.state, record.life) for record in left}
                 left = [record for record in changed if (record.state, record.life) == read[record.id]]
-            if len(records) < PAGE:
-                return count
+            yield Changed(count, len(records) - count)
+            if len(records) < size:
+                return
             page = [record.id for record in records]
 
-    def _next_page(self, query: Query, previous: Sequence[str]) -> Sequence[Record]:
+    def _next_page(self, query: Query, previous: Sequence[str], size: int) -> Sequence[Record]:
         """The next records of the query after those with the ids `previous`; if there are none, the first records.
 
         A store finds nothing after a deleted record. The page then begins after the last of the previous records that
@@ -364,7 +373,7 @@ class Operations:
         """
         left = list(previous)
         while True:
-            records = self.store.find(replace(query, after=left[-1] if left else None, limit=PAGE))
+            records = self.store.find(replace(query, after=left[-1] if left else None, limit=size))
             if records or not left or self.store.get(left[-1:])[0] is not None:
                 return records
             read = zip(left, self.store.get(left), strict=True)
@@ -515,7 +524,7 @@ class Operations:
         resting: dict[str, None] = {}  # an ordered set, because a page can contain jobs of an earlier one again
         page: Sequence[Record] = ()
         while self.driver.carries:
-            page = self._next_page(Query(state=JobState.QUEUED, queue=queue), [record.id for record in page])
+            page = self._next_page(Query(state=JobState.QUEUED, queue=queue), [record.id for record in page], PAGE)
             resting |= dict.fromkeys(r.id for r in page if isinstance(self.lifecycle.wake(r), Change))
             if len(page) < PAGE:
                 break

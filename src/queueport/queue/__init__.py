@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overloa
 from queueport import hooks
 from queueport.capability import Capability, Limits
 from queueport.context import check_wait, default_queue, warn_of_wait
-from queueport.engine.arguments import PAGE, checked, filters, missing, queue_name, seconds, unfinished
+from queueport.engine.arguments import checked, filters, missing, queue_name, seconds, unfinished
+from queueport.engine.bulk import cancelling, purging
 from queueport.engine.enqueue import Enqueue, Verdict, make_job
 from queueport.engine.follow_ups import linked_batch, linked_chain
 from queueport.engine.health import check_health
@@ -50,11 +51,11 @@ from queueport.queue.schedules import Schedules
 from queueport.spi.driver import Driver
 from queueport.spi.history import HOUR, MINUTE
 from queueport.spi.message import Depth
-from queueport.spi.record import Change, Record
+from queueport.spi.record import Record
 from queueport.spi.store import JobStore, Query, QueueCounts
 from queueport.spi.url import BackendURL
 from queueport.stats import Counts, Health, HistoryPoint, Pause, Queues, QueueStats, Stats
-from queueport.status import WAITING, CancelOutcome, JobState, JobStatus
+from queueport.status import CancelOutcome, JobState, JobStatus
 from queueport.tasks import Task, registry
 
 if TYPE_CHECKING:
@@ -443,11 +444,8 @@ class JobQueue:
         given: dict[str, Any] = {"queue": queue, "task": task, "error": error}
         query = filters(state=state, **given, more=more, now=operations.store.now)
 
-        def cancel(record: Record) -> Change | Refusal:
-            return operations.lifecycle.cancel(record, interrupts=interrupt)
-
         states = unfinished(query.state, filtered=query != Query(limit=query.limit))
-        return sum(operations.change_all(replace(query, state=each), cancel) for each in states)
+        return cancelling(operations, query, states, interrupt=interrupt).run()
 
     def stats(self) -> Stats:
         """The number of jobs by queue and state, the live workers, counters of ended jobs and failed attempts, and what
@@ -549,17 +547,7 @@ class JobQueue:
         affected. A job that is enqueued or changed during the call, or whose record cannot be written, may be left
         out. Raises ConfigurationError if `queue` is not a valid queue name.
         """
-        operations, queue = self.operations, queue_name(queue)
-        operations.driver.purge(queue)
-        count = 0
-        for state in sorted(WAITING):
-            before: Sequence[Record] = ()
-            while records := operations.store.find(Query(state=state, queue=queue, limit=PAGE)):
-                if records == before:  # nothing changed: the store cannot write these records, and `apply` logged why
-                    break
-                count += operations.apply([(record, operations.lifecycle.purge(record)) for record in records])
-                before = records
-        return count
+        return purging(self.operations, queue_name(queue)).run()
 
     # -- the system --------------------------------------------------------------------------------
 

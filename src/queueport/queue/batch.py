@@ -13,11 +13,10 @@ from typing import Any, Protocol
 
 from queueport.context import running_job
 from queueport.engine.arguments import ALIVE, filters, seconds
+from queueport.engine.bulk import cancelling_batch, retrying_batch
 from queueport.engine.operations import Operations
-from queueport.engine.rules import Refusal
 from queueport.errors import InvalidState, ResultTimeout
 from queueport.job import AFTER_TAG, BATCH_TAG
-from queueport.spi.record import Change, Record
 from queueport.spi.store import Query
 from queueport.status import JobState, JobStatus
 
@@ -102,17 +101,11 @@ class Batch:
 
         The number includes running jobs that were asked to stop. Dead jobs stay dead.
         """
-        operations, lifecycle = self._operations, self._operations.lifecycle
-        operations.change_all(Query(tag=f"{AFTER_TAG}{self.id}"), lifecycle.cancel_waiting)
-
-        def cancel(record: Record) -> Change | Refusal:
-            return lifecycle.cancel(record, interrupts=interrupt)
-
-        return sum(operations.change_all(replace(self._query, state=state), cancel) for state in ALIVE)
+        return cancelling_batch(self._operations, self.id, interrupt=interrupt).run()
 
     def retry(self) -> int:
         """Retry all dead jobs of the batch, as `JobQueue.retry` does. Returns their number."""
-        return self._operations.change_all(replace(self._query, state=JobState.DEAD), self._operations.lifecycle.retry)
+        return retrying_batch(self._operations, self.id).run()
 
     def wait(self, timeout: float | None = None) -> BatchProgress:
         """Wait until no job of the batch waits or runs, at most `timeout` seconds (None: no limit).

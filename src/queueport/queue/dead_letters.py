@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, Unpack
 
 from queueport.engine.arguments import filters
+from queueport.engine.bulk import discarding, retrying
 from queueport.engine.enqueue import Enqueue
 from queueport.engine.operations import Operations
 from queueport.errors import MESSAGE_LIMIT, JobNotFound, encodable
@@ -98,8 +99,7 @@ class DeadLetters:
 
         A job stays dead if another job holds its key, or if its record cannot be written.
         """
-        operations = self._queue.operations
-        return operations.change_all(self._query(queue, task, error, more), operations.lifecycle.retry)
+        return retrying(self._queue.operations, self._query(queue, task, error, more)).run()
 
     def discard(self, job_id: str) -> None:
         """Remove one job from the dead letters: it becomes cancelled, with the reason "discarded".
@@ -123,9 +123,8 @@ class DeadLetters:
 
         With `older_than`, in seconds or as a timedelta, discards only jobs that died longer ago than this time.
         """
-        operations = self._queue.operations
         query = self._query(queue, task, error, more, older_than=older_than)
-        return operations.change_all(query, operations.lifecycle.discard)
+        return discarding(self._queue.operations, query).run()
 
     def add(self, job: Job[Any], error: str) -> JobHandle[Any]:
         """Insert a job directly as a dead letter, with `error` as the message of its error.

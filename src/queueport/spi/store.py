@@ -8,9 +8,10 @@ compares a store with the memory store.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, ClassVar, Self
 
@@ -56,6 +57,8 @@ LOOKED_AT = 100
 """The maximum number of jobs that one call of `take` reads beyond those that it may return, if there are limits."""
 MOST_LIMITS = 100
 """The maximum number of limits that one call of `held` returns."""
+COUNTED = 500
+"""The number of records that `JobStore.count_within` reads at once."""
 
 Command = Sequence[bytes]
 """A command for the server that the store and the backend share: its name and its arguments."""
@@ -370,6 +373,20 @@ class JobStore(ABC):
     @abstractmethod
     def count(self, query: Query) -> int:
         """The number of matching records. Ignores `query.after` and `query.limit`."""
+
+    def count_within(self, query: Query, seconds: float) -> tuple[int, bool]:
+        """Like `count`, but stops soon after `seconds`. Returns the number, and False if there may be more.
+
+        This implementation reads the records page by page. A store that can count faster should override it.
+        """
+        end, number, page = time.monotonic() + seconds, 0, replace(query, after=None, text=None, limit=COUNTED)
+        text = None if query.text is None else query.text.encode()
+        while True:
+            found = self.find(page)
+            number += sum(text is None or text in record.payload for record in found)
+            if len(found) < COUNTED or time.monotonic() >= end:
+                return number, len(found) < COUNTED
+            page = replace(page, after=found[-1].id)
 
     @abstractmethod
     def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:

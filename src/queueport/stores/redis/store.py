@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -293,12 +294,15 @@ class RedisStore(JobStore):
                 raise search_too_long(prefix, self.redis.target.shown)
 
     def count(self, query: Query) -> int:
-        total, given, seq = 0, query_arguments(query), b""
+        return self.count_within(query, math.inf)[0]
+
+    def count_within(self, query: Query, seconds: float) -> tuple[int, bool]:
+        end, total, given, seq = time.monotonic() + seconds, 0, query_arguments(query), b""
         while True:
             ((seq, n),) = self._run("count", [*given, seq, b"%d" % PAGE])
             total += int(n)
-            if not seq:
-                return total
+            if not seq or time.monotonic() >= end:
+                return total, not seq
 
     def overflow(self, query: Query, keep: int, limit: int) -> Sequence[Record]:
         return self._found("overflow", [*query_arguments(query)[:3], b"%d" % keep, b"%d" % min(limit, PAGE)])

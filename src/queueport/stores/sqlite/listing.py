@@ -108,8 +108,22 @@ def count(tables: Tables, query: Query) -> int:
     query = replace(query, after=None, limit=0, text=None)
     if query == Query(query.state, query.queue, query.task, limit=0):
         return sum(n for *_, n in _kinds(tables, query))
-    counts = _searches(tables, query, "count(*)", _span(tables, query))
-    return sum(n for cursor in counts for (n,) in cursor)
+    start, end = _span(tables, query)
+    # The times of rows in the middle need not be read, which an index does not contain.
+    untimed = replace(query, since=None, until=None)
+    first = start if query.since is None else _first(tables, query.since + CLOCK_STEP)
+    last = end if query.until is None else _first(tables, query.until - CLOCK_STEP)
+    if first >= last:
+        return _number(tables, query, (start, end))
+    ends = _number(tables, query, (start, first)) + _number(tables, query, (last, end))
+    return ends + _number(tables, untimed, (first, last))
+
+
+def _number(tables: Tables, query: Query, span: tuple[int, int]) -> int:
+    """The number of rows in the span that match the query."""
+    if span[0] >= span[1]:
+        return 0
+    return sum(n for cursor in _searches(tables, query, "count(*)", span) for (n,) in cursor)
 
 
 def _searches(tables: Tables, query: Query, what: str, span: tuple[int, int], order: str = "") -> list[sqlite3.Cursor]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -286,10 +287,18 @@ class SqliteStore(ClaimingStore):
             return listing.ids(tables, prefix, limit)
 
     def count(self, query: Query) -> int:
-        if query.text is not None:
-            return sum(map(len, self._containing(replace(query, after=None), query.text)))
-        with self.database.read() as tables:
-            return listing.count(tables, query)
+        return self.count_within(query, math.inf)[0]
+
+    def count_within(self, query: Query, seconds: float) -> tuple[int, bool]:
+        if query.text is None:
+            with self.database.read() as tables:
+                return listing.count(tables, query), True
+        end, number = time.monotonic() + seconds, 0
+        for page in self._containing(replace(query, after=None), query.text):
+            number += len(page)
+            if time.monotonic() >= end:
+                return number, False
+        return number, True
 
     def _containing(self, query: Query, text: str) -> Iterator[list[int]]:
         """The seqs of the rows that match the query and contain the text, page by page.

@@ -230,12 +230,29 @@ class FindTests(Case):
             since = [job_id for job_id, at in reversed(times.items()) if at >= START + moment]
             assert found(store, since=START + moment) == since
             assert store.count(Query(until=START + moment)) == len(times) - len(since)
+            assert store.count(Query(since=START + moment)) == len(since)
+            later = [job_id for job_id in since if times[job_id] < START + moment + 30]
+            assert store.count(Query(since=START + moment, until=START + moment + 30)) == len(later)
 
     def test_count_ignores_after_and_limit(self, store: JobStore) -> None:
         for name in "abc":
             put(store, name)
         assert store.count(Query(after="b", limit=1)) == 3
         assert store.count(Query()) == 3
+
+    def test_count_within_a_time_counts_all_or_says_that_there_may_be_more(self, store: JobStore) -> None:
+        for number in range(30):
+            put(store, f"j{number}", payload=b'{"order":%d,"n":"%s"}' % (number % 3, b"x" * 200_000), queue="bulk")
+        for query in (
+            Query(),
+            Query(text="order"),
+            Query(text='"order":2', queue="bulk"),
+            Query(state=JobState.RUNNING),
+        ):
+            expected = store.count(query)
+            assert store.count_within(query, 60.0) == (expected, True)
+            number, complete = store.count_within(query, 0.0)
+            assert number == expected if complete else number <= expected
 
 
 class WaitTests(Case):

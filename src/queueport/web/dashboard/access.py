@@ -18,14 +18,16 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import parse_qsl
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from queueport.errors import ConfigurationError
 
-__all__ = ["Access", "Authenticate", "FormTokens", "is_loopback"]
+__all__ = ["Access", "Authenticate", "FormTokens", "is_loopback", "read_form"]
 
 Authenticate = Callable[[Request], str | Awaitable[str | None] | None]
 """Returns the name of the user who sends a request, or None to refuse the request. May be a coroutine function."""
@@ -189,3 +191,19 @@ def _same_origin(request: Request) -> bool:
     if origin is not None:
         return origin.partition("://")[2] == request.headers.get("host")
     return request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
+
+
+FORM_LIMIT = 10_000
+"""The maximum number of bytes of a form."""
+
+
+async def read_form(request: Request, limit: int = FORM_LIMIT) -> dict[str, str]:
+    """The fields of an HTML form. Raises HTTPException if it has more than `limit` bytes or is something else."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        raise HTTPException(415, "Only HTML forms are accepted here.")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise HTTPException(413, "The form is too large.")
+    return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))

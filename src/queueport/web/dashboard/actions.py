@@ -1,38 +1,42 @@
 """The actions: retry, cancel, discard, purge, pause, resume. For the app. `replay` has the action with a form.
 
 GET shows what an action will change and asks for a confirmation; only POST, with the signed token of that page,
-changes anything. Each action is in the audit log before it begins.
+changes anything. Each action is in the audit log before it begins. `changes` runs those that change many jobs.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
-from urllib.parse import parse_qsl
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from queueport.errors import QueueportError
+from queueport.engine.arguments import ALIVE
+from queueport.engine.bulk import BulkChange, cancelling, discarding, purging, retrying
+from queueport.engine.operations import Operations
 from queueport.queue import REASON, JobQueue
-from queueport.spi.url import hidden
+from queueport.spi.store import Query
 from queueport.status import WAITING, CancelOutcome, JobState
-from queueport.web.dashboard.access import FormTokens
-from queueport.web.dashboard.audit import AuditEntry, AuditLog
+from queueport.web.dashboard.access import FormTokens, read_form
+from queueport.web.dashboard.audit import AuditEntry, AuditLog, client_of
+from queueport.web.dashboard.changes import Changes, Count, Plan, failure
 from queueport.web.dashboard.pages import Filter, Pages
 from queueport.web.dashboard.rendering import Rendering
 from queueport.web.dashboard.sources import Source
 
-__all__ = ["ACTIONS", "Actions", "read_form"]
+__all__ = ["ACTIONS", "BULK", "Actions"]
 
-FORM_LIMIT = 10_000
-"""The maximum number of bytes of a form."""
+COUNT_SECONDS = 2.0
+"""Maximum seconds in which the jobs that an action would change are counted."""
 MOST_WAIT = 3.0
 """Maximum seconds that a request waits for the end of an action. The action then goes on in the background."""
 
@@ -46,15 +50,10 @@ class Target:
     job_id: str
     filter: Filter
 
-    @property
-    def dead(self) -> dict[str, Any]:
-        """The filter as arguments of `DeadLetters.count`, `retry_all` and `purge`. Raises ConfigurationError."""
-        return {name: value for name, value in self.filter.arguments().items() if name != "state"}
-
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One kind of change."""
+    """One kind of change of one job, or of a queue."""
 
     label: str
     """The text of its button."""
@@ -66,18 +65,28 @@ class Action:
     """The number of jobs that it would change now."""
     run: Callable[[Target], str]
     """Changes the jobs, and returns a sentence about the outcome."""
-    changes: Literal["job", "jobs", "queue"]
-    """Whether it changes one job, all jobs of a filter, or a queue."""
+    changes: Literal["job", "queue"]
     danger: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BulkAction:
+    """One kind of change of all jobs that match a filter. `Action` describes the other attributes."""
+
+    label: str
+    what: str
+    participle: str
+    """What has happened to a changed job, such as "discarded"."""
+    hint: str
+    states: tuple[JobState, ...]
+    """The states of the jobs that it changes. Empty: all jobs that wait, and the only filter is the queue."""
+    plan: Callable[[Operations, Query], BulkChange]
+    danger: bool = False
+    changes: ClassVar[str] = "jobs"
 
 
 def _in_state(*states: JobState) -> Callable[[Target], int]:
     return lambda target: int(target.queue.status(target.job_id).state in states)
-
-
-def _waiting(target: Target) -> int:
-    counts = target.queue.stats().queues[target.filter.queue]
-    return sum(getattr(counts, state.value) for state in WAITING)
 
 
 def _retry(target: Target) -> str:
@@ -99,10 +108,6 @@ def _discard(target: Target) -> str:
     return "1 job was discarded."
 
 
-def _were(count: int, change: str) -> str:
-    return f"1 job was {change}." if count == 1 else f"{count:,} jobs were {change}."
-
-
 def _pausing(target: Target) -> int:
     return int(target.filter.queue not in target.queue.paused())
 
@@ -117,7 +122,7 @@ def _resume(target: Target) -> str:
     return f"The queue {target.filter.queue} {'is resumed' if resumed else 'was not paused'}."
 
 
-ACTIONS: Mapping[str, Action] = {
+ACTIONS: Mapping[str, Action | BulkAction] = {
     "retry": Action(
         "Retry",
         "retry",
@@ -144,30 +149,47 @@ ACTIONS: Mapping[str, Action] = {
         changes="job",
         danger=True,
     ),
-    "retry-all": Action(
+    "retry-all": BulkAction(
         "Retry all",
         "retry",
-        "Each runs again with fresh budgets. A job stays dead if another job holds its key.",
-        lambda target: target.queue.dead_letters.count(**target.dead),
-        lambda target: _were(target.queue.dead_letters.retry_all(**target.dead), "queued"),
-        changes="jobs",
+        "queued",
+        "Each runs again with fresh budgets. A job is skipped if another job holds its key.",
+        (JobState.DEAD, JobState.CANCELLED),
+        retrying,
     ),
-    "discard-all": Action(
+    "discard-all": BulkAction(
         "Discard all",
         "discard",
+        "discarded",
         "They leave the dead letters and become cancelled.",
-        lambda target: target.queue.dead_letters.count(**target.dead),
-        lambda target: _were(target.queue.dead_letters.purge(**target.dead), "discarded"),
-        changes="jobs",
+        (JobState.DEAD,),
+        discarding,
         danger=True,
     ),
-    "purge": Action(
+    "cancel-all": BulkAction(
+        "Cancel all",
+        "cancel",
+        "cancelled or asked to stop",
+        "Waiting jobs will not run. Running jobs are interrupted.",
+        ALIVE,
+        lambda operations, query: cancelling(operations, query, ALIVE if query.state is None else [query.state]),
+        danger=True,
+    ),
+    "run-all": BulkAction(
+        "Run all",
+        "run",
+        "queued",
+        "They do not wait for their time any more, but run as soon as a worker is free.",
+        (JobState.SCHEDULED, JobState.RETRYING),
+        retrying,
+    ),
+    "purge": BulkAction(
         "Purge",
         "cancel",
+        "cancelled",
         "The jobs that wait will not run: scheduled, queued and retrying ones. Running jobs go on.",
-        _waiting,
-        lambda target: _were(target.queue.purge(target.filter.queue), "cancelled"),
-        changes="jobs",
+        (),
+        lambda operations, query: purging(operations, query.queue or ""),
         danger=True,
     ),
     "pause": Action(
@@ -188,34 +210,52 @@ ACTIONS: Mapping[str, Action] = {
     ),
 }
 """The actions by the name in their address."""
+BULK: Mapping[str, Mapping[str, BulkAction]] = {
+    state.value: {name: each for name, each in ACTIONS.items() if isinstance(each, BulkAction) and state in each.states}
+    for state in JobState
+}
+"""The actions that can change all jobs in a state, by their names."""
 
 
 class Actions:
     """The handlers of the actions."""
 
     def __init__(
-        self, pages: Pages, rendering: Rendering, tokens: FormTokens, audit: AuditLog, *, allowed: bool
+        self,
+        pages: Pages,
+        rendering: Rendering,
+        tokens: FormTokens,
+        audit: AuditLog,
+        changes: Changes,
+        *,
+        allowed: bool,
     ) -> None:
         self._pages = pages
         self._rendering = rendering
         self._tokens = tokens
         self._audit = audit
+        self._changes = changes
         self._allowed = allowed
 
     def confirm(self, request: Request) -> Response:
         """The page that says what an action will change, and asks for a confirmation. Changes nothing."""
         source, action, target = self._asked(request)
         token, cookie = self._tokens.issue(request)
-        count = action.count(target)
+        if isinstance(action, BulkAction):
+            plan = self._planned(action, target)
+            count, what = plan.total, plan.what
+        else:
+            count, what = Count(action.count(target)), _what(action, target)
         response = self._rendering.page(
             request,
             "confirm.html",
             source=source,
             action=action,
             count=count,
-            what=_what(action, target, count),
+            what=what,
             token=token,
             back=self._back(request, source, action, target),
+            seconds=COUNT_SECONDS,
         )
         self._tokens.finish(request, response, cookie)
         return response
@@ -223,25 +263,47 @@ class Actions:
     async def act(self, request: Request) -> Response:
         """Carry out a confirmed action, and go to a page that shows the outcome."""
         source, action, target = self._asked(request)
-        refusal = self._tokens.refusal(request, await read_form(request))
+        form = await read_form(request)
+        refusal = self._tokens.refusal(request, form)
         if refusal is not None:
             return self._pages.message(request, 403, refusal)
+        if isinstance(action, BulkAction):
+            rate, back = rate_of(form.get("rate", "")), self._back(request, source, action, target)
+
+            def start() -> Response:
+                return self._changes.start(request, self._planned(action, target, rate), back)
+
+            return await run_in_threadpool(start)
         return await run_in_threadpool(self._act, request, source, action, target)
 
     def _act(self, request: Request, source: Source, action: Action, target: Target) -> Response:
-        what = _what(action, target, action.count(target))
-        entry = self.carry_out(request, source, what, lambda: action.run(target))
+        entry = self.carry_out(request, source, _what(action, target), lambda: action.run(target))
         audit = self._rendering.url(request, "audit")
         place = self._back(request, source, action, target) if action.changes == "job" else audit
         return RedirectResponse(f"{place}?done={entry.number}", 303)
+
+    def _planned(self, action: BulkAction, target: Target, rate: float | None = None) -> Plan:
+        """The change of a bulk action, with the number of jobs that match now. Counts for at most COUNT_SECONDS."""
+        operations = target.queue.operations
+        query = target.filter.search(operations.store.now)
+        if query.state is None and JobState.DEAD in action.states:
+            query = replace(query, state=JobState.DEAD)
+        change = action.plan(operations, query)
+        end = time.monotonic() + COUNT_SECONDS
+        counted = [operations.store.count_within(each, end - time.monotonic()) for each in change.queries]
+        count = Count(sum(number for number, _ in counted), all(complete for _, complete in counted))
+        kind = "waiting" if query.state is None else query.state.value
+        conditions = {name: value for name, value in target.filter.conditions().items() if name != "state"}
+        among = f" ({', '.join(f'{name} {value}' for name, value in conditions.items())})" if conditions else ""
+        what = f"{action.what} {count} {kind} {'job' if count == (1, True) else 'jobs'}{among}"
+        return Plan(change, action.label, what, action.participle, count, rate)
 
     def carry_out(self, request: Request, source: Source, what: str, run: Callable[[], str]) -> AuditEntry:
         """Run an action, with an entry in the audit log. `run` returns a sentence about the outcome.
 
         Waits at most MOST_WAIT seconds; the action then goes on, and the entry will get the outcome.
         """
-        address = "unknown" if request.client is None else request.client.host
-        entry = self._audit.begin(request.state.dashboard_user, address, source.name, what)
+        entry = self._audit.begin(*client_of(request), source.name, what)
         ended = Future[None]()
         threading.Thread(target=self._run, args=[entry, run, ended], daemon=True).start()
         with suppress(TimeoutError):
@@ -251,10 +313,8 @@ class Actions:
     def _run(self, entry: AuditEntry, run: Callable[[], str], ended: Future[None]) -> None:
         try:
             self._audit.end(entry, run())
-        except QueueportError as error:
-            self._audit.end(entry, f"It failed: {hidden(str(error))}", failed=True)
         except Exception as error:  # noqa: BLE001  # the audit log must show how an action ended
-            self._audit.end(entry, f"It failed: {type(error).__name__}: {hidden(str(error))}", failed=True)
+            self._audit.end(entry, failure(error), failed=True)
         ended.set_result(None)
 
     def check_allowed(self) -> None:
@@ -264,7 +324,7 @@ class Actions:
                 403, "This dashboard is read-only. Start it with --allow-actions, or pass allow_actions=True."
             )
 
-    def _asked(self, request: Request) -> tuple[Source, Action, Target]:
+    def _asked(self, request: Request) -> tuple[Source, Action | BulkAction, Target]:
         """The backend, the action and its target in the address. Raises HTTPException."""
         self.check_allowed()
         action = ACTIONS.get(request.path_params["action"])
@@ -277,34 +337,34 @@ class Actions:
             raise HTTPException(400, "The address names no queue.")
         if action is ACTIONS["purge"] and chosen.conditions().keys() - {"queue"}:
             raise HTTPException(400, f"{action.label} cannot be filtered by anything but the queue.")
+        if isinstance(action, BulkAction) and action.states and not (chosen.state or JobState.DEAD in action.states):
+            raise HTTPException(400, "The address names no state.")
+        if isinstance(action, BulkAction) and action.states and chosen.state not in ("", *action.states):
+            raise HTTPException(400, f"{action.label} does not change jobs in the state {chosen.state!r:.80}.")
         return source, action, Target(source.queue, request.state.dashboard_user, job_id, chosen)
 
-    def _back(self, request: Request, source: Source, action: Action, target: Target) -> str:
+    def _back(self, request: Request, source: Source, action: Action | BulkAction, target: Target) -> str:
         """The address of the page that the action was chosen on."""
         if action.changes == "job":
             return self._rendering.url(request, "job", source=source.name, job_id=target.job_id)
         return self._rendering.url(request, "jobs", source=source.name) + target.filter.query()
 
 
-def _what(action: Action, target: Target, count: int) -> str:
-    """What the action does, as a command: "discard 3 dead jobs (queue emails)"."""
+def _what(action: Action, target: Target) -> str:
+    """What the action does, as a command: "discard job 42"."""
     if action.changes == "job":
         return f"{action.what} job {target.job_id}"
-    if action.changes == "queue":
-        return f"{action.what} the queue {target.filter.queue}"
-    kind = "waiting" if action is ACTIONS["purge"] else "dead"
-    conditions = {name: value for name, value in target.filter.conditions().items() if name != "state"}
-    among = f" ({', '.join(f'{name} {value}' for name, value in conditions.items())})" if conditions else ""
-    return f"{action.what} {count:,} {kind} {'job' if count == 1 else 'jobs'}{among}"
+    return f"{action.what} the queue {target.filter.queue}"
 
 
-async def read_form(request: Request, limit: int = FORM_LIMIT) -> dict[str, str]:
-    """The fields of an HTML form. Raises HTTPException if it has more than `limit` bytes or is something else."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
-        raise HTTPException(415, "Only HTML forms are accepted here.")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise HTTPException(413, "The form is too large.")
-    return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
+def rate_of(text: str) -> float | None:
+    """The rate in a form, in jobs a second; None if the field is empty. Raises HTTPException."""
+    if not text.strip():
+        return None
+    with suppress(ValueError):
+        if 0 < (rate := float(text)) < math.inf:
+            return rate
+    raise HTTPException(
+        400,
+        f"{text!r:.80} is not a number of jobs a second, so nothing was changed: write a number above 0, or nothing.",
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Mount, Route
@@ -15,8 +17,9 @@ from starlette.types import ASGIApp
 from queueport.errors import ConfigurationError, QueueportError
 from queueport.queue import JobQueue
 from queueport.web.dashboard.access import Access, Authenticate, FormTokens
-from queueport.web.dashboard.actions import Actions
+from queueport.web.dashboard.actions import BULK, Actions
 from queueport.web.dashboard.audit import AuditLog
+from queueport.web.dashboard.changes import Changes
 from queueport.web.dashboard.history import History
 from queueport.web.dashboard.masking import MASKED_NAMES, Masking
 from queueport.web.dashboard.pages import Pages
@@ -63,11 +66,18 @@ def dashboard_app(
     if password is not None and authenticate is not None:
         raise ConfigurationError("password and authenticate exclude each other: choose one")
     sources, masking, audit = named(queues), Masking(mask), AuditLog()
-    app = Starlette()
-    rendering = Rendering(app.router, sources=list(sources.values()), allowed=allow_actions)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(changes.close)
+
+    app = Starlette(lifespan=lifespan)
+    rendering = Rendering(app.router, sources=list(sources.values()), allowed=allow_actions, bulk=BULK)
     pages = Pages(sources, rendering, masking, audit)
     tokens = FormTokens(secret)
-    actions = Actions(pages, rendering, tokens, audit, allowed=allow_actions)
+    changes = Changes(pages, rendering, tokens, audit)
+    actions = Actions(pages, rendering, tokens, audit, changes, allowed=allow_actions)
     replay = Replay(pages, rendering, tokens, masking, actions)
     app.router.routes.extend(
         [
@@ -78,6 +88,8 @@ def dashboard_app(
             Route("/{source}/jobs", pages.jobs, name="jobs"),
             Route("/{source}/jobs/{job_id}", pages.job, name="job"),
             Route("/{source}/history", History(pages, rendering).page, name="history"),
+            Route("/{source}/changes/{change}", changes.show, methods=["GET"], name="change"),
+            Route("/{source}/changes/{change}", changes.abort, methods=["POST"]),
             Route("/{source}/actions/replay", replay.form, methods=["GET"], name="replay"),
             Route("/{source}/actions/replay", replay.act, methods=["POST"]),
             Route("/{source}/actions/{action}", actions.confirm, methods=["GET"], name="confirm"),

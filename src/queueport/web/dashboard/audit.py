@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from starlette.requests import Request
+
 from queueport.web.dashboard.text import visible
 
-__all__ = ["AuditEntry", "AuditLog"]
+__all__ = ["AuditEntry", "AuditLog", "client_of"]
 
 logger: logging.Logger = logging.getLogger("queueport.audit")
 
@@ -36,6 +38,8 @@ class AuditEntry:
     outcome: str | None = None
     """A sentence about the result. None while the action runs."""
     failed: bool = False
+    change: str | None = None
+    """The id of a bulk change, which has a page of its own."""
 
 
 class AuditLog:
@@ -46,11 +50,11 @@ class AuditLog:
         self._lock = threading.Lock()
         self._number = 0
 
-    def begin(self, user: str, address: str, backend: str, what: str) -> AuditEntry:
+    def begin(self, user: str, address: str, backend: str, what: str, change: str | None = None) -> AuditEntry:
         """Record an action that begins now."""
         with self._lock:
             self._number += 1
-            entry = AuditEntry(self._number, datetime.now(UTC), user, address, backend, what)
+            entry = AuditEntry(self._number, datetime.now(UTC), user, address, backend, what, change=change)
             self._entries.appendleft(entry)
         self._log(entry, "begins")
         return entry
@@ -74,3 +78,8 @@ class AuditLog:
         fields = {"user": entry.user, "address": entry.address, "backend": entry.backend, "action": entry.what}
         parts = [visible(text) for text in (entry.user, entry.address, entry.backend, entry.what, outcome)]
         logger.info("%s (%s) on %s: %s: %s", *parts, extra={**fields, "outcome": outcome})
+
+
+def client_of(request: Request) -> tuple[str, str]:
+    """The user who sends a request, and the address of the browser."""
+    return request.state.dashboard_user, "unknown" if request.client is None else request.client.host

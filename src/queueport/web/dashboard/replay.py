@@ -19,8 +19,8 @@ from queueport.job import new_id
 from queueport.job.arguments import decode_json
 from queueport.status import JobStatus
 from queueport.tasks import registry
-from queueport.web.dashboard.access import FormTokens
-from queueport.web.dashboard.actions import Actions, read_form
+from queueport.web.dashboard.access import FormTokens, read_form
+from queueport.web.dashboard.actions import Actions
 from queueport.web.dashboard.masking import Masking, unmasked
 from queueport.web.dashboard.pages import Pages
 from queueport.web.dashboard.rendering import Rendering

@@ -300,8 +300,11 @@ class DynamoStore(JobStore, ForkAware):
     def ids(self, prefix: str, limit: int) -> Sequence[str]:
         return sorted(self._listing().ids(prefix, self.table.call_timeout))[:limit]
 
+    def count_within(self, query: Query, seconds: float) -> tuple[int, bool]:
+        return (self.count(query), True) if _has_counter(query) else super().count_within(query, seconds)
+
     def count(self, query: Query) -> int:
-        if replace(query, after=None, limit=0) != Query(query.state, query.queue, limit=0):
+        if not _has_counter(query):
             return self._listing().count(query)
         counts = self._counts.read()[0].states
         states = JobState if query.state is None else [query.state]
@@ -373,6 +376,11 @@ class DynamoStore(JobStore, ForkAware):
 
     def close(self) -> None:
         self.table.close()
+
+
+def _has_counter(query: Query) -> bool:
+    """True if the table counts the jobs that match this query."""
+    return replace(query, after=None, limit=0) == Query(query.state, query.queue, limit=0)
 
 
 def _independent(inserts: Sequence[Insert]) -> Iterator[Sequence[Insert]]:

@@ -2,29 +2,34 @@
 -- Arguments: the start and the end of the span, `since` and `step` of the query, its queue and its task ('' for any).
 -- Answers: for each step, queue and name in turn the start of the step, the queue, the name and the number.
 local from, to, since, step, queue, task = number(), number(), number(), number(), argument(), argument()
-local sums = {}
+local sums = {} -- the numbers by step and field; the same fields are in all intervals, so only their sums are read
 for _, length in ipairs({MINUTE, HOUR}) do
   local listed = 'history:' .. length
   for _, at in ipairs(call('ZRANGEBYSCORE', key(listed), from, '(' .. to)) do
-    local point = string.format('%d', since + math.floor((at - since) / step) * step)
-    for pair, counts in pairs(read_history(key(listed .. ':' .. at))) do
-      local q, t = string.match(pair, '^([^:]*):(.*)$')
-      if (queue == '' or q == queue) and (task == '' or t == task) then
-        local place = point .. ':' .. q
-        sums[place] = sums[place] or {}
-        for name, n in pairs(counts) do sums[place][name] = (sums[place][name] or 0) + n end
-      end
-    end
+    local point = since + math.floor((at - since) / step) * step
+    local fields = sums[point] or {}
+    sums[point] = fields
+    local flat = call('HGETALL', key(listed .. ':' .. at))
+    for i = 1, #flat, 2 do fields[flat[i]] = (fields[flat[i]] or 0) + (tonumber(flat[i + 1]) or 0) end
   end
 end
 local answers = {}
-for place, counts in pairs(sums) do
-  local point, q = string.match(place, '^([^:]*):(.*)$')
-  for name, n in pairs(counts) do
-    answers[#answers + 1] = point
-    answers[#answers + 1] = q
-    answers[#answers + 1] = name
-    answers[#answers + 1] = n
+for point, fields in pairs(sums) do
+  local queues = {}
+  for field, n in pairs(fields) do
+    local name, q, t = string.match(field, '^([^:]+):([^:]*):(.*)$')
+    if name and (queue == '' or q == queue) and (task == '' or t == task) then
+      queues[q] = queues[q] or {}
+      queues[q][name] = (queues[q][name] or 0) + n
+    end
+  end
+  for q, counts in pairs(queues) do
+    for name, n in pairs(counts) do
+      answers[#answers + 1] = string.format('%d', point)
+      answers[#answers + 1] = q
+      answers[#answers + 1] = name
+      answers[#answers + 1] = n
+    end
   end
 end
 return answers

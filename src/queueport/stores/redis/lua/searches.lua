@@ -115,18 +115,36 @@ local function span(names, since, till)
   return low, high
 end
 
+-- The lowest and the highest seq of entries of these indexes that were certainly enqueued between two times (nil: any time).
+-- Returns nothing if there are none.
+local function certain(names, since, till)
+  local largest, size = names[1], -1
+  for _, index in ipairs(names) do
+    local n = call('ZCARD', key(index))
+    if n > size then largest, size = index, n end
+  end
+  local low, high = 0, math.huge
+  if since then
+    local _, after = around(largest, size, since + CLOCK_STEP)
+    low = tonumber(after)
+  end
+  if till then high = tonumber((around(largest, size, till - CLOCK_STEP))) end
+  if low and high and low <= high then return low, high end
+end
+
 -- A page ends after the job with which its search has read more bytes of payloads than this.
 local MOST_READ = 2000000
 
 -- Read a query from the next arguments: state, queue, task, error, key, tag, text, finished_before, since and until ('' for
 -- any). Returns `names`, the indexes to read; `total`, their number of entries if all of these match, else nil; `since` and
--- `till`, the times of the enqueue (nil: any); the function `holds`, which tells whether the record with an id
--- matches; and `read`, the number of bytes of payloads that `holds` has read.
+-- `till`, the times of the enqueue (nil: any); `timed`, true if the entries need only be compared with these times; the
+-- function `holds`, which tells whether the record with an id matches; and `read`, the number of bytes of payloads that
+-- `holds` has read.
 local function query_argument()
   local wanted = {}
   for _, name in ipairs({'state', 'queue', 'task', 'error', 'key', 'tag', 'text'}) do wanted[name] = argument() end
   local before, since, till = number(), number(), number()
-  local found, checked = {read = 0}, before or since or till or wanted.text ~= ''
+  local found, checked = {read = 0}, before or wanted.text ~= ''
   if wanted.key ~= '' then
     found.names = {'keyed:' .. wanted.key}
     found.total = call('ZCARD', key(found.names[1]))
@@ -144,8 +162,8 @@ local function query_argument()
     wanted = {state = '', queue = '', task = '', error = '', tag = '', text = wanted.text}
   end
   checked = checked or wanted.queue ~= '' or wanted.task ~= '' or wanted.error ~= ''
-  found.since, found.till = since, till
-  if not checked then
+  found.since, found.till, found.timed = since, till, not checked and (since or till)
+  if not checked and not found.timed then
     found.holds = function() return true end
     return found
   end
