@@ -230,7 +230,8 @@ class HygieneTests(Case):
         for error in wrong:
             with pytest.raises(ConfigurationError, match="error="):
                 letters.retry_all(error=error)
-        for older_than in (-1.0, float("nan"), float("inf"), "60", 10**400, True):
+        ages: list[Any] = [-1.0, float("nan"), float("inf"), "60", 10**400, True]
+        for older_than in ages:
             with pytest.raises(ConfigurationError, match="older_than="):
                 letters.purge(older_than=older_than)
         for after in ("unknown", "a b", ""):

@@ -155,8 +155,9 @@ class Changes:
             running = RunningChange(plan, entry, back, time.monotonic())
             threading.Thread(target=running.run, args=[self._audit], name="queueport-change", daemon=True).start()
             self._known[change_id] = running
-            while len(self._known) > KEPT:
-                del self._known[next(iter(self._known))]
+            ended = [known for known, each in self._known.items() if each.ended is not None]
+            for known in ended[: max(0, len(self._known) - KEPT)]:
+                del self._known[known]
         running.finished.wait(MOST_WAIT)
         return RedirectResponse(self._rendering.url(request, "change", source=source.name, change=change_id), 303)
 
