@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from queueport.engine.dispatcher import Dispatcher
@@ -14,12 +15,15 @@ from queueport.engine.enqueue import Enqueue, Verdict, _Fate
 from queueport.engine.lifecycle import Lifecycle
 from queueport.engine.operations import Decide, Operations
 from queueport.engine.rules import AttemptOutcome, Failed, Refusal
+from queueport.engine.schedules import Entry, ScheduleDispatcher
 from queueport.errors import BackendUnavailable
+from queueport.spi import storage
 from queueport.spi.message import Message, SendResult
-from queueport.spi.record import Change, FollowUp, Record
+from queueport.spi.record import Change, FollowUp, Record, Release
 from queueport.spi.runner import MessageAction
 from queueport.spi.store import (
     Begin,
+    Document,
     Insert,
     LeaseRenewal,
     Query,
@@ -30,6 +34,7 @@ from queueport.spi.store import (
     WriteResult,
 )
 from queueport.status import JobError, JobState
+from queueport.stores.memory.records import Records
 from queueport.stores.memory.store import MemoryStore
 from queueport.workers.receiver import Receiver
 
@@ -270,9 +275,137 @@ class TakesExpired(MemoryStore):
         return []
 
 
+class LeavesReleasesOut(MemoryStore):
+    """Applies a change without the releases of the jobs that wait for it."""
+
+    def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
+        return super().swap([replace(swap, change=replace(swap.change, releases=())) for swap in swaps])
+
+
+class ReleasesAgain(MemoryStore):
+    """Releases jobs also if the change itself was refused, because it was applied before."""
+
+    def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:
+        written = super().swap(swaps)
+        for swap, answer in zip(swaps, written, strict=True):
+            for release in swap.change.releases if not answer.applied else ():
+                waiting = self.get([release.id])[0]
+                change = storage.releasing(release, waiting)
+                if waiting is not None and change is not None:
+                    super().swap([Swap(waiting.id, waiting.rev, change, swap.rev)])
+        return written
+
+
+class LetsOnWithAnyRev(SwapsWithAnyRev):
+    def ignores_rev(self, change: Change) -> bool:
+        return change.set == {"reason": None}
+
+
+class PutsWithAnyRev(MemoryStore):
+    """Writes a document without comparing its rev."""
+
+    def put_document(self, document: Document, expected: str | None, insert: Insert | None = None) -> bool:
+        return super().put_document(document, self._rev_of(document.kind, document.name), insert)
+
+
 class ForgetsFailures(MemoryStore):
     def stats(self) -> StoreStats:
         return replace(super().stats(), failed=0)
+
+
+# -- limits, follow-up jobs and schedules ------------------------------------------------------------------------------
+
+
+def admits_all(original: Method) -> Method:
+    """Let each job begin."""
+    return lambda limits, record, now, state_of: (None, {})
+
+
+def admits_as_if(**values: Any) -> Callable[[Method], Method]:
+    """Decide with a state of each limit that has these values instead of its own."""
+
+    def broken(original: Method) -> Method:
+        return lambda limits, record, now, state_of: original(
+            limits, record, now, lambda name: replace(state_of(name), **values)
+        )
+
+    return broken
+
+
+def keeps_slots(original: Method) -> Method:
+    """Count the slot of a job also after its attempt has ended."""
+
+    def count(self: Records, record: Record, more: int) -> None:
+        if record.state is not JobState.RUNNING or more > 0:
+            original(self, record, more)
+
+    return count
+
+
+def lets_on_if_named(original: Method) -> Method:
+    """Let jobs on at the end of an attempt only, and never in the round of a dispatcher."""
+    return lambda self, names=None: {} if names is None else original(self, names)
+
+
+def _released(release: Release, record: Record) -> Change | Refusal:
+    return storage.releasing(release, record) or Refusal.NOT_ALLOWED
+
+
+def releases_in_a_second_step(original: Method) -> Method:
+    """Release the jobs that follow an ended one by a write of its own. For use with `LeavesReleasesOut`."""
+
+    def follow(self: Operations, done: Sequence[tuple[Record, Change]], **more: Any) -> Any:
+        for release in [release for _, change in done for release in change.releases]:
+            self.settle(release.id, partial(_released, release))
+        return original(self, done, **more)
+
+    return follow
+
+
+def released_ignored(original: Decision) -> Decision:
+    return lambda self, record, change: original(self, replace(record, released=False), change)
+
+
+def releases_if(kept: Callable[[Release], bool]) -> Callable[[Decision], Decision]:
+    """Remove the releases that are not wanted from each change of a job."""
+    return changed(lambda change: replace(change, releases=tuple(filter(kept, change.releases))))
+
+
+def runs_whatever_the_reason(original: Decision) -> Decision:
+    return lambda self, record: original(self, replace(record, reason=None))
+
+
+def makes_the_job_later(original: Method) -> Method:
+    """Move the schedule on first, and then insert the job."""
+
+    def make(self: ScheduleDispatcher, *args: Any) -> Any:
+        store, inserts = self._store, list[Insert]()
+
+        def put(document: Document, expected: str | None, insert: Insert | None = None) -> bool:
+            inserts.extend([] if insert is None else [insert])
+            return store.put_document(document, expected)
+
+        self._store = copy(store)
+        self._store.put_document = put  # type: ignore[method-assign]
+        try:
+            made = original(self, *args)
+        finally:
+            self._store = store
+        if made is not None:
+            store.insert(inserts)
+        return made
+
+    return make
+
+
+def makes_the_latest_tick(original: Method) -> Method:
+    """Leave out the ticks before the latest one, whatever the schedule says."""
+
+    def make(self: ScheduleDispatcher, entry: Entry, *more: Any) -> Any:
+        made = original(self, replace(entry, recurrence=replace(entry.recurrence, catch_up="one")), *more)
+        return None if made is None else replace(made, recurrence=entry.recurrence)
+
+    return make
 
 
 # -- the production code ----------------------------------------------------------------------------------------------

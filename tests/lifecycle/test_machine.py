@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 from queueport.spi.store import JobStore
 from queueport.stores.memory.store import MemoryStore
 from queueport.stores.sqlite.store import SqliteStore
-from queueport.testing.machine import LifecycleMachine
+from queueport.testing.machine import FollowUpMachine, LifecycleMachine, LimitMachine, ScheduleMachine
 
 
 def examples(number: int) -> settings:
@@ -56,14 +56,62 @@ class SqliteAsQueue(Sqlite):
     carries = False
 
 
+class MemoryWithLimits(LimitMachine, Memory):
+    pass
+
+
+class MemoryAsQueueWithLimits(LimitMachine, MemoryAsQueue):
+    pass
+
+
+class SqliteAsQueueWithLimits(LimitMachine, SqliteAsQueue):
+    pass
+
+
+class MemoryWithFollowUps(FollowUpMachine, Memory):
+    pass
+
+
+class MemoryAsQueueWithFollowUps(FollowUpMachine, MemoryAsQueue):
+    pass
+
+
+class SqliteWithFollowUps(FollowUpMachine, Sqlite):
+    pass
+
+
+class MemoryWithSchedules(ScheduleMachine, Memory):
+    pass
+
+
+class SqliteAsQueueWithSchedules(ScheduleMachine, SqliteAsQueue):
+    pass
+
+
 TestMemory = Memory.TestCase
 TestMemoryWithoutDeadLetters = MemoryWithoutDeadLetters.TestCase
 TestMemoryAsQueue = MemoryAsQueue.TestCase
 TestSqlite = Sqlite.TestCase
 TestSqliteAsQueue = SqliteAsQueue.TestCase
+TestMemoryWithLimits = MemoryWithLimits.TestCase
+TestMemoryAsQueueWithLimits = MemoryAsQueueWithLimits.TestCase
+TestSqliteAsQueueWithLimits = SqliteAsQueueWithLimits.TestCase
+TestMemoryWithFollowUps = MemoryWithFollowUps.TestCase
+TestMemoryAsQueueWithFollowUps = MemoryAsQueueWithFollowUps.TestCase
+TestSqliteWithFollowUps = SqliteWithFollowUps.TestCase
+TestMemoryWithSchedules = MemoryWithSchedules.TestCase
+TestSqliteAsQueueWithSchedules = SqliteAsQueueWithSchedules.TestCase
 TestMemory.settings = examples(1000)
 TestMemoryWithoutDeadLetters.settings = examples(300)
 TestMemoryAsQueue.settings = examples(1000)
 TestSqlite.settings = examples(150)
 TestSqliteAsQueue.settings = examples(150)
+TestMemoryWithLimits.settings = examples(300)
+TestMemoryAsQueueWithLimits.settings = examples(200)
+TestSqliteAsQueueWithLimits.settings = examples(40)
+TestMemoryWithFollowUps.settings = examples(300)
+TestMemoryAsQueueWithFollowUps.settings = examples(200)
+TestSqliteWithFollowUps.settings = examples(40)
+TestMemoryWithSchedules.settings = examples(200)
+TestSqliteAsQueueWithSchedules.settings = examples(40)
 pytestmark = pytest.mark.timeout(600)

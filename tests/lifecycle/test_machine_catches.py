@@ -12,15 +12,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RULE_MARKER, run_state_machine_as_test
 
-from queueport.engine import enqueue
+from queueport.engine import enqueue, schedules
 from queueport.engine.dispatcher import Dispatcher
 from queueport.engine.enqueue import Enqueue, _Fate
 from queueport.engine.lifecycle import Lifecycle
 from queueport.engine.operations import Operations
+from queueport.engine.schedules import ScheduleDispatcher
+from queueport.job import new_id
+from queueport.spi import storage
 from queueport.spi.record import FollowUp
 from queueport.spi.store import JobStore
+from queueport.stores.memory.records import Records
 from queueport.stores.memory.store import MemoryStore
-from queueport.testing.machine import LifecycleMachine
+from queueport.testing.machine import FollowUpMachine, LifecycleMachine, LimitMachine, ScheduleMachine
 from queueport.workers import runner
 from queueport.workers.heartbeat import Heartbeat
 from queueport.workers.receiver import Receiver
@@ -36,13 +40,19 @@ from tests.lifecycle.broken import (
     HandlesAllLeases,
     KeepsRevOfHeartbeat,
     LapsesWithAnyRev,
+    LeavesReleasesOut,
+    LetsOnWithAnyRev,
     MarksWithAnyRev,
     Method,
+    PutsWithAnyRev,
+    ReleasesAgain,
     ReplacesRunning,
     ReplacesWithTheRev,
     TakesExpired,
     WithdrawsWithAnyRev,
     acknowledges_without_an_answer,
+    admits_all,
+    admits_as_if,
     always,
     always_stopped,
     as_if,
@@ -53,9 +63,13 @@ from tests.lifecycle.broken import (
     ends_any_attempt,
     extends_no_lapsed_lease,
     fails_when_interrupted,
+    keeps_slots,
     leaves_the_copy,
     leaves_the_rev,
+    lets_on_if_named,
     life_ignored,
+    makes_the_job_later,
+    makes_the_latest_tick,
     marks_by_the_current_revs,
     never_withdrawn,
     not_followed_by,
@@ -64,8 +78,12 @@ from tests.lifecycle.broken import (
     redrives_any_life,
     refused,
     rejects_all_if,
+    released_ignored,
+    releases_if,
+    releases_in_a_second_step,
     replaces_as_new,
     replaces_without,
+    runs_whatever_the_reason,
     token_ignored,
     waits_if_refused,
     withdraws_nothing,
@@ -96,6 +114,7 @@ class Mutant:
     carries: bool = True
     faults: bool = True
     steps: frozenset[str] = frozenset()
+    machine: type[LifecycleMachine] = LifecycleMachine
 
 
 def broken(
@@ -232,11 +251,66 @@ CODE = {
 }
 """Rules that are broken in production code."""
 
+LIMITED = frozenset({"enqueue", "work", "start_task", "dispatch", "wait"})
+TICKING = frozenset({"dispatch", "wait"})
+LINKED = frozenset({"operate", "work", "start_task", "dispatch", "round"})
+
+LIMITS = {
+    "limits: the store counts at begin": broken(storage, "admit", admits_all),
+    "limits: the running jobs count": broken(storage, "admit", admits_as_if(running=0)),
+    "limits: the starts of a rate count": broken(storage, "admit", admits_as_if(full_at=0.0)),
+    "limits: jobs begin in their order": broken(storage, "admit", admits_as_if(held=0), LIMITED),
+    "limits: the end of an attempt frees its slot": broken(Records, "_count_slots", keeps_slots, LIMITED),
+    "limits: held jobs are let on": broken(Operations, "let_on", always({}), LIMITED),
+    "limits: dispatchers let held jobs on": broken(Operations, "let_on", lets_on_if_named, LIMITED),
+    "limits: letting on compares the rev": Mutant(
+        store=LetsOnWithAnyRev, steps=frozenset({"operate", "work", "dispatch"})
+    ),
+}
+FOLLOW_UPS = {
+    "follow-up jobs: the end of a job releases them": Mutant(store=LeavesReleasesOut, steps=LINKED),
+    "follow-up jobs: are released in the step that ends the job": Mutant(
+        store=LeavesReleasesOut, code={(Operations, "follow"): releases_in_a_second_step}, steps=LINKED
+    ),
+    "follow-up jobs: a refused change releases nothing": Mutant(
+        store=ReleasesAgain, steps=frozenset({"work", "start_task", "wait"})
+    ),
+    "follow-up jobs: a job counts once": Mutant(
+        {"_releasing": released_ignored}, steps=frozenset({"operate", "work", "start_task"})
+    ),
+    "follow-up jobs: a death starts on_dead": Mutant({"_dead": releases_if(lambda one: not one.all)}, steps=LINKED),
+    "follow-up jobs: on_dead runs only after a death": Mutant({"_due": runs_whatever_the_reason}, steps=LINKED),
+    "follow-up jobs: a deleted dead job releases them": Mutant(
+        {"dispatch": changed(lambda change: replace(change, releases=()) if change.delete else change)}, steps=LINKED
+    ),
+    "follow-up jobs: wait without a limit when all jobs are inserted": Mutant({"complete": refused}, steps=LINKED),
+    "follow-up jobs: the result is kept until it was read": broken(Operations, "needed", always(frozenset())),
+}
+SCHEDULES = {
+    "schedules: the write of the document compares the rev": Mutant(store=PutsWithAnyRev, steps=TICKING),
+    "schedules: the id of a job follows from the tick": Mutant(
+        store=PutsWithAnyRev, code={(schedules, "_tick_id"): lambda _: lambda name, tick: new_id()}, steps=TICKING
+    ),
+    "schedules: the job is made in the step that moves the schedule on": broken(
+        ScheduleDispatcher, "_make", makes_the_job_later
+    ),
+    "schedules: each tick has a job if all are wanted": broken(
+        ScheduleDispatcher, "_make", makes_the_latest_tick, TICKING
+    ),
+}
+FEATURES = {
+    rule: replace(mutant, machine=machine)
+    for machine, rules in {LimitMachine: LIMITS, FollowUpMachine: FOLLOW_UPS, ScheduleMachine: SCHEDULES}.items()
+    for rule, mutant in rules.items()
+}
+"""Rules about limits, jobs that follow others, and schedules."""
+ALL = MUTANTS | CODE | FEATURES
+
 
 @pytest.mark.timeout(600)  # the search for one rule takes a second or two on an idle machine
-@pytest.mark.parametrize("rule", MUTANTS | CODE)
+@pytest.mark.parametrize("rule", ALL)
 def test_the_fault_search_finds_the_broken_rule(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant = (MUTANTS | CODE)[rule]
+    mutant = ALL[rule]
     for name, decision in mutant.decisions.items():
         monkeypatch.setattr(Lifecycle, name, decision(getattr(Lifecycle, name)))
     for (owner, name), method in mutant.code.items():
@@ -249,10 +323,14 @@ def test_the_fault_search_finds_the_broken_rule(rule: str, monkeypatch: pytest.M
         def make_store(self, clock: Callable[[], float]) -> JobStore:
             return mutant.store(clock=clock)
 
-    for name, step in vars(LifecycleMachine).items():
+    searched: type[Any] = Machine
+    if mutant.machine is not LifecycleMachine:
+        bases: Any = (mutant.machine, Machine)
+        searched = type("Searched", bases, {})
+    for name, step in (vars(LifecycleMachine) | vars(mutant.machine)).items():
         if mutant.steps and name not in mutant.steps and hasattr(step, RULE_MARKER):
             # A partialmethod lacks the attribute by which Hypothesis finds its steps. Other steps can still call it.
-            setattr(Machine, name, functools.partialmethod(step))
+            setattr(searched, name, functools.partialmethod(step))
     with pytest.raises(AssertionError) as caught:
-        run_state_machine_as_test(Machine, settings=SEARCH)
+        run_state_machine_as_test(searched, settings=SEARCH)
     assert caught.value.__cause__ is None, "the broken code raised an error before the checker found a broken promise"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -181,3 +182,29 @@ def test_a_fake_queue_applies_no_limits() -> None:
         for number in range(3):
             queue.enqueue(gate.task, number)
         assert queue.drain() == 3
+
+
+def test_a_job_that_waits_for_a_rate_starts_at_its_time_and_not_at_the_next_poll(queue: JobQueue) -> None:
+    @task(name="tests.paced", rate="20/s", burst=1)
+    def paced(number: int) -> float:
+        return time.monotonic()
+
+    queue.operations.store.poll = 1.0
+    handles = queue.enqueue_many(paced.job(number) for number in range(20))
+    with queue.worker(tasks=[paced], threads=2):
+        starts = sorted(handle.result(30) for handle in handles)
+    assert 0.9 < starts[-1] - starts[0] < 10  # with one start a poll, at least 15 s
+
+
+def test_only_the_dispatcher_that_let_the_latest_job_of_a_rate_on_plans_the_next_one(queue: JobQueue) -> None:
+    @task(name="tests.planned", rate="6/m", burst=1)
+    def planned() -> None: ...
+
+    queue.enqueue_many(planned.job() for _ in range(3))
+    operations = queue.operations
+    operations.limits_at_begin.declare([planned])
+    with queue.worker(tasks=[planned]):
+        eventually(lambda: queue.stats().totals.succeeded == 1 and operations.store.held(None, 1))
+    assert operations.let_on() == {}
+    (wait,) = operations.let_on(["task:tests.planned"]).values()
+    assert 8 < wait <= 10

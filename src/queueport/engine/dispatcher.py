@@ -48,6 +48,8 @@ SHARED = 2
 them polls less often than that, so that a hundred idle workers do not load the server."""
 SLOWEST = 2.0
 """The maximum number of seconds that a dispatcher waits between two polls, unless the store recommends more."""
+FASTEST = 0.01
+"""The minimum number of seconds between two steps that let jobs of one limit on."""
 FOLD_EVERY = 60.0
 """The minimum number of seconds between two calls of `JobStore.fold_history`. The first call is SWEEP seconds after the
 start, so that workers that each run for less than a minute also fold the history."""
@@ -88,6 +90,9 @@ class Dispatcher:
         self._swept_at = self._counted_at = self._searched_at = self._runtime.monotonic()
         self._folded_at = self._swept_at - max(0.0, FOLD_EVERY - SWEEP)
         self._poll = operations.store.poll
+        self._starts: dict[str, float] = {}
+        """When to let the next jobs of a limit on, by the monotonic clock. Has the limits with a rate of which this
+        dispatcher, and not another one, has let on the latest jobs."""
 
     def start(self) -> None:
         """Run the dispatcher in a new thread."""
@@ -105,8 +110,10 @@ class Dispatcher:
         self._operations.pauses.follow()
         self._operations.limits_at_begin.follow()
         pause = self._poll
-        while not self._stop.wait(pause * random.uniform(0.8, 1.0)):
+        while not self._stop.is_set():
             try:
+                if self._wait(pause * random.uniform(0.8, 1.0)):
+                    return
                 self.tick()
                 self._count_workers()
                 pause = self._poll
@@ -116,6 +123,28 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001  # an error must not end the dispatcher
                 self._failures.error(error, "an unexpected error occurred in the dispatcher; it continues")
             pause = min(pause * 2, 2.0)
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for the next round. Meanwhile, let held jobs on when the rates of their limits have starts for them.
+
+        Returns True if the dispatcher is stopped. Raises BackendUnavailable.
+        """
+        end = self._runtime.monotonic() + seconds
+        while self._starts and (at := min(self._starts.values())) < end:
+            if self._stop.wait(max(0.0, at - self._runtime.monotonic())):
+                return True
+            now = self._runtime.monotonic()
+            names = [name for name, start in self._starts.items() if start <= now]
+            for name in names:
+                del self._starts[name]
+            if names:
+                self._plan(self._operations.let_on(names))
+        return self._stop.wait(max(0.0, end - self._runtime.monotonic()))
+
+    def _plan(self, waits: Mapping[str, float]) -> None:
+        """Plan when to let the next jobs of these limits on."""
+        now = self._runtime.monotonic()
+        self._starts.update({name: now + max(wait, FASTEST) for name, wait in waits.items()})
 
     def tick(self) -> int:
         """Run one round: claim and change the records that are due, until none is left or `stop` is called.
@@ -136,7 +165,7 @@ class Dispatcher:
                 break
         self._operations.wake_resting()
         if self._operations.limits_at_begin.exist:
-            self._operations.let_on()
+            self._plan(self._operations.let_on())
         self._schedules.tick()
         if self._runtime.monotonic() - self._searched_at >= LOST_EVERY:
             self._searched_at = self._runtime.monotonic()

@@ -31,7 +31,7 @@ from queueport.spi.failures import FailureLog
 from queueport.spi.message import Message, SendOutcome, SendResult, by_queue
 from queueport.spi.record import Change, FollowUp, Record
 from queueport.spi.signing import Signer
-from queueport.spi.storage import room
+from queueport.spi.storage import room, start_in
 from queueport.spi.store import JobStore, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, JobStatus
 from queueport.tasks import registry
@@ -546,18 +546,26 @@ class Operations:
                 self._wake([job_id for _, job_id, queue in decided if queue not in paused])
                 self._resting = self._resting[len(decided) :]
 
-    def let_on(self, names: Sequence[str] | None = None) -> None:
+    def let_on(self, names: Sequence[str] | None = None) -> dict[str, float]:
         """Let as many held jobs on as may begin now: those of the limits with these names, or of all limits.
 
         Limits that this process does not know are left out. Raises BackendUnavailable.
+
+        Returns, for limits whose rate lets the next job begin later, in how many seconds that is. Leaves out a limit of
+        which another process lets jobs on: if `names` is None, also one of which this call has let none on.
         """
+        waits = {}
         for held in self.store.held(names, LET_ON):
             limit = self.limits_at_begin.named(held.name)
             if limit is None:
                 continue
             free = room(limit, held.state, held.now, ahead=held.state.passed)
             number = int(min(max(free, 0), len(held.jobs)))  # `free` may be infinite
-            self.apply([(record, self.lifecycle.let_on(record)) for record in held.jobs[:number]])
+            done = self.apply([(record, self.lifecycle.let_on(record)) for record in held.jobs[:number]])
+            wait = start_in(limit, held.state, held.now, ahead=held.state.passed + number)
+            if wait > 0 and done == number < held.state.held and (number or names is not None):
+                waits[held.name] = wait
+        return waits
 
     def _wake(self, ids: Sequence[str]) -> None:
         found = call_batch(self.store.get, ids, lambda _, __: None)  # leaves out a record that cannot be read

@@ -69,6 +69,7 @@ __all__ = [
     "replacing",
     "room",
     "search_too_long",
+    "start_in",
     "startable",
     "swap",
     "unreadable_holder",
@@ -194,6 +195,13 @@ def room(limit: StartLimit, state: LimitState, now: float, *, ahead: int) -> flo
         starts = limit.burst - max(0.0, state.full_at - now) * limit.rate
         free = min(free, math.floor(starts + START_ERROR))
     return free - ahead
+
+
+def start_in(limit: StartLimit, state: LimitState, now: float, *, ahead: int) -> float:
+    """In how many seconds the rate has a start after `ahead` others, which begin now. 0 if it has one now."""
+    if limit.rate is None:
+        return 0.0
+    return max(0.0, max(state.full_at, now) + (ahead + 1 - limit.burst) / limit.rate - now)
 
 
 def holding(hold: Change, record: Record, name: str, now: float) -> Change:

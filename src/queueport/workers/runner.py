@@ -315,6 +315,8 @@ class Runner:
         if names:
             try:
                 self.operations.let_on(sorted(names))
+            except BackendUnavailable as error:
+                self.failures.warning("jobs that wait for a limit are let on later, by a dispatcher: %s", error)
             except Exception as error:  # noqa: BLE001  # an error must not end this thread
                 self.failures.error(error, "the jobs that wait for a limit could not be let on; a dispatcher does it")
 

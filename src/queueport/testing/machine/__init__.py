@@ -32,6 +32,10 @@ the faults end. Then each job must end, each dead job must be buried if the brok
 be left when retention is over. Without faults, the hooks of each job that died must have been called. An error in the
 log of production code is a failure, too.
 
+**Features.** `LimitMachine`, `FollowUpMachine` and `ScheduleMachine` (`features`) have limits, batches and chains, and
+a schedule. `promises` has their checks: no limit is exceeded and no job waits although it may begin; a job that follows
+others is due exactly when the last of these has ended; and each tick has one job.
+
 `tests/lifecycle` breaks each rule of the protocol, in the lifecycle, a store or the production code. For each broken
 rule, the search must find an example in which a promise is broken.
 """
@@ -39,6 +43,7 @@ rule, the search must find an example in which a promise is broken.
 from queueport.errors import NeedsExtra
 
 with NeedsExtra("testing", __name__):
+    from queueport.testing.machine.features import FollowUpMachine, LimitMachine, ScheduleMachine
     from queueport.testing.machine.steps import LifecycleMachine
 
-__all__ = ["LifecycleMachine"]
+__all__ = ["FollowUpMachine", "LifecycleMachine", "LimitMachine", "ScheduleMachine"]

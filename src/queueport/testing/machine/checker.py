@@ -16,6 +16,7 @@ from queueport.errors import BackendUnavailable, DuplicateJob
 from queueport.spi.record import Record
 from queueport.spi.store import JobStore
 from queueport.status import JobState, JobStatus, utc
+from queueport.testing.machine.promises import FollowUps, Limited, Limits, Ticks
 from queueport.testing.machine.scheduler import Actor
 from queueport.testing.machine.simulation import SimulatedRuntime
 
@@ -51,8 +52,19 @@ MOVES: dict[tuple[JobState | None, JobState | None], set[str]] = {
 }
 """The roles that may move a job from one state to another. None: the job has no record. An operator acts as a producer.
 
+RELEASED has further moves of jobs that follow others.
+
 The comments name the causes that are not obvious, each with its role if the roles have different causes.
 """
+
+RELEASED: dict[tuple[JobState | None, JobState | None], set[str]] = {
+    (S, Q): {WORKER},  # the worker has recorded the end of the job before it
+    (S, CANCELLED): {WORKER},  # the same, and that job was cancelled
+    (S, None): {PRODUCER},  # the jobs that it follows were not accepted
+}
+
+TICK = "queueport-tick"
+"""The header of the jobs of schedules."""
 
 Death = tuple[str, int, datetime | None]
 """One death of a job: the id of the job, its number of attempts, and the time of the death."""
@@ -61,8 +73,10 @@ Death = tuple[str, int, datetime | None]
 class Checker:
     """Records what callers were promised and how each job changes. Raises AssertionError if a promise is broken."""
 
-    def __init__(self, store: JobStore, rules: Rules, runtime: SimulatedRuntime, max_attempts: int) -> None:
-        self.get, self.stats = store.get, store.stats
+    def __init__(
+        self, store: JobStore, rules: Rules, runtime: SimulatedRuntime, max_attempts: int, limited: Limited
+    ) -> None:
+        self.get, self.stats, self.documents = store.get, store.stats, store.documents
         self.rules, self.runtime, self.max_attempts = rules, runtime, max_attempts
         self.records: dict[str, Record | None] = {}
         """Every job, as it is now."""
@@ -100,6 +114,9 @@ class Checker:
         self.deaths: Counter[Death] = Counter()
         self.hook_calls: Counter[Death] = Counter()
         self.processed = self.failed = 0
+        self.limits = Limits(limited)
+        self.follow_ups = FollowUps()
+        self.ticks = Ticks()
 
     @property
     def now(self) -> float:
@@ -116,6 +133,9 @@ class Checker:
                 self._written(actor, job_id, before, after)
         if verb == "claim_due":
             self._claimed(answer, leases)
+        if verb == "put_document":
+            self.ticks.moved(next(iter(self.documents("schedule")), None), self.records)
+        self.follow_ups.settled(self.records)
         self._counts()
         self._running_once()
         return answer
@@ -236,7 +256,9 @@ class Checker:
         also check that each copy is that of a dead job, and that the hooks of each death were called.
         """
         for job_id, record in self.records.items():
-            assert record is None or record.state.final, f"job {job_id} never ends: {record}"
+            assert record is None or self.rests(record), f"job {job_id} never ends: {record}"
+            if record is not None and not record.state.final:
+                continue
             last = self.before.get(job_id) if record is None else record
             assert job_id not in self.accepted or (last is not None and last.state.final), "an accepted job is lost"
         dead = {(r.id, r.life) for r in self.records.values() if r is not None and r.state is DEAD}
@@ -245,13 +267,21 @@ class Checker:
             assert not self.rules.buries or dead == set(copies), "a job that is not dead is in the dead letters"
             assert self.hook_calls == self.deaths, "the on_dead hooks are not called for a death"
 
+    def rests(self, record: Record) -> bool:
+        """True if the job has ended, or waits for one that an operator must retry or discard."""
+        return record.state.final or self.follow_ups.may_wait(record, self.records)
+
     # -- one write ------------------------------------------------------------------------------------
 
     def _written(self, actor: Actor, job_id: str, before: Record | None, after: Record | None) -> None:
         move = (None if before is None else before.state, None if after is None else after.state)
-        assert move[0] is move[1] or actor.role in MOVES.get(move, ()), f"a {actor.role} moves a job {move}"
+        assert move[0] is move[1] or actor.role in self._movers(job_id, move, after), (
+            f"a {actor.role} moves a job {move}"
+        )
         if before is not None and before.state is R and move[1] is not R:
             self._left_running(actor, before, after)
+        self.limits.written(before, after, self.records, self.now)
+        self.follow_ups.written(before, after, self.now, job_id in self.accepted)
         if after is None:
             self._deleted(job_id, before)
             return
@@ -262,7 +292,9 @@ class Checker:
             assert before.key == after.key or after.state is R, "a waiting job gives up its key"
             assert _budgets(before) == _budgets(after), "a budget is burned without a move"
             if after.interrupted and not before.interrupted:
-                assert self.holders[before.token or ""] == actor.process, "a stale worker marks an attempt interrupted"
+                assert self.holders.get(before.token or "") == actor.process, (
+                    "a stale worker marks an attempt interrupted"
+                )
         elif after.state is Q:
             self._entered_queued(actor, before, after)
         elif after.state is R:
@@ -271,6 +303,13 @@ class Checker:
             self.due[job_id] = after.wake_at or 0.0
         elif move != (DEAD, CANCELLED):
             self._ended(before, after)
+
+    def _movers(self, job_id: str, move: tuple[JobState | None, JobState | None], after: Record | None) -> set[str]:
+        """The roles that may make this move of this job."""
+        if move[0] is None and after is not None and TICK in after.headers:
+            return {DISPATCHER}
+        released = RELEASED.get(move, set[str]()) if job_id in self.follow_ups.parents else set[str]()
+        return MOVES.get(move, set[str]()) | released
 
     def _replaced(self, actor: Actor, before: Record, after: Record) -> None:
         """Check a job that has taken over the fields of another job."""
@@ -292,7 +331,8 @@ class Checker:
         assert after.failures <= self.max_attempts, "more failures than attempts allowed"
         assert after.crashes <= after.option("crash_limit", self.rules.crash_limit), "more crashes than allowed"
         assert after.attempts == self.begins[after.id] + begun_now, "an attempt is counted twice or not at all"
-        assert published or after.state.final or after.wake_at is not None, f"a job is never due: {after}"
+        due = after.wake_at is not None or after.waits_for > 0
+        assert published or after.state.final or due, f"a job is never due: {after}"
         assert not (published and self.rules.carries) or after.wake_at is None, "a sent job is due"
         self._withdrawn(after)
         if after.key is not None and not after.state.final and (before is None or before.state.final):
@@ -308,8 +348,12 @@ class Checker:
         attempt = (after.token, after.interrupted, after.cancel_requested, after.sends)
         assert attempt == (None, False, False, 0), "queued with values of the previous attempt"
         if before is None:
+            if TICK in after.headers:
+                self.ticks.inserted(after, self.now)
             return
-        if before.state in (S, A):
+        if before.state is S and after.id in self.follow_ups.parents:
+            assert actor.role is PRODUCER or self.follow_ups.due(after.id), "queued before those that it follows ended"
+        elif before.state in (S, A):
             assert actor.role is PRODUCER or self.now >= self.due[after.id], "queued before it is due"
         if not before.state.final:
             assert before.life == after.life, "a new life without a retry"
@@ -357,6 +401,7 @@ class Checker:
         if not before.state.final:
             assert job_id not in self.accepted, "an accepted job is deleted before its end"
             return
+        self.follow_ups.deleted(before, self.records)
         keep = self.rules.keep_dead if before.state is DEAD else self.rules.keep_succeeded or 0.0
         assert self.now >= (before.finished_at or 0.0) + keep, "a job is deleted before its retention is over"
 

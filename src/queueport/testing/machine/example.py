@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
+from queueport.engine.lifecycle import COMPLETE_WITHIN
 from queueport.engine.rules import CLAIM
+from queueport.engine.schedules import READ_EVERY
 from queueport.spi.record import Record
 from queueport.status import JobState
 from queueport.tasks import registry
 from queueport.testing.machine.checker import PRODUCER
-from queueport.testing.machine.processes import TASKS, Application, MakeStore, Process, System
+from queueport.testing.machine.processes import SCHEDULE, Application, MakeStore, Process, System
 from queueport.testing.machine.scheduler import Actor, Crashed, Fault, Scheduler
 
 ROUNDS = 60
@@ -31,7 +34,7 @@ class Example(System):
     With `calm`, no fault happens, but the broker may still repeat, defer and redeliver messages.
     """
 
-    def __init__(self, make_store: MakeStore, *, calm: bool, tasks: Sequence[Sequence[str]], **options: bool) -> None:
+    def __init__(self, make_store: MakeStore, *, calm: bool, tasks: Sequence[Sequence[str]], **options: Any) -> None:
         super().__init__(make_store, **options)
         self.lease = self.rules.lease
         self.application = Application(self)
@@ -47,7 +50,7 @@ class Example(System):
         self._closing = ExitStack()
         self._closing.callback(self.store.close)
         self._closing.enter_context(registry.isolated())
-        for task in TASKS.values():
+        for task in self.tasks.values():
             registry.add(task)
             task.on_dead(lambda status: self.scheduler.check(self.checker.on_dead, status))
             self._closing.callback(task.dead_hooks.clear)
@@ -122,7 +125,10 @@ class Example(System):
 
     def dispatch(self, process: Process, reach: Reach) -> None:
         """Let the dispatcher of a process run, at most to the end of a round."""
+        whole = process.dispatcher.idle and reach == ALL and not process.frozen
         self._run(process, process.dispatcher, process.dispatch, reach)
+        if whole and process.dispatcher.idle and not self.broker.refused:
+            self.checker.limits.polled(self.checker.records, self.runtime.now)
 
     def dispatch_twice(self, process: Process, reach: Reach) -> None:
         """Let the dispatcher of a process do a whole round and, a third of a lease later, start another one.
@@ -278,6 +284,15 @@ class Example(System):
         """End the faults. Check that every job ends, and that every record is deleted after its retention."""
         for process in self.processes:
             process.frozen = False
+        if self.checker.follow_ups.parents or self.checker.ticks.next is not None:
+            self.round()
+        if self.checker.follow_ups.incomplete(self.checker.records):
+            self.wait(COMPLETE_WITHIN)
+        if self.checker.ticks.next is not None:
+            self.wait(READ_EVERY)
+            self.round()
+            assert self.checker.ticks.next > self.runtime.now - READ_EVERY, "a tick is not handled"
+            self.open().schedules.remove(SCHEDULE)
         self._rounds(lambda record: record is None or self._at_rest(record))
         self.checker.at_rest(self.broker.kept_copies(), faultless=self.faultless)
         self.runtime.now += self.rules.keep_dead
@@ -299,7 +314,7 @@ class Example(System):
 
     def _at_rest(self, record: Record) -> bool:
         buried = not self.rules.buries or record.buried or (record.id, record.life) in self.broker.kept_copies()
-        return record.state.final and (buried or record.state is not JobState.DEAD)
+        return self.checker.rests(record) and (buried or record.state is not JobState.DEAD)
 
 
 class _Errors(logging.Handler):

@@ -7,7 +7,9 @@ the threads. They run the loops of the heartbeat thread and the dispatcher one r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -17,7 +19,8 @@ from queueport.context import Abort, RetryLater, current_job
 from queueport.engine.dispatcher import Dispatcher
 from queueport.engine.rules import Refusal
 from queueport.errors import BackendUnavailable, DuplicateJob, InvalidState, JobNotFound
-from queueport.job import Job, Options
+from queueport.job import Job, JobHandle, Options
+from queueport.job.limits import TaskLimit
 from queueport.queue import JobQueue
 from queueport.retry import Retry
 from queueport.spi.driver import Driver
@@ -28,6 +31,7 @@ from queueport.spi.url import BackendURL
 from queueport.stores.driver import MemoryDriver
 from queueport.tasks import Task
 from queueport.testing.machine.checker import DISPATCHER, HEARTBEAT, WORKER, Checker
+from queueport.testing.machine.promises import UNLIMITED, Limited, Parents
 from queueport.testing.machine.scheduler import Actor, Scheduler
 from queueport.testing.machine.simulation import Broker, SimulatedRuntime
 from queueport.workers.attempt import Interrupted, InterruptReason
@@ -55,7 +59,7 @@ TOKENS: dict[str, Callable[..., list[str]]] = {
     "heartbeat": lambda renewals: [renewal.token for renewal in renewals],
 }
 """For each verb of a store that takes tokens, a function that returns the tokens in the arguments of a call."""
-WRITES = {"insert", "swap", "claim_due", *TOKENS}
+WRITES = {"insert", "swap", "claim_due", "put_document", *TOKENS}
 
 OPERATIONS: dict[str, Callable[[JobQueue, str], object]] = {
     "retry": lambda queue, job_id: queue.retry(job_id),
@@ -66,31 +70,48 @@ OPERATIONS: dict[str, Callable[[JobQueue, str], object]] = {
 """The calls of operators other than `cancel`. The checker does not record their answers as promises."""
 
 
-NO_JOBS = frozenset({"documents", "put_document", "delete_document", "history", "fold_history", "held"})
-"""The verbs that are no points of the search, because its examples have no schedules, pauses and limits: the calls
-change nothing, and points that change nothing make the search find less."""
+NO_POINTS = frozenset({"documents", "put_document", "delete_document", "history", "fold_history", "held"})
+"""The verbs that are no points of the search, except in a machine that names them: in examples without schedules,
+pauses and limits, these calls change nothing, and points that change nothing make the search find less."""
+SCHEDULE = "nightly"
 
 
 class System:
     """Store, broker and clock of one example. Each process opens a queue of its own on them."""
 
-    def __init__(self, make_store: MakeStore, *, carries: bool, buries: bool, early: bool) -> None:
+    def __init__(
+        self,
+        make_store: MakeStore,
+        *,
+        carries: bool,
+        buries: bool,
+        early: bool,
+        points: Collection[str] = (),
+        limited: Limited = UNLIMITED,
+    ) -> None:
         self.scheduler = Scheduler()
         self.runtime = SimulatedRuntime(self.scheduler)
         self.broker = Broker(self.scheduler, early=early, buries=buries)
         self.store = make_store(self.runtime.wall)
         self.carries = carries
+        self.limited = limited
         self.rules = self.open().operations.rules
-        self.checker = Checker(self.store, self.rules, self.runtime, RETRY.max_attempts)
+        self.checker = Checker(self.store, self.rules, self.runtime, RETRY.max_attempts, limited)
         self.plans: dict[str, str] = {}
-        for verb in ClaimingStore.__abstractmethods__ - {"open"} - NO_JOBS:
+        self.tasks = tasks_of(limited)
+        if limited.queue is not None:
+            self.open().limit(QUEUE, **dataclasses.asdict(limited.queue))
+        for verb in ClaimingStore.__abstractmethods__ - {"open"} - (NO_POINTS - {*points}):
             if hasattr(self.store, verb):
                 setattr(self.store, verb, self._checked(verb, getattr(self.store, verb)))
 
     def open(self) -> JobQueue:
         """Open a queue on the store and the broker, as each process does."""
         driver: Driver = self.broker if self.carries else MemoryDriver(self.claiming)
-        return JobQueue(BackendURL("search://"), SETTINGS, driver, self.store, self.runtime)
+        queue = JobQueue(BackendURL("search://"), SETTINGS, driver, self.store, self.runtime)
+        if self.limited.queue is not None:
+            queue.operations.limits_at_begin.follow()
+        return queue
 
     @property
     def claiming(self) -> ClaimingStore:
@@ -104,10 +125,39 @@ class System:
         The plan is a header, so that a job which is replaced also gets the plan of the new job.
         """
         job_id = f"job{len(self.plans)}"
-        self.plans[job_id], self.checker.records[job_id] = plan, None
+        self._add(job_id, plan)
         given = {name: value for name, value in options.items() if value is not None}
         headers = {"plan": plan, "of": job_id}
-        return TASKS[task].using(job_id=job_id, headers=headers, **PLANS[plan], **given).job()
+        return self.tasks[task].using(job_id=job_id, headers=headers, **PLANS[plan], **given).job()
+
+    def _add(self, job_id: str, plan: str) -> None:
+        self.plans[job_id] = plan
+        self.checker.records.setdefault(job_id, None)
+
+    def chain(self, plans: Sequence[str], task: str) -> Job[str]:
+        """The first of jobs of which each gets the result of the one before it."""
+        following, waiting = None, list[str]()
+        for position, plan in reversed([*enumerate(plans)]):
+            following = self.job(plan, task, then=following, pass_result=position > 0 or None)
+            if waiting:
+                self.checker.follow_ups.parents[waiting[-1]] = Parents((following.id,), batch=False)
+            waiting.append(following.id)
+        assert following is not None
+        return following
+
+    def batch(self, plans: Sequence[str], task: str) -> tuple[list[Job[str]], Job[str], Job[str]]:
+        """The jobs of a batch, all but the last two of these, and the jobs that are its `then` and `on_dead`."""
+        *jobs, then, on_dead = [self.job(plan, task) for plan in plans]
+        ids = tuple(job.id for job in jobs)
+        self.checker.follow_ups.parents |= {then.id: Parents(ids), on_dead.id: Parents(ids, if_dead=True)}
+        return jobs, then, on_dead
+
+    def schedule(self, plan: str, **when: Any) -> None:
+        """Add a schedule whose jobs have this plan."""
+        job = self.tasks["task"].using(headers={"plan": plan, "of": SCHEDULE}, **PLANS[plan]).job()
+        self.open().schedules.add(SCHEDULE, job, **when)
+        self.checker.ticks.catch_up = when["catch_up"]
+        self.checker.ticks.next = self.store.documents("schedule")[0].value["next"]
 
     def _checked(self, verb: str, method: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a verb of the store: add points before and after its effect, and let the checker check its writes."""
@@ -117,6 +167,8 @@ class System:
             actor, do = scheduler.current, partial(method, *args, **kwargs)
             if actor is None or actor.calling or verb not in WRITES:
                 return scheduler.call(do)
+            if verb == "put_document" and args[2:] and args[2] is not None:
+                self._add(args[2].record.id, args[2].record.headers["plan"])
             tokens, called_at = TOKENS[verb](*args) if verb in TOKENS else [], self.runtime.now
             checker.before_call(actor, verb, tokens)
             answer = scheduler.call(partial(checker.watch, actor, do, verb, kwargs.get("leases", True)))
@@ -141,6 +193,32 @@ class Application:
             self._scheduler.check(self._checker.told, error, self._scheduler.actor().answered)
         else:
             self._checker.accepted.add(handle.id)
+
+    def enqueue_linked(self, job: Job[Any]) -> None:
+        """Enqueue the jobs of a chain, and tell the checker which of them the caller was told are enqueued."""
+        self._linked(lambda: [handle.id for handle in self._handles(job)])
+
+    def _handles(self, job: Job[Any]) -> list[JobHandle[Any]]:
+        handle = self._queue.enqueue(job)
+        return [handle, *handle.follow_ups]
+
+    def enqueue_batch(self, jobs: Sequence[Job[Any]], then: Job[Any], on_dead: Job[Any]) -> None:
+        """The same for the jobs of a batch."""
+        ids = [job.id for job in (*jobs, then, on_dead)]
+
+        def call() -> Sequence[str]:
+            self._queue.batch(jobs, then=then, on_dead=on_dead, batch_id=f"batch-{ids[0]}")
+            return ids
+
+        self._linked(call)
+
+    def _linked(self, call: Callable[[], Sequence[str]]) -> None:
+        try:
+            accepted = call()
+        except BackendUnavailable as error:
+            accepted = error.accepted
+            self._scheduler.check(self._checker.told, error, False)  # only the last call is known to be answered
+        self._checker.accepted.update(accepted)
 
     def add_dead(self, job: Job[Any]) -> None:
         """Add a job to the dead letters."""
@@ -177,7 +255,7 @@ class Process:
         operations = self._system.open().operations
         self.frozen = self.hangs = False
         self._work = Work((QUEUE,), threads=1, grace=0.0)
-        self._runner = runner = Runner(operations, [TASKS[name] for name in self._tasks], self._work)
+        self._runner = runner = Runner(operations, [self._system.tasks[name] for name in self._tasks], self._work)
         self._dispatcher = Dispatcher(operations, refresh=runner.heartbeat.refresh, received=runner.received)
         self._intake = (
             TransportIntake(self._system.broker, runner)
@@ -266,11 +344,16 @@ class Process:
         return token
 
 
-def _task() -> str:
+def _task(result: str = "") -> str:  # noqa: ARG001  # the result of the job before it in a chain
     return _process.get().run_task()
 
 
 _process: ContextVar[Process] = ContextVar("queueport_search_process")
-TASKS: dict[str, Task[[], str, str]] = {
-    name: Task(name, _task, options=Options(retry=RETRY)) for name in ("task", "other")
-}
+
+
+@functools.cache
+def tasks_of(limited: Limited) -> dict[str, Task[..., str, str]]:
+    """The tasks of an example, by name. The first one has the limit."""
+    limit = None if limited.task is None else TaskLimit(**dataclasses.asdict(limited.task))
+    options = Options(retry=RETRY)
+    return {"task": Task("task", _task, options=options, limit=limit), "other": Task("other", _task, options=options)}

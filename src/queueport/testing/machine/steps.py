@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from queueport.spi.store import JobStore
 from queueport.testing.machine.example import ALL, MANY, Example, Reach
 from queueport.testing.machine.processes import PLANS, Process
+from queueport.testing.machine.promises import UNLIMITED, Limited
 from queueport.testing.machine.scheduler import Fault
 
 JOBS = 4
@@ -47,6 +48,10 @@ class LifecycleMachine(RuleBasedStateMachine):
     buries: ClassVar[bool] = True
     faults: ClassVar[bool] = True
 
+    points: ClassVar[frozenset[str]] = frozenset()
+    """Verbs of the store that are points, beyond those that are points in each machine."""
+    limited: Limited = UNLIMITED
+    """The limits of the task "task" and of the queue."""
     started: Example | None = None
 
     def make_store(self, clock: Callable[[], float]) -> JobStore:
@@ -66,11 +71,16 @@ class LifecycleMachine(RuleBasedStateMachine):
         With `begun`, a worker also begins the job, if the job is queued. With `calm`, no fault happens. `early` is
         passed to `Broker`.
         """
-        backend = {"carries": self.carries, "buries": self.buries, "early": early}
-        self.started = Example(self.make_store, calm=calm or not self.faults, tasks=tasks, **backend)
-        self.enqueue(plan=plan, task="task", key=None, when=(None, None), reach=ALL)
+        options = {"carries": self.carries, "buries": self.buries, "points": self.points, "limited": self.limited}
+        calm = calm or not self.faults
+        self.started = Example(self.make_store, calm=calm, tasks=tasks, early=early, **options)
+        self.enqueue_first(plan)
         if begun:
             self.start_task(0)
+
+    def enqueue_first(self, plan: str) -> None:
+        """Enqueue the first job of an example, or add it to the dead letters."""
+        self.enqueue(plan=plan, task="task", key=None, when=(None, None), reach=ALL)
 
     def teardown(self) -> None:
         """End the faults, and check that every promise is kept in the end, unless a step has failed before."""
