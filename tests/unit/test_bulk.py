@@ -12,7 +12,10 @@ import pytest
 from queueport import JobQueue, JobState, get_queue, task
 from queueport.engine.bulk import BulkChange, cancelling, discarding, purging, retrying
 from queueport.engine.operations import Changed
+from queueport.spi.settings import read
 from queueport.spi.store import Query
+from queueport.stores.redis.store import RedisStore
+from tests.mutants.wire import Broker, WireTransport
 from tests.servers import redis_server
 
 
@@ -25,12 +28,13 @@ def noop(number: int) -> int:
 def queue(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobQueue]:
     """A queue whose jobs are changed in pages of three."""
     monkeypatch.setattr("queueport.engine.bulk.PAGE", 3)
-    urls = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/jobs.db"}
-    namespace = f"test{uuid4().hex[:12]}"
-    url = urls.get(request.param) or f"dramatiq+{redis_server(private=True).url}"
-    with get_queue(url, namespace=namespace) as opened:
-        opened.setup("default")
-        yield opened
+    if request.param != "redis":
+        with get_queue({"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/jobs.db"}[request.param]) as queue:
+            yield queue
+        return
+    store = RedisStore(redis_server(private=True).url, namespace=f"test{uuid4().hex[:12]}", call_timeout=5.0)
+    with JobQueue(*read("wire://bulk", {}), WireTransport(Broker()), store) as queue:
+        yield queue
 
 
 def dead(queue: JobQueue, number: int, key: str | None = None) -> list[str]:

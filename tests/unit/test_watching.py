@@ -401,7 +401,7 @@ def test_changes_of_an_ended_job_are_its_last_status(memory: JobQueue) -> None:
         with pytest.raises(JobNotFound):
             await anext(aq.changes("unknown"))
         for every in (0, -1.0, float("nan")):
-            with pytest.raises(ConfigurationError, match=r"^every=.* pass a number of seconds greater than 0$"):
+            with pytest.raises(ConfigurationError, match=r"^every.* number of seconds"):
                 await anext(aq.changes(handle.id, every))
 
     asyncio.run(watch())

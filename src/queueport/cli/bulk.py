@@ -104,7 +104,8 @@ def run_change(
             for done in change.pages(rate, stop):
                 line.show(done)
     except QueueportError:
-        typer.echo(f"before the error: {sentence(done, changed)}", err=True)
+        if done.changed:
+            typer.echo(f"before the error: {sentence(done, changed)}", err=True)
         raise
     output.print_result({"count": done.changed}, sentence(done, changed), as_json)
     if stop.is_set():

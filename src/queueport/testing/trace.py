@@ -79,8 +79,8 @@ class Trace:
         at the start, an overlap is recorded too.
         """
         run = uuid.uuid4().hex
-        self.note("start", job=job.id, task=job.task, attempt=job.attempt, run=run)
         with (self.folder / f"{job.id}.lock").open("wb") as lock:
+            self.note("start", job=job.id, task=job.task, attempt=job.attempt, run=run)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
