@@ -77,8 +77,9 @@ def a_running_job_keeps_its_key(insert: Verb, inserts: Sequence[Insert]) -> Any:
 @breaks("store.insert", "E14_many", on=MEMORY)
 def a_replaced_job_is_reported_as_existing(insert: Verb, inserts: Sequence[Insert]) -> Any:
     def seen(written: WriteResult) -> WriteResult:
-        held = written.outcome is WriteOutcome.REPLACED
-        return WriteResult(WriteOutcome.KEY_HELD, written.record) if held else written
+        if written.outcome is not WriteOutcome.REPLACED or written.record is None:
+            return written
+        return WriteResult(WriteOutcome.KEY_HELD, replace(written.record, rev="of another change"))
 
     return [seen(written) for written in insert(inserts)]
 
