@@ -190,7 +190,7 @@ class DeadLetterTests(Case):
     def test_D5_a_worker_leaves_unknown_tasks_to_others(self, queue: JobQueue, harness: Harness, trace: Trace) -> None:
         queue = harness.open(unknown_after=30.0)
         known, unknown = queue.enqueue(tasks.echo, 1), queue.enqueue(tasks.add, 1, 2)
-        # A backend may give the message, once a second, to the thread that has waited longest: so there are two threads.
+        # A backend may give the message, once a second, to the thread that has waited longest: so each worker has one.
         # Another backend may give it to either of them each time, so the job may need long.
         with queue.worker(tasks=[tasks.echo], threads=1):
             assert known.result(10) == 1
