@@ -1,8 +1,7 @@
 """Measure the pages of the dashboard and the endpoints: `python -m benchmarks.pages URL [--records N]`.
 
 The store behind the URL gets N records of all states and a history of 30 days, unless it has them already. They stay
-there, so use a private server, such as `dramatiq+redis://localhost:6399/0`, or a new file, such as
-`sqlite:////tmp/pages.db`.
+there, so use a private server, such as `dramatiq+redis://localhost:6399/0`, or a new file, such as `sqlite:///pages.db`.
 """
 
 from __future__ import annotations

@@ -254,3 +254,21 @@ def test_the_page_keeps_the_latest_changes(queue: JobQueue, site: Site, monkeypa
         places.append(started(site, "/main/actions/discard-all?queue=payments"))
     for place, status in zip(places, (404, 200, 200), strict=True):
         site.get(place, status)
+
+
+def test_the_page_of_a_change_that_still_runs_is_kept(
+    queue: JobQueue, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queueport.web.dashboard.changes.KEPT", 2)
+    monkeypatch.setattr("queueport.web.dashboard.changes.MOST_WAIT", 0.0)
+    dead(queue)
+    gate = Gate(queue, monkeypatch)
+    running = started(site)
+    site.wait(running, "Changed 2")
+    for _ in range(3):
+        queue.dead_letters.add(charge.job("o-late"), "late")
+        later = started(site, "/main/actions/discard-all?text=o-late")
+        site.wait(later, "was discarded.")
+    assert "It runs." in site.get(running).text
+    gate.open.set()
+    site.wait(running, "jobs were queued.")

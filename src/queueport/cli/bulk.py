@@ -154,7 +154,7 @@ class Line:
             sys.stderr.flush()
 
     def show(self, done: Changed) -> None:
-        """Show the numbers, unless they were shown a moment ago. Does nothing if standard error is no terminal."""
+        """Show the numbers at most once in SHOW_EVERY seconds. Does nothing if standard error is not a terminal."""
         now = time.monotonic()
         if not sys.stderr.isatty() or (self._shown_at is not None and now - self._shown_at < SHOW_EVERY):
             return

@@ -198,9 +198,9 @@ class Publisher:
     def publish_now(self, to: Destination, batch: Batch, deadline: float, answer: Callable[[bool], None]) -> None:
         """Publish the messages left in a batch to a declared queue in this step of the event loop, if this is possible.
 
-        Calls `answer(True)` when RabbitMQ has answered for each of them. Calls `answer(False)` if the channel was
-        closed first, or if nothing was published because there is no open channel, the connection is blocked, or the
-        deadline has passed: `publish` may then be possible.
+        Calls `answer(True)` when RabbitMQ has answered for each of them, and `answer(False)` if the channel closes
+        before that. Also calls `answer(False)` if it publishes nothing: without an open channel, on a blocked
+        connection, or after the deadline. The caller can then call `publish`.
         """
         confirms = self._confirms
         ready = confirms is not None and self.connection.blocked is None and time.monotonic() < deadline

@@ -189,7 +189,7 @@ class Ticks:
         self.made: Counter[float] = Counter()
         """The number of jobs that were made for each tick."""
         self.next: float | None = None
-        """The next tick; None if there is no schedule."""
+        """The next tick. Without a schedule, None."""
         self.catch_up = "one"
         """The `catch_up` with which the schedule was added."""
 
