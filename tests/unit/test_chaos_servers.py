@@ -64,6 +64,13 @@ def test_a_cut_resets_connections_and_refuses_new_ones(listener: socket.socket, 
         assert server.recv(1) == b"x"
 
 
+def test_a_cut_resets_a_connection_that_is_being_opened(listener: socket.socket, proxy: Proxy) -> None:
+    for _ in range(50):  # the proxy's thread may not know yet that the connection to the server is there
+        client, server = pair(listener, proxy)
+        with client, server, proxy.cut(), pytest.raises(ConnectionResetError):
+            server.recv(1)
+
+
 def test_a_delay_holds_bytes_back(listener: socket.socket, proxy: Proxy) -> None:
     client, server = pair(listener, proxy)
     with client, server, proxy.delayed():

@@ -81,12 +81,9 @@ class Proxy:
         await self._reset()
 
     async def _reset(self) -> None:
-        """Close all connections in a way that both ends get an error (RST)."""
+        """Reset all connections: both ends get an error."""
         for writer in self._writers:
-            connection = writer.get_extra_info("socket")
-            with suppress(OSError):  # it is already closed
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            reset(writer)
 
     async def _end(self) -> None:
         await self._refuse()
@@ -103,6 +100,8 @@ class Proxy:
             self._writers.discard(writer)
             return
         self._writers.add(to_server)
+        if writer.is_closing():  # it was reset while the connection to the server was opened
+            reset(to_server)
         try:
             await asyncio.wait(
                 [asyncio.ensure_future(self._pump(reader, to_server)), asyncio.ensure_future(self._pump(there, writer))]
@@ -120,3 +119,10 @@ class Proxy:
                     writer.write(chunk)
                     await writer.drain()
         writer.close()
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection in a way that the other end gets an error (RST), and not an ordinary end."""
+    with suppress(OSError):  # it is already closed
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
