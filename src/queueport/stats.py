@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from queueport.job.limits import QueueLimit
 from queueport.status import plain
 
 __all__ = [
@@ -159,6 +160,8 @@ class QueueStats(Counts):
     the store is the queue, the number of queued jobs."""
     paused: Pause | None = None
     """The pause of the queue; None if it is not paused."""
+    limit: QueueLimit | None = None
+    """The limit that `JobQueue.limit` has set; None if the queue has none."""
     last_minute: HistoryPoint | None = None
     """What happened from the start of the previous minute until now; None if the queue is not listed."""
     last_hour: HistoryPoint | None = None

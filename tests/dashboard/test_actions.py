@@ -119,6 +119,13 @@ def test_a_queue_is_paused_and_resumed(queue: JobQueue, site: Site) -> None:
     assert handle.status().state is JobState.SUCCEEDED
 
 
+def test_the_overview_shows_the_limit_of_a_queue(queue: JobQueue, site: Site) -> None:
+    queue.limit("mails", concurrency=5, rate="10/s")
+    assert "mails at most 5 at a time, 10/s" in site.get("/").text
+    queue.limit("mails")
+    site.wait("/", "No queue has been used yet.")
+
+
 def test_all_dead_jobs_of_a_filter_are_retried(queue: JobQueue, site: Site) -> None:
     for number in range(3):
         queue.dead_letters.add(charge.job(f"o-{number}"), "no")

@@ -224,9 +224,13 @@ def test_a_queue_is_limited_shown_and_let_free(run: Run, queue: JobQueue) -> Non
     assert run("limit", "sums", "--concurrency", "2", "--rate", "100/m", "--burst", "5") == "queue sums is limited\n"
     assert queue.queue_limits() == {"sums": QueueLimit(concurrency=2, rate="100/m", burst=5)}
     assert run("limits").split()[4:] == ["sums", "2", "100/m", "5"]
+    assert "sums           2 at a time, 100/m, burst 5" in run("stats")
+    given = {"concurrency": 2, "rate": "100/m", "burst": 5}
+    assert parsed(run("stats", "--json"))["queues"]["sums"]["limit"] == given
     assert parsed(run("limits", "--json")) == [{"queue": "sums", "concurrency": 2, "rate": "100/m", "burst": 5}]
     assert run("limit", "sums", "--none") == "queue sums has no limit\n"
     assert queue.queue_limits() == {}
+    assert "limited queue" not in run("stats")
     assert parsed(run("limits", "--json")) == []
     for words in (["limit", "sums"], ["limit", "sums", "--none", "--rate", "1/s"]):
         assert "give --concurrency or --rate" in CliRunner().invoke(app, words).stderr

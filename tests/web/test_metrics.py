@@ -72,6 +72,7 @@ def test_a_scrape_is_read_by_the_parsers_of_the_client(queue: JobQueue, framewor
     live = WorkerStats("host-1-a", ("mails", "other"), ("metrics.work",), datetime.now(UTC))
     queue.operations.store.announce(live, 60.0)
     queue.pause("other")
+    queue.limit("other", concurrency=5, rate="30/m")
     with serve(framework, Endpoints(queue=queue)) as site:
         plain = site.client.get("/metrics")
         assert plain.headers["content-type"].startswith("text/plain; version=")
@@ -114,6 +115,8 @@ def test_a_scrape_is_read_by_the_parsers_of_the_client(queue: JobQueue, framewor
     }
     assert found["queueport_oldest_queued_age_seconds", "queue=other"] == 0
     assert found["queueport_queue_paused", "queue=other"] == 1
+    assert found["queueport_queue_concurrency_limit", "queue=other"] == 5
+    assert found["queueport_queue_rate_limit", "queue=other"] == 0.5
 
 
 def test_the_names_follow_the_conventions_of_prometheus(queue: JobQueue) -> None:

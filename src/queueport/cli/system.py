@@ -31,7 +31,9 @@ LIMIT = "[QUEUE=]NUMBER"
 
 
 def stats(queue: JobQueue, *, watch: Watch = None, as_json: Json = False) -> None:
-    """Show the number of jobs by queue and state, the last minute and hour, the paused queues, and the live workers."""
+    """Show the number of jobs by queue and state, the last minute and hour, paused and limited queues, and the live
+    workers.
+    """
     show(queue.stats, Stats.as_dict, _tables, as_json=as_json, watch=watch)
 
 
@@ -56,6 +58,7 @@ def _tables(current: Stats) -> "Sequence[RenderableType]":
         if counts.paused is not None
     ]
     pauses = output.table(("paused queue", ">since", "reason"), paused)
+    limited = [(name, str(counts.limit)) for name, counts in current.queues.items() if counts.limit is not None]
     live = current.workers
     counters = f"{current.processed} jobs ended, {current.failed} attempts failed, {len(live)} workers live"
     past = _past(current)
@@ -63,6 +66,7 @@ def _tables(current: Stats) -> "Sequence[RenderableType]":
     parts = [
         *((recent, "") if past else ()),
         *((pauses, "") if paused else ()),
+        *((output.table(("limited queue", "limit"), limited), "") if limited else ()),
         *((worker_table(live), "") if live else ()),
     ]
     return queues, "", *parts, counters

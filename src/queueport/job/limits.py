@@ -50,6 +50,14 @@ class QueueLimit:
         elif self.burst is not None:
             raise ConfigurationError("burst= has no effect without a rate: pass rate=, or leave it out")
 
+    def __str__(self) -> str:
+        parts = (
+            None if self.concurrency is None else f"{self.concurrency} at a time",
+            self.rate,
+            None if self.burst is None else f"burst {self.burst}",
+        )
+        return ", ".join(part for part in parts if part is not None)
+
     @property
     def starts(self) -> tuple[float | None, int]:
         """The starts a second, None for no limit, and the starts at once."""

@@ -453,8 +453,8 @@ class JobQueue:
         """
         store, driver = self.operations.store, self.operations.driver
         read, workers = store.stats(), sorted(store.workers(), key=lambda worker: worker.name)
-        paused = self.paused()
-        names = {*read.queues, *paused, *(queue for worker in workers for queue in worker.queues)}
+        paused, limits = self.paused(), self.queue_limits()
+        names = {*read.queues, *paused, *limits, *(queue for worker in workers for queue in worker.queues)}
         minute, hour = recent(store, read.now, MINUTE), recent(store, read.now, HOUR)
         queues = Queues()
         for name in sorted(names):
@@ -469,6 +469,7 @@ class JobQueue:
                 oldest_queued_age=age,
                 depth=ready,
                 paused=paused.get(name),
+                limit=limits.get(name),
                 last_minute=minute[name],
                 last_hour=hour[name],
             )

@@ -13,6 +13,7 @@ from itertools import accumulate, pairwise
 from weakref import WeakKeyDictionary
 
 from queueport.errors import NeedsExtra, QueueportError, encodable
+from queueport.job.limits import rate_of
 from queueport.queue import JobQueue
 from queueport.spi.failures import FailureLog
 from queueport.spi.history import HOUR, MINUTE, HistoryQuery, start_of
@@ -167,6 +168,12 @@ def _gauges(stats: Stats) -> list[Metric]:
         "queueport_queue_workers", "Live worker processes that take jobs from this queue.", labels=["queue"]
     )
     paused = GaugeMetricFamily("queueport_queue_paused", "1 if the queue is paused, else 0.", labels=["queue"])
+    concurrency = GaugeMetricFamily(
+        "queueport_queue_concurrency_limit", "Jobs of this queue that may run at a time.", labels=["queue"]
+    )
+    rate = GaugeMetricFamily(
+        "queueport_queue_rate_limit", "Jobs of this queue that may start in a second on average.", labels=["queue"]
+    )
     served = Counter(name for worker in stats.workers for name in worker.queues)
     for name, queue in stats.queues.items():
         label = encodable(name)
@@ -177,8 +184,12 @@ def _gauges(stats: Stats) -> list[Metric]:
         age.add_metric([label], queue.oldest_queued_age or 0.0)
         serving.add_metric([label], served[name])
         paused.add_metric([label], queue.paused is not None)
+        if queue.limit is not None and queue.limit.concurrency is not None:
+            concurrency.add_metric([label], queue.limit.concurrency)
+        if queue.limit is not None and queue.limit.rate is not None:
+            rate.add_metric([label], rate_of(queue.limit.rate))
     workers = GaugeMetricFamily("queueport_workers", "Live worker processes.", len(stats.workers))
-    return [jobs, depth, age, serving, paused, workers]
+    return [jobs, depth, age, serving, paused, concurrency, rate, workers]
 
 
 def _counters(stats: Stats, sums: Sums) -> Iterator[Metric]:
