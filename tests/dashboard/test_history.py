@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,8 +13,9 @@ from queueport import JobQueue
 from queueport.engine.schedules import ScheduleDispatcher
 from queueport.stats import HistoryPoint
 from queueport.testing import FakeQueue
+from queueport.testing.waiting import eventually
 from queueport.web.dashboard.charts import CHART_HEIGHT, CHART_WIDTH, EDGE, Line, chart, nice
-from queueport.web.dashboard.history import SPANS
+from queueport.web.dashboard.past import SPANS
 from tests.dashboard.site import Page, Site, add, fail, work
 
 PLACES = {"hour": 60, "day": 96, "month": 120}
@@ -28,6 +30,24 @@ def keys(page: Page) -> dict[str, str]:
         for name, text in re.findall(r"(\w+) ([^,;]+)[,;]", values.partition(": ")[2]):
             found[f"{title} {name}"] = text
     return found
+
+
+def prepared(site: Site) -> None:
+    """Show the overview, and wait until the thread that reads its numbers has also read those of the charts."""
+    site.get("/")
+    eventually(lambda: all(thread.name != "queueport-dashboard" for thread in threading.enumerate()))
+
+
+def spans_read(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The spans, in seconds, that are read from the history of this queue from now on."""
+    read, asked = queue.history, list[float]()
+
+    def history(*given: Any) -> list[HistoryPoint]:
+        asked.append(given[2])
+        return read(*given)
+
+    monkeypatch.setattr(queue, "history", history)
+    return asked
 
 
 def points(line: Line) -> list[list[tuple[float, float]]]:
@@ -61,25 +81,34 @@ def test_charts_show_what_has_happened(job_queue: FakeQueue, span: str) -> None:
 def test_the_points_of_the_past_are_read_once(job_queue: FakeQueue, span: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that is read again shows what a new dashboard shows, but asks the store only for the last steps."""
     clock = [0.0]
-    monkeypatch.setattr("queueport.web.dashboard.history.time.monotonic", lambda: clock[0])
-    read, asked = job_queue.history, list[float]()
-
-    def history(*given: Any) -> list[HistoryPoint]:
-        asked.append(given[2])
-        return read(*given)
-
+    monkeypatch.setattr("queueport.web.dashboard.past.time.monotonic", lambda: clock[0])
     step = SPANS[span].step
     site = Site({"main": job_queue})
+    prepared(site)
     for moved in (1.0, 30.0, step + 7.0, 3 * step - 1.0, 0.0, 200 * step):
         job_queue.enqueue_many([add.job(number) for number in range(3)])
         job_queue.advance(moved)
         clock[0] += moved
         shown = keys(site.get(f"/main/history?span={span}"))
-        assert shown == keys(Site({"main": job_queue}).get(f"/main/history?span={span}"))
-    monkeypatch.setattr(job_queue, "history", history)
+        new = Site({"main": job_queue})
+        prepared(new)
+        assert shown == keys(new.get(f"/main/history?span={span}"))
+    asked = spans_read(job_queue, monkeypatch)
     site.get(f"/main/history?span={span}")
     assert asked == [pytest.approx(asked[0])]
     assert asked[0] < 2 * step + 300
+
+
+@pytest.mark.parametrize("span", PLACES)
+def test_the_first_page_with_charts_does_not_wait_for_the_past(
+    job_queue: FakeQueue, span: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site({"main": job_queue})
+    prepared(site)
+    asked = spans_read(job_queue, monkeypatch)
+    site.get(f"/main/history?span={span}")
+    assert len(asked) == 1
+    assert asked[0] < 2 * SPANS[span].step + 300
 
 
 def test_a_clock_that_was_set_forward_leaves_no_gap_in_the_charts(job_queue: FakeQueue) -> None:

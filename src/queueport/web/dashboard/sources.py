@@ -1,7 +1,8 @@
 """`Source`: one backend on the dashboard, with its latest numbers and short charts of them. For the pages.
 
 However many pages are open, one thread reads the numbers, at most once in FRESH seconds. So a store that does not
-answer blocks one thread only, and no page waits for longer than MOST_WAIT seconds.
+answer blocks one thread only, and no page waits for longer than MOST_WAIT seconds. The thread that reads the first
+numbers then also reads what the page with charts of all queues will need.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from queueport.spi.url import hidden
 from queueport.stats import Stats
 from queueport.status import JobState, JobStatus
 from queueport.web.dashboard.charts import Point
+from queueport.web.dashboard.past import Past
 
 __all__ = ["Snapshot", "Source", "named", "snapshots"]
 
@@ -110,12 +112,14 @@ class Source:
     def __init__(self, name: str, queue: JobQueue) -> None:
         self.name = name
         self.queue = queue
+        self.past = Past(queue)
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._lock = threading.Lock()
         self._schedules: Sequence[Schedule] = ()
         self._schedules_at = -math.inf
         self._reading: Future[Snapshot] | None = None
         self._read_at = 0.0
+        self._prepared = False
 
     def start(self) -> Future[Snapshot]:
         """Begin to read the numbers, unless a thread reads them now or has just read them."""
@@ -147,6 +151,9 @@ class Source:
             found = Snapshot(problem=hidden(f"{self.name} could not be read: {type(error).__name__}: {error}"))
         self._read_at = time.monotonic()
         reading.set_result(found)
+        if not self._prepared:
+            self._prepared = True
+            self.past.prepare()
 
     def _read(self) -> Snapshot:
         stats = self.queue.stats()
