@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from queueport.errors import ConfigurationError
+from queueport.testing.chaos.plan import CLOCKS
 from queueport.testing.chaos.proxy import DELAY, Proxy
 from queueport.testing.chaos.servers import NAMES, open_servers
 
@@ -115,6 +116,20 @@ def test_the_faults_of_a_url(url: str, faults: dict[str, list[str]] | None) -> N
         found = {place.role: list(place.faults) for place in servers.places}
         assert servers.url == url
         assert found == ({"store": PROXIED, "broker": PROXIED} if faults is None else faults)
+
+
+@pytest.mark.parametrize(
+    ("url", "possible"),
+    [
+        ("sqlite:///jobs.db", False),
+        ("amqp://localhost?store=sqlite:///jobs.db", False),
+        ("rq+redis://localhost", True),
+        ("amqp://localhost?store=rediss://localhost", True),
+    ],
+)
+def test_only_a_store_that_does_not_use_the_clocks_of_its_clients_allows_wrong_clocks(url: str, possible: bool) -> None:
+    with open_servers(url) as servers:
+        assert (CLOCKS.keys() <= set(servers.kinds)) is possible
 
 
 def test_a_url_keeps_its_login_path_and_options() -> None:

@@ -32,6 +32,22 @@ def test_processes_that_outlive_the_first_process_of_their_worker_are_killed_at_
     eventually(lambda: not running(left))
 
 
+def test_a_worker_with_a_wrong_clock_is_not_excused_from_anything(tmp_path: Path) -> None:
+    plan = Plan("1", jobs=0, workers=1, producers=0, lease=1.0, faults=[Fault("clock-back", 0, 0)])
+    servers, environment = Servers("memory://", "memory://", []), {"QUEUEPORT_NAMESPACE": "any"}
+    world = World(plan, Ledger(tmp_path), servers, environment, "sleep 60")
+    world.start()
+    found = set[str]()
+    try:
+        (clock,) = tmp_path.glob("*.clock")
+        world.carry_out(plan.faults[0], lambda: found.add(clock.read_text()))
+        found.add(clock.read_text())
+    finally:
+        world.end()
+    assert found == {"-3600", "0"}
+    assert [(fault.kind, fault.worker, fault.server) for fault in world.happened] == [("clock-back", "", "")]
+
+
 def running(pid: int) -> bool:
     """True if the process exists and is not a zombie that waits for its parent."""
     try:

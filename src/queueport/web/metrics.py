@@ -189,7 +189,8 @@ def _gauges(stats: Stats) -> list[Metric]:
         if queue.limit is not None and queue.limit.rate is not None:
             rate.add_metric([label], rate_of(queue.limit.rate))
     workers = GaugeMetricFamily("queueport_workers", "Live worker processes.", len(stats.workers))
-    return [jobs, depth, age, serving, paused, concurrency, rate, workers]
+    limits = [family for family in (concurrency, rate) if family.samples]
+    return [jobs, depth, age, serving, paused, *limits, workers]
 
 
 def _counters(stats: Stats, sums: Sums) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["FAULTS", "PROCESSES", "SERVERS", "Fault", "Plan"]
+__all__ = ["CLOCKS", "FAULTS", "PROCESSES", "SERVERS", "Fault", "Plan"]
 
 PROCESSES: dict[str, str] = {
     "kill": "SIGKILL to all processes of a worker",
@@ -18,6 +18,11 @@ PROCESSES: dict[str, str] = {
     "producer": "SIGKILL to a producer",
 }
 """The faults that need no control over the servers, and what each does."""
+CLOCKS: dict[str, str] = {
+    "clock-ahead": "the clock of a worker is an hour ahead for one and a half leases",
+    "clock-back": "the clock of a worker is an hour behind for one and a half leases",
+}
+"""The faults of a worker's clock. They need time-machine, and a store that does not use the clocks of its clients."""
 SERVERS: dict[str, str] = {
     "cut": "all connections to a server are reset, and new ones are refused",
     "delay": "what processes and a server send to each other arrives 0.2 seconds late",
@@ -29,7 +34,7 @@ SERVERS: dict[str, str] = {
     "disk-full": "SQLite's disk is full",
 }
 """The faults of servers. Each lasts for a time between a fifth of a lease and one and a half leases."""
-FAULTS = {**PROCESSES, **SERVERS}
+FAULTS = {**PROCESSES, **CLOCKS, **SERVERS}
 SHORTEST, LONGEST = 0.2, 1.5
 """How long faults of servers last, in leases."""
 MOST_SERVERS = 2

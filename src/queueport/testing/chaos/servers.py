@@ -15,6 +15,8 @@ from urllib.parse import urlencode
 from queueport.connect import STORE_VARIABLE
 from queueport.errors import ConfigurationError, NeedsExtra
 from queueport.spi.url import BackendURL
+from queueport.testing.chaos.clock import can_be_set
+from queueport.testing.chaos.plan import CLOCKS
 from queueport.testing.chaos.proxy import Proxy
 from queueport.testing.servers import Missing
 
@@ -52,16 +54,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """`url` is the queue's URL, and `process_url` is the URL through the proxies, for workers and producers."""
+    """`url` is the queue's URL, and `process_url` is the URL through the proxies, for workers and producers. With
+    `own_clock`, the store uses the clock of its server, not those of workers and producers.
+    """
 
     url: str
     process_url: str
     places: Sequence[Place]
+    own_clock: bool = False
 
     @property
     def kinds(self) -> list[str]:
         """The kinds of faults that these servers allow."""
-        return list(dict.fromkeys(kind for place in self.places for kind in place.faults))
+        clocks = CLOCKS if self.own_clock and can_be_set() else ()
+        return [*clocks, *dict.fromkeys(kind for place in self.places for kind in place.faults)]
 
     def choose(self, kind: str, number: int) -> Place:
         """The server for a fault of this kind. If several allow it, the number chooses one."""
@@ -160,7 +166,8 @@ def _with_proxies(url: str, own: Mapping[str, Faults], stack: ExitStack) -> Serv
         process_url = BackendURL(parsed.text, options).full
     # a backend without a URL of the store keeps the records in its own server, or has no server
     process_url = through(process_url, "store" if store is None else "broker")
-    return Servers(url, process_url, [Place(role, of_role) for role, of_role in faults.items()])
+    own_clock = BackendURL.parse(store or url).scheme.rpartition("+")[2] in ("redis", "rediss", "dynamodb")
+    return Servers(url, process_url, [Place(role, of_role) for role, of_role in faults.items()], own_clock)
 
 
 def _address(text: str) -> tuple[str, int] | None:

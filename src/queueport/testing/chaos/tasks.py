@@ -14,6 +14,7 @@ from typing import Any
 
 from queueport import Job, Retry, current_job, task
 from queueport.status import JobState
+from queueport.testing.chaos.clock import CLOCK, follow
 from queueport.testing.chaos.ledger import LEDGER, Ledger
 
 __all__ = ["expected", "is_long", "job", "job_id"]
@@ -25,6 +26,8 @@ CRASHES = 1000
 
 if LEDGER in os.environ:
     faulthandler.register(signal.SIGUSR1)  # the run asks for the stacks of a worker that does not end
+if CLOCK in os.environ:
+    follow()
 
 
 class Refused(Exception):

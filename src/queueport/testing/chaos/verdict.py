@@ -24,8 +24,8 @@ RECOVERY = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """A fault that was carried out, from `begin` to `end`. `worker` is the name of the worker that it hit, if it hit
-    one. `server` is "store" or "broker" if it hit a server; "store" if that server is both.
+    """A fault that was carried out, from `begin` to `end`. `worker` is the name of the worker whose jobs it may have
+    interrupted, if there is one. `server` is "store" or "broker" if it hit a server; "store" if that server is both.
     """
 
     kind: str

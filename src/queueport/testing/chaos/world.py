@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from queueport.errors import ConfigurationError
 from queueport.spi.url import BackendURL
+from queueport.testing.chaos.clock import Clock
 from queueport.testing.chaos.ledger import LEDGER, WORKER, Ledger
-from queueport.testing.chaos.plan import PROCESSES, Fault, Plan
+from queueport.testing.chaos.plan import CLOCKS, SERVERS, Fault, Plan
 from queueport.testing.chaos.servers import Servers
 from queueport.testing.chaos.tasks import is_long, job_id
 from queueport.testing.chaos.verdict import Happened
@@ -40,6 +42,8 @@ GRACE = 2.0
 """The seconds that a worker gives its jobs when it is told to stop; less than the longest job takes."""
 END = GRACE + KILL_AFTER + 5.0
 """The seconds that a worker has to end. After GRACE and KILL_AFTER seconds, it kills processes that do not stop."""
+HOUR = 3600
+"""By how many seconds faults make a worker's clock wrong."""
 AIM = 5.0
 """The seconds that a fault waits for its worker to run a job."""
 
@@ -95,6 +99,10 @@ class World:
         self._command = command
         self._workers = [Worker(number) for number in range(plan.workers)]
         self._producers = [Producer() for _ in range(plan.producers)]
+        self._clocks: list[Clock] = []
+        """The clock of each place for a worker; empty if no fault sets clocks."""
+        if any(fault.kind in CLOCKS for fault in plan.faults):
+            self._clocks = [Clock(ledger.folder / f"worker-{number}.clock") for number in range(plan.workers)]
         self._orphans: list[WorkerProcess] = []
         """Workers whose first process was killed. Dramatiq's other processes then go on. Nobody waits for the first one
         before `end`, so that no other process gets its id, which is also that of its process group.
@@ -165,7 +173,8 @@ class World:
             }
             command = [word.format_map(values) for word in shlex.split(self._command)]
         log = self.ledger.folder / f"{worker.name}.log"
-        worker.process = WorkerProcess(command, {**self._environment, WORKER: worker.name}, log)
+        clock = self._clocks[worker.number].environment if self._clocks else {}
+        worker.process = WorkerProcess(command, {**self._environment, **clock, WORKER: worker.name}, log)
 
     def _kill_worker(self, worker: Worker) -> None:
         if worker.process is not None:
@@ -210,13 +219,13 @@ class World:
         """Carry out a fault, and record it. `meanwhile` is called again and again while the fault lasts."""
         name = server = ""
         begin = time.monotonic()
-        if fault.kind not in PROCESSES:
+        if fault.kind in SERVERS:
             place = self.servers.choose(fault.kind, fault.target)
             server = place.role
             with place.faults[fault.kind]():
                 self._wait(fault.seconds, meanwhile)
         else:
-            if fault.kind != "producer":
+            if fault.kind not in ("producer", *CLOCKS):
                 self._aim(self._workers[fault.target], meanwhile)
                 name, begin = self._workers[fault.target].name, time.monotonic()
             self._actions()[fault.kind](fault.target, meanwhile)
@@ -244,6 +253,8 @@ class World:
             "stop": self._stop,
             "roll": self._roll,
             "producer": self._kill_producer,
+            "clock-ahead": partial(self._set_clock, HOUR),
+            "clock-back": partial(self._set_clock, -HOUR),
         }
 
     def _kill(self, target: int, _: Callable[[], object]) -> None:
@@ -272,6 +283,10 @@ class World:
         self._wait(1.5 * self.plan.lease, meanwhile)
         self._signal_running(worker, signal.SIGCONT)
         worker.process.resume()
+
+    def _set_clock(self, seconds: int, target: int, meanwhile: Callable[[], object]) -> None:
+        with self._clocks[target].wrong(seconds):
+            self._wait(1.5 * self.plan.lease, meanwhile)
 
     def _roll(self, target: int, meanwhile: Callable[[], object]) -> None:
         worker = self._workers[target]
