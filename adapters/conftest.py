@@ -1,4 +1,4 @@
-"""Which of the adapters' tests are heavy, and how the tests are ordered and divided among processes."""
+"""Which of the adapters' tests are heavy, how long tests may take, and how processes share them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ SECOND = ("::TestFifoWithRedis::", "::TestClassic::")
 """Parts of the names of the contract tests on the second kind of queue of a backend, with the same transport."""
 HEAVY = ALONE + SECOND
 """`.ci/run` leaves these out (`-m "not heavy"`), because they take more than half of the time and rarely fail."""
+
+
+TIMEOUT = 240
+"""The seconds that a test may take: a private RabbitMQ may need more than a minute to start if the machine is busy."""
 
 
 class OneAlone(LoadScopeScheduling):  # type: ignore[misc]
@@ -41,13 +45,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneAlone:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the heavy tests, before pytest selects by `-m`. Mix the contract tests of all adapters.
+    """Mark the heavy tests, before pytest selects by `-m`, and set TIMEOUT. Mix the contract tests of all adapters.
 
     The tests of SQS use much processor time, and those of other adapters mostly wait.
     """
     for item in items:
         if _is(HEAVY, item.nodeid):
             item.add_marker(pytest.mark.heavy)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
     contract = [item for item in items if item.path.name == "test_contract.py"]
     numbers = Counter(item.path for item in contract)
     before: Counter[Path] = Counter()

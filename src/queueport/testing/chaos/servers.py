@@ -17,7 +17,6 @@ from queueport.errors import ConfigurationError, NeedsExtra
 from queueport.spi.url import BackendURL
 from queueport.testing.chaos.clock import can_be_set
 from queueport.testing.chaos.plan import CLOCKS
-from queueport.testing.chaos.proxy import Proxy
 from queueport.testing.servers import Missing
 
 __all__ = ["NAMES", "Place", "Servers", "open_servers"]
@@ -144,6 +143,8 @@ def _small_disk(folder: Path, stack: ExitStack) -> Faults:
 
 def _with_proxies(url: str, own: Mapping[str, Faults], stack: ExitStack) -> Servers:
     """Put a proxy before each server that the URL names, if its address is known and it has no TLS."""
+    from queueport.testing.chaos.proxy import Proxy  # imported here, because asyncio is slow for the other commands
+
     parsed = BackendURL.parse(url)
     store = parsed.options.get("store") or os.environ.get(STORE_VARIABLE)
     proxies: dict[tuple[str, int], Proxy] = {}
