@@ -112,7 +112,7 @@ class Source:
     def __init__(self, name: str, queue: JobQueue) -> None:
         self.name = name
         self.queue = queue
-        self.past = Past(queue)
+        self.past: Past = Past(queue)
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._lock = threading.Lock()
         self._schedules: Sequence[Schedule] = ()
