@@ -208,16 +208,21 @@ def test_the_recovery_from_a_fault_of_a_server_counts_from_its_end(good: Evidenc
     assert any(sentence.startswith("chaos-1: started again") for sentence in verdict.late) is late
 
 
-@pytest.mark.parametrize(("crashes", "late"), [(0, True), (1, False)])
-def test_a_crashed_job_waits_longer_for_one_that_has_crashed_too(good: Evidence, crashes: int, late: bool) -> None:
+@pytest.mark.parametrize(
+    ("crashes", "begin", "process", "late"),
+    [(0, 9, 1, True), (1, 9, 1, False), (1, 9, 2, False), (1, 10.1, 2, True)],
+)
+def test_a_crashed_job_waits_longer_for_one_that_has_crashed_too(
+    good: Evidence, crashes: int, begin: float, process: int, late: bool
+) -> None:
+    """It waits for that of another process, too, unless no such job has begun for five seconds after the lease."""
     first = first_run(good)
     assert first.end is not None
     kill = Happened("kill", first.worker, first.begin, first.end)
     killed = with_run(good, begin=first.begin + 17, end=first.begin + 18)
     runs = [replace(run, end=None, outcome="") if run == first else run for run in killed.runs]
-    other = replace(
-        first, job=tasks.job_id(2), attempt=2, pid=first.pid + 1, begin=first.begin + 9, end=first.begin + 16
-    )
+    begin, end = first.begin + begin, first.begin + 16
+    other = replace(first, job=tasks.job_id(2), attempt=2, pid=first.pid + process, begin=begin, end=end)
     repeated = changed(replace(killed, runs=[*runs, other], faults=[kill]), 2, crashes=crashes, attempts=2)
     assert bool(judge(repeated).late) is late
 

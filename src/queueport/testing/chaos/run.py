@@ -25,7 +25,9 @@ from queueport.testing.chaos.world import World
 __all__ = ["Outcome", "run"]
 
 BACKLOG = 10
-"""The number of jobs for each worker that producers may be ahead of the workers."""
+"""The number of jobs for each worker that producers may be ahead of the workers. If they were far ahead, a job that a
+fault has hit would wait behind all those jobs.
+"""
 START = 120.0
 """The seconds that workers have to start, which takes long on a busy machine."""
 PATIENCE = 30.0
@@ -117,8 +119,10 @@ class Started:
         self._limit = 0
 
     def wait(self, number: int) -> None:
-        """Wait until so many jobs have started, or none has for PATIENCE seconds. Producers stay a little ahead."""
-        self._limit = number + BACKLOG * self._world.plan.workers
+        """Wait until so many jobs have started, or none has for PATIENCE seconds. Producers stay a little ahead, and do
+        not go on beyond this number, so that jobs are left for the later faults.
+        """
+        self._limit = number
         before, changed = -1, time.monotonic()
         while len(self.jobs) < number and time.monotonic() < changed + PATIENCE:
             self.go_on()
@@ -128,7 +132,8 @@ class Started:
 
     def go_on(self) -> None:
         """Let the producers go on, and read what has happened since the last call."""
-        self._world.tend(min(self._world.plan.jobs, self._limit))
+        plan = self._world.plan
+        self._world.tend(min(plan.jobs, min(self._limit, len(self.jobs)) + BACKLOG * plan.workers))
         added = self._world.ledger.lines[self._seen :]
         self._seen += len(added)
         for line in added:

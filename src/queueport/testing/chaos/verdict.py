@@ -209,17 +209,21 @@ def _judge_servers(verdict: Verdict, evidence: Evidence) -> None:
 
 
 def _free(run: Run, due: float, evidence: Evidence) -> float:
-    """The time at which the process of this run was free for it, but not before `due`. A job that has crashed waits for
-    others of its process: for those that have crashed until they have ended, and for the rest at most a lease.
+    """The time at which a process was free for this run, but not before `due`.
+
+    A job that has crashed runs alone in its process. A process that has begun several such jobs gives all but the first
+    back to the queue. So the job first waits for such jobs of all processes, as long as one begins soon after another
+    has ended, and then, at most a lease, for the other jobs of its process.
     """
-    free = due
-    for other in evidence.runs:
-        if other.pid == run.pid and other.begin < run.begin:
-            end = run.begin if other.end is None else min(other.end, run.begin)
-            record = evidence.records.get(other.job)
-            crashed = other.attempt > 1 and record is not None and record.crashes > 0
-            free = max(free, end if crashed else min(end, due + evidence.lease))
-    return free
+    free, before = due, [other for other in evidence.runs if other.begin < run.begin]
+    ends = {other: run.begin if other.end is None else min(other.end, run.begin) for other in before}
+    for other in sorted(before, key=lambda one: one.begin):
+        record = evidence.records.get(other.job)
+        crashed = other.attempt > 1 and record is not None and record.crashes > 0
+        if crashed and other.begin <= free + RECOVERY:
+            free = max(free, ends[other])
+    others = [ends[other] for other in before if other.pid == run.pid]
+    return max([free, *(min(end, free + evidence.lease) for end in others)])
 
 
 def _hits(fault: Happened, run: Run, following: Run) -> bool:
