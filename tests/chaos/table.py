@@ -60,7 +60,7 @@ def run(words: Sequence[str], seed: str) -> dict[str, Any] | None:
     """The document of a run; None if the command has failed. Its progress and its errors go to standard error."""
     target, *options = words
     options += ["--seed", seed, "--jobs", os.environ.get("CHAOS_JOBS", "20000")]
-    options += ["--faults", os.environ.get("CHAOS_FAULTS", "50"), "--lease", os.environ.get("CHAOS_LEASE", "5")]
+    options += ["--faults", os.environ.get("CHAOS_FAULTS", "50"), "--lease", os.environ.get("CHAOS_LEASE", "10")]
     command = [sys.executable, "-m", "queueport", "chaos", sqs() if target == "sqs" else target, "--json", *options]
     credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # the emulators accept any
     environment = {**os.environ, **credentials}

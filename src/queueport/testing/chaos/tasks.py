@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from queueport import Job, Retry, current_job, task
+from queueport.errors import BackendUnavailable
 from queueport.status import JobState
 from queueport.testing.chaos.clock import CLOCK, follow
 from queueport.testing.chaos.ledger import LEDGER, Ledger
@@ -62,11 +63,20 @@ async def work_async(number: int, seconds: float) -> list[int]:
         return done(number)
 
 
+def failures() -> int:
+    """The number of failures of the running job. If the store does not answer, this waits until it does."""
+    while True:
+        try:
+            return current_job().status().failures
+        except BackendUnavailable:
+            pause(0.2)
+
+
 @task(retry=QUICK, crash_limit=CRASHES)
 def flaky(number: int) -> list[int]:
     """Fail until one failure is counted, then succeed."""
     with Ledger.here().running(current_job().id, current_job().attempt):
-        if current_job().status().failures == 0:
+        if failures() == 0:
             raise Refused(f"job {number} fails once")
         return done(number)
 
