@@ -210,12 +210,12 @@ def test_the_recovery_from_a_fault_of_a_server_counts_from_its_end(good: Evidenc
 
 @pytest.mark.parametrize(
     ("crashes", "begin", "process", "late"),
-    [(0, 9, 1, True), (1, 9, 1, False), (1, 9, 2, False), (1, 10.1, 2, True)],
+    [(0, 9, 1, True), (1, 9, 1, False), (1, 9, 2, False), (1, 15.1, 2, True)],
 )
 def test_a_crashed_job_waits_longer_for_one_that_has_crashed_too(
     good: Evidence, crashes: int, begin: float, process: int, late: bool
 ) -> None:
-    """It waits for that of another process, too, unless no such job has begun for five seconds after the lease."""
+    """It waits for that of another process, too, unless no such job has begun within two leases and five seconds."""
     first = first_run(good)
     assert first.end is not None
     kill = Happened("kill", first.worker, first.begin, first.end)

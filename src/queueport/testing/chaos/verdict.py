@@ -212,15 +212,15 @@ def _free(run: Run, due: float, evidence: Evidence) -> float:
     """The time at which a process was free for this run, but not before `due`.
 
     A job that has crashed runs alone in its process. A process that has begun several such jobs gives all but the first
-    back to the queue. So the job first waits for such jobs of all processes, as long as one begins soon after another
-    has ended, and then, at most a lease, for the other jobs of its process.
+    back to the queue. So the job first waits for such jobs of all processes. Each of these waits for at most a lease
+    before it begins. Then the job waits, at most a lease, for the other jobs of its process.
     """
     free, before = due, [other for other in evidence.runs if other.begin < run.begin]
     ends = {other: run.begin if other.end is None else min(other.end, run.begin) for other in before}
     for other in sorted(before, key=lambda one: one.begin):
         record = evidence.records.get(other.job)
         crashed = other.attempt > 1 and record is not None and record.crashes > 0
-        if crashed and other.begin <= free + RECOVERY:
+        if crashed and other.begin <= free + evidence.lease + RECOVERY:
             free = max(free, ends[other])
     others = [ends[other] for other in before if other.pid == run.pid]
     return max([free, *(min(end, free + evidence.lease) for end in others)])
