@@ -11,7 +11,8 @@ import pytest
 
 from queueport import JobQueue
 from queueport.engine.schedules import ScheduleDispatcher
-from queueport.stats import HistoryPoint
+from queueport.errors import BackendUnavailable
+from queueport.stats import HistoryPoint, Stats
 from queueport.testing import FakeQueue
 from queueport.testing.waiting import eventually
 from queueport.web.dashboard.charts import CHART_HEIGHT, CHART_WIDTH, EDGE, Line, chart, nice
@@ -109,6 +110,20 @@ def test_the_first_page_with_charts_does_not_wait_for_the_past(
     site.get(f"/main/history?span={span}")
     assert len(asked) == 1
     assert asked[0] < 2 * SPANS[span].step + 300
+
+
+def test_the_numbers_of_charts_are_read_after_an_outage(job_queue: FakeQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> Stats:
+        raise BackendUnavailable("the store is away")
+
+    monkeypatch.setattr("queueport.web.dashboard.sources.FRESH", 0.0)
+    site, asked = Site({"main": job_queue}), spans_read(job_queue, monkeypatch)
+    with monkeypatch.context() as outage:
+        outage.setattr(job_queue, "stats", away)
+        prepared(site)
+    assert asked == []
+    prepared(site)
+    assert asked == [span.since for span in SPANS.values()]
 
 
 def test_a_clock_that_was_set_forward_leaves_no_gap_in_the_charts(job_queue: FakeQueue) -> None:

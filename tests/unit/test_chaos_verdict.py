@@ -215,7 +215,7 @@ def test_the_recovery_from_a_fault_of_a_server_counts_from_its_end(good: Evidenc
 def test_a_crashed_job_waits_longer_for_one_that_has_crashed_too(
     good: Evidence, crashes: int, begin: float, process: int, late: bool
 ) -> None:
-    """It waits for that of another process, too, unless no such job has begun within two leases and five seconds."""
+    """It also waits for one of another process, if that one begins within two leases and five seconds of the fault."""
     first = first_run(good)
     assert first.end is not None
     kill = Happened("kill", first.worker, first.begin, first.end)

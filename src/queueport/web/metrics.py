@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from weakref import WeakKeyDictionary
 
 from queueport.errors import NeedsExtra, QueueportError, encodable
-from queueport.job.limits import rate_of
+from queueport.job.limits import QueueLimit, rate_of
 from queueport.queue import JobQueue
 from queueport.spi.failures import FailureLog
 from queueport.spi.history import HOUR, MINUTE, HistoryQuery, start_of
@@ -184,10 +184,11 @@ def _gauges(stats: Stats) -> list[Metric]:
         age.add_metric([label], queue.oldest_queued_age or 0.0)
         serving.add_metric([label], served[name])
         paused.add_metric([label], queue.paused is not None)
-        if queue.limit is not None and queue.limit.concurrency is not None:
-            concurrency.add_metric([label], queue.limit.concurrency)
-        if queue.limit is not None and queue.limit.rate is not None:
-            rate.add_metric([label], rate_of(queue.limit.rate))
+        limit = queue.limit or QueueLimit()
+        if limit.concurrency is not None:
+            concurrency.add_metric([label], limit.concurrency)
+        if limit.rate is not None:
+            rate.add_metric([label], rate_of(limit.rate))
     workers = GaugeMetricFamily("queueport_workers", "Live worker processes.", len(stats.workers))
     limits = [family for family in (concurrency, rate) if family.samples]
     return [jobs, depth, age, serving, paused, *limits, workers]

@@ -151,7 +151,7 @@ class Source:
             found = Snapshot(problem=hidden(f"{self.name} could not be read: {type(error).__name__}: {error}"))
         self._read_at = time.monotonic()
         reading.set_result(found)
-        if not self._prepared:
+        if found.stats is not None and not self._prepared:  # after an outage, the next thread tries again
             self._prepared = True
             self.past.prepare()
 
