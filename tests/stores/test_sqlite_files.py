@@ -24,6 +24,7 @@ from queueport.spi.url import BackendURL
 from queueport.status import JobState
 from queueport.stores.sqlite import connection as sqlite_connection
 from queueport.stores.sqlite import health as sqlite_health
+from queueport.stores.sqlite import store as sqlite_store
 from queueport.stores.sqlite.store import SqliteStore
 from queueport.testing.stores.harness import bare, put
 from tests.servers.health import no_descriptors
@@ -420,6 +421,52 @@ def test_wait_for_work_sees_a_job_of_another_store_on_the_same_file(store: Sqlit
     assert time.monotonic() - started < 10
     assert store.get(["a", "b"])[0] == record
     other.close()
+
+
+class Sleeper:
+    """Stands for the module `time` in the store: `sleep` only moves the clock, and is noted."""
+
+    def __init__(self) -> None:
+        self.now, self.slept = time.monotonic(), list[float]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)
+
+
+def test_a_worker_that_has_just_had_a_job_looks_for_the_next_one_more_often(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = Sleeper()
+    monkeypatch.setattr(sqlite_store, "time", sleeper)
+
+    def pauses(seconds: float) -> list[float]:
+        sleeper.slept.clear()
+        store.wait_for_work(["default"], seconds)
+        return sleeper.slept[:-1]
+
+    task = put(store, "a").task
+    store.wait_for_work(["default"], 1.0)
+    sleeper.now += 3600.0
+    assert set(pauses(1.0)) == {sqlite_store.PAUSES[1]}
+    assert list(store.take(["default"], {task: Change({"state": JobState.RUNNING})}, 1, "r"))
+    store.wait_for_work(["default"], 1.0)
+    assert set(pauses(1.0)) == {sqlite_store.PAUSES[0]}
+
+
+def test_a_caller_that_waits_for_the_end_of_a_job_looks_less_and_less_often(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = Sleeper()
+    put(store, "a")
+    monkeypatch.setattr(sqlite_store, "time", sleeper)
+    assert store.wait(["a"], 2.0) == []
+    assert sleeper.slept[0] == sqlite_store.PAUSES[0]
+    assert sleeper.slept[-2] == sqlite_store.PAUSES[1]
+    assert sleeper.slept[:-1] == sorted(sleeper.slept[:-1])
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux shows the open files of a process")

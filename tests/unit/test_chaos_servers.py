@@ -125,7 +125,8 @@ def test_the_faults_of_a_url(url: str, faults: dict[str, list[str]] | None) -> N
         ("amqp://localhost?store=sqlite:///jobs.db", False),
         ("rq+redis://localhost", True),
         ("amqp://localhost?store=rediss://localhost", True),
-        ("sqs://?endpoint=http://localhost:1&store=dynamodb://jobs%3Fendpoint=http://localhost:2", True),
+        ("amqp://localhost?store=redis%2Bsentinel://localhost/main", True),
+        ("amqp://localhost?store=memory://", False),
     ],
 )
 def test_only_a_store_that_does_not_use_the_clocks_of_its_clients_allows_wrong_clocks(url: str, possible: bool) -> None:

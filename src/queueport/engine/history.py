@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from queueport.engine.arguments import filters
 from queueport.errors import ConfigurationError
-from queueport.spi.history import HOUR, KEEP_HOURS, KEEP_MINUTES, MINUTE, HistoryQuery, start_of
+from queueport.spi.history import HOUR, KEEP_HOURS, KEEP_MINUTES, MINUTE, HistoryCounts, HistoryQuery, start_of
 from queueport.spi.store import JobStore
 from queueport.stats import HistoryPoint
 
-__all__ = ["Recent", "points", "recent", "spans"]
+__all__ = ["Recent", "last", "points", "recent", "spans"]
 
 Recent = Mapping[str | None, HistoryPoint]
 """One span of time: the point of each queue by its name, and that of all queues together under None."""
@@ -36,15 +35,18 @@ def _number(value: object) -> float:
     return seconds if isinstance(seconds, int | float) and not isinstance(seconds, bool) else -1.0
 
 
-def points(store: JobStore, queue: str | None, task: object, since: int, step: int) -> list[HistoryPoint]:
-    """The points of the last `since` seconds, oldest first. `spans` has checked `since` and `step`."""
-    wanted = filters(queue=queue, task=task)
-    now = store.now()
-    start, end = start_of(step, now - since), start_of(MINUTE, now) + MINUTE
+def last(since: int, step: int, now: float) -> HistoryQuery:
+    """The query for the last `since` seconds. `spans` has checked `since` and `step`, and `now` is the store's time."""
+    return HistoryQuery(start_of(step, now - since), start_of(MINUTE, now) + MINUTE, step)
+
+
+def points(found: Iterable[HistoryCounts], query: HistoryQuery, now: float) -> list[HistoryPoint]:
+    """The points of the span of a query, oldest first, with those of the numbers found that match it."""
     sums: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for found in store.history(HistoryQuery(start, end, step, wanted.queue, wanted.task)):
-        sums[found.at].update(found.counts)
-    return [_point(at, min(now, at + step), sums[at]) for at in range(start, end, step)]
+    for one in found:
+        sums[one.at].update(one.counts)
+    steps = range(query.since, query.until, query.step)
+    return [_point(at, min(now, at + query.step), sums[at]) for at in steps]
 
 
 def recent(store: JobStore, now: float, seconds: int) -> Recent:

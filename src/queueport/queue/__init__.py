@@ -25,7 +25,7 @@ from queueport.engine.bulk import cancelling, purging
 from queueport.engine.enqueue import Enqueue, Verdict, make_job
 from queueport.engine.follow_ups import linked_batch, linked_chain
 from queueport.engine.health import check_health
-from queueport.engine.history import points, recent, spans
+from queueport.engine.history import last, points, recent, spans
 from queueport.engine.operations import Operations
 from queueport.engine.replay import replayed
 from queueport.engine.rules import Refusal, Rules
@@ -494,7 +494,10 @@ class JobQueue:
         without filters contains them. Raises ConfigurationError for a wrong argument.
         """
         back, length = spans(since, step)
-        return points(self.operations.store, queue, task, back, length)
+        wanted, store = filters(queue=queue, task=task), self.operations.store
+        now = store.now()
+        query = replace(last(back, length, now), queue=wanted.queue, task=wanted.task)
+        return points(store.history(query), query, now)
 
     def pause(self, queue: str, reason: str | None = None) -> None:
         """Start no more jobs of a queue, in any worker, until `resume`. Takes effect within two seconds.

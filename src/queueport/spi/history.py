@@ -117,7 +117,7 @@ def start_of(step: int, time: float) -> int:
 @dataclass(frozen=True, slots=True)
 class HistoryQuery:
     """Which numbers `JobStore.history` must return: those of intervals that start at or after `since`, and before
-    `until`. None for `queue` or `task` means any.
+    `until`. None for `queue` or `task` means any. With `by_task`, the numbers of each task are separate.
 
     `since` and `until` are seconds since the epoch, and `step` is in seconds. All three are multiples of MINUTE.
     """
@@ -127,37 +127,45 @@ class HistoryQuery:
     step: int
     queue: str | None = None
     task: str | None = None
+    by_task: bool = False
 
     def matches(self, pair: Pair) -> bool:
         """True if the numbers of this queue and task are wanted."""
         queue, task = pair
         return self.queue in (None, queue) and self.task in (None, task)
 
-    def point(self, at: int) -> int:
-        """The start of the step to which an interval that starts at `at` belongs."""
-        return self.since + (at - self.since) // self.step * self.step
+    def place(self, at: int, pair: Pair) -> tuple[int, Pair]:
+        """The place of the sums to which the numbers of a pair, in the interval that starts at `at`, are added.
+
+        It is the start of a step, and this pair, or without `by_task` its queue and an empty text.
+        """
+        return self.since + (at - self.since) // self.step * self.step, pair if self.by_task else (pair[0], "")
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryCounts:
-    """The number of each event of one queue in one step. `at` is the start of the step, in seconds since the epoch."""
+    """The number of each event of one queue in one step. `at` is the start of the step, in seconds since the epoch.
+
+    `task` is empty if these are the sums of all tasks.
+    """
 
     at: int
     queue: str
     counts: Mapping[str, int]
+    task: str = ""
 
 
-def gathered(rows: Iterable[tuple[int, str, Iterable[tuple[str, int]]]]) -> list[HistoryCounts]:
-    """Add up rows of the start of a step, a queue, and pairs of a name, as `events` returns it, and a number.
+def gathered(rows: Iterable[tuple[tuple[int, Pair], Iterable[tuple[str, int]]]]) -> list[HistoryCounts]:
+    """Add up numbers by place (`HistoryQuery.place`). Each has a name, which is a text that `events` has returned.
 
-    Returns the sums of each event by step and queue.
+    Returns the sums of each event, sorted by place.
     """
-    found: defaultdict[tuple[int, str], dict[str, int]] = defaultdict(dict)
-    for at, queue, numbers in rows:
-        sums = found[at, queue]
+    found: defaultdict[tuple[int, Pair], dict[str, int]] = defaultdict(dict)
+    for place, numbers in rows:
+        sums = found[place]
         for name, n in numbers:
             sums[name] = sums.get(name, 0) + n
-    return [HistoryCounts(at, queue, _events(names)) for (at, queue), names in sorted(found.items())]
+    return [HistoryCounts(at, queue, _events(names), task) for (at, (queue, task)), names in sorted(found.items())]
 
 
 def _events(names: Mapping[str, int]) -> dict[str, int]:

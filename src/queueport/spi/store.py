@@ -319,6 +319,8 @@ class JobStore(ABC):
     """The pydantic model of the store's URL options, for `queueport backends` and the documentation."""
     shared: ClassVar[bool] = True
     """True if other processes see the same records."""
+    own_clock: ClassVar[bool] = False
+    """True if `now` is the time of the store's server, so that wrong clocks of other processes change nothing."""
     poll: float = 0.25
     """Seconds between two searches of a dispatcher for due records. If there are many workers, their dispatchers search
     less often. A store for which a search is expensive sets a higher number."""
@@ -444,9 +446,8 @@ class JobStore(ABC):
 
     @abstractmethod
     def history(self, query: HistoryQuery) -> Sequence[HistoryCounts]:
-        """The numbers of the history that match the query, added up by step and queue, and sorted by both.
-
-        Leaves out steps and queues without numbers.
+        """The numbers of the history that match the query, added up and sorted by step, queue and, if the query says
+        so, task. Leaves out steps, queues and tasks without numbers.
         """
 
     @abstractmethod

@@ -53,7 +53,7 @@ class History:
     def find(self, query: HistoryQuery) -> list[HistoryCounts]:
         """See `JobStore.history`."""
         return gathered(
-            (query.point(at), pair[0], counts.items())
+            (query.place(at, pair), counts.items())
             for intervals in self._kept.values()
             for at, pairs in intervals.items()
             if query.since <= at < query.until

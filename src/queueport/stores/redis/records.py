@@ -310,7 +310,8 @@ def history_arguments(query: HistoryQuery, now: float) -> list[list[bytes]]:
     """The arguments of history.lua for consecutive spans of time. Each span is so short that its script does not block
     the server for long: it has at most SPAN minutes or hours, as soon as older minutes are folded.
     """
-    rest = [b"%d" % query.since, b"%d" % query.step, encoded(query.queue), encoded(query.task)]
+    wanted = [encoded(query.queue), encoded(query.task), b"1" if query.by_task else b"0"]
+    rest = [b"%d" % query.since, b"%d" % query.step, *wanted]
     spans, start = [], query.since
     while start < query.until:
         folded = start + SPAN * HOUR <= now - KEEP_MINUTES - HOUR
@@ -323,9 +324,9 @@ def history_arguments(query: HistoryQuery, now: float) -> list[list[bytes]]:
 def history(answers: Sequence[Sequence[Any]]) -> list[HistoryCounts]:
     """Decode the answers of history.lua."""
     return gathered(
-        (int(at), queue.decode(), [(name.decode(), int(n))])
+        ((int(at), (queue.decode(), task.decode())), [(name.decode(), int(n))])
         for answer in answers
-        for at, queue, name, n in zip(*(iter(answer),) * 4, strict=True)
+        for at, queue, task, name, n in zip(*(iter(answer),) * 5, strict=True)
     )
 
 

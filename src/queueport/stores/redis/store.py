@@ -77,6 +77,7 @@ class RedisStore(JobStore):
 
     limits = LIMITS
     settings: ClassVar[type[Any] | None] = RedisOptions
+    own_clock = True
     poll: float = 0.25  # in its first 30 s, each dispatcher polls this often, even if a thousand dispatchers run
 
     def __init__(

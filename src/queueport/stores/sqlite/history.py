@@ -26,7 +26,10 @@ __all__ = ["add", "ended", "find", "fold"]
 
 _ADD = """INSERT INTO @history (step, at, queue, task, name, n) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET n = n + excluded.n"""
-SOUND = "typeof(queue) = 'text' AND typeof(name) = 'text' AND instr(name, ' ') = 0 AND typeof(n) = 'integer'"
+SOUND = (
+    "typeof(queue) = 'text' AND typeof(task) = 'text' AND typeof(name) = 'text' AND instr(name, ' ') = 0 "
+    "AND typeof(n) = 'integer'"
+)
 """The condition for rows that queueport may have written."""
 
 
@@ -58,23 +61,25 @@ def find(tables: Tables, query: HistoryQuery) -> list[HistoryCounts]:
     return gathered(_rows(tables, query))
 
 
-def _rows(tables: Tables, query: HistoryQuery) -> Iterator[tuple[int, str, Iterator[tuple[str, int]]]]:
-    """The start of the step, the queue, and the names and numbers, for each interval and queue that matches the query.
+def _rows(tables: Tables, query: HistoryQuery) -> Iterator[tuple[tuple[int, Pair], Iterator[tuple[str, int]]]]:
+    """The place, and the names and numbers, for each interval and queue, or pair, that matches the query.
 
-    SQLite joins the rows of an interval and a queue to one row, in the order of the primary key. This is several times
-    faster than reading the rows one by one, and than letting SQLite add up the numbers, for which it would sort the
-    rows. Leaves out damaged rows, and damaged bytes of texts.
+    SQLite joins the rows of an interval and a queue, or a pair, to one row, in the order of the primary key. This is
+    several times faster than reading the rows one by one, and than letting SQLite add up the numbers, for which it
+    would sort the rows. Leaves out damaged rows, and damaged bytes of texts.
     """
     given = {"queue": query.queue, "task": query.task}
     wanted = {name: value for name, value in given.items() if value is not None}
     conditions = "".join(f" AND {name} = ?" for name in wanted)
+    group = "task" if query.by_task else "''"
     statement = f"""
-        SELECT at, queue, group_concat(name, ' '), group_concat(n, ' ') FROM @history
-        WHERE step = ? AND at >= ? AND at < ? AND {SOUND}{conditions} GROUP BY at, queue"""  # noqa: S608  # only names of columns
+        SELECT at, queue, {group}, group_concat(name, ' '), group_concat(n, ' ') FROM @history
+        WHERE step = ? AND at >= ? AND at < ? AND {SOUND}{conditions} GROUP BY at, queue, {group}"""  # noqa: S608  # only names of columns
     for step in (MINUTE, HOUR):
-        for at, queue, names, numbers in tables.rows(statement, (step, query.since, query.until, *wanted.values())):
+        values = (step, query.since, query.until, *wanted.values())
+        for at, queue, task, names, numbers in tables.rows(statement, values):
             parts = zip(_text(names).split(" "), map(int, numbers.split(" ")), strict=True)
-            yield query.point(at), _text(queue), parts
+            yield query.place(at, (_text(queue), _text(task))), parts
 
 
 def _text(value: str | bytes) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
-from queueport.connect import STORE_VARIABLE
+from queueport.connect import STORE_VARIABLE, load, stores
 from queueport.errors import ConfigurationError, NeedsExtra
+from queueport.spi.store import JobStore
 from queueport.spi.url import BackendURL
 from queueport.testing.chaos.clock import can_be_set
 from queueport.testing.chaos.plan import CLOCKS
@@ -167,8 +168,14 @@ def _with_proxies(url: str, own: Mapping[str, Faults], stack: ExitStack) -> Serv
         process_url = BackendURL(parsed.text, options).full
     # a backend without a URL of the store keeps the records in its own server, or has no server
     process_url = through(process_url, "store" if store is None else "broker")
-    own_clock = BackendURL.parse(store or url).scheme.rpartition("+")[2] in ("redis", "rediss", "dynamodb")
-    return Servers(url, process_url, [Place(role, of_role) for role, of_role in faults.items()], own_clock)
+    places = [Place(role, of_role) for role, of_role in faults.items()]
+    return Servers(url, process_url, places, _has_own_clock(BackendURL.parse(store or url).scheme))
+
+
+def _has_own_clock(scheme: str) -> bool:
+    """True if the store of this URL scheme, which may be the last part of it, uses no clock of its clients."""
+    name = scheme if scheme in stores() else scheme.partition("+")[2]
+    return name in stores() and bool(load(name, JobStore).own_clock)
 
 
 def _address(text: str) -> tuple[str, int] | None:

@@ -163,6 +163,13 @@ class HistoryTests(Case):
         assert found(60, task="app.b") == [(60, "q1", one), (60, "q2", one)]
         assert found(120, "q1", "app.a") == [(0, "q1", {"enqueued": 1, "cancelled": 1})]
         assert store.history(HistoryQuery(first, first + 60, 60))[0].counts == one
+        separate = store.history(HistoryQuery(first, first + 120, 120, by_task=True))
+        assert [(each.queue, each.task, dict(each.counts)) for each in separate] == [
+            ("q1", "app.a", {"enqueued": 1, "cancelled": 1}),
+            ("q1", "app.b", one),
+            ("q2", "app.b", one),
+        ]
+        assert {each.task for each in store.history(HistoryQuery(first, first + 120, 120))} == {""}
 
     def test_old_minutes_are_folded_into_hours_and_counted_once(
         self, store: JobStore, harness: StoreHarness, clock: Clock

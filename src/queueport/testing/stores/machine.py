@@ -310,7 +310,8 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def history(self, step: int, queue: str | None = None, task: str | None = None) -> None:
         start = start_of(HOUR, START)
-        self.both("history", HistoryQuery(start, start + HOUR, step, queue, task))
+        for by_task in (False, True):
+            self.both("history", HistoryQuery(start, start + HOUR, step, queue, task, by_task))
 
     @invariant()
     def records_and_counts_equal_those_of_the_model(self) -> None:

@@ -1,14 +1,16 @@
-"""`Past`: the points of one backend's charts, of which those that cannot change any more are read only once."""
+"""`Past`: the points of one backend's charts. The numbers that cannot change any more are read only once."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from itertools import pairwise
+from dataclasses import replace
 from typing import NamedTuple
 
+from queueport.engine.arguments import filters
+from queueport.engine.history import last, points
 from queueport.queue import JobQueue
+from queueport.spi.history import HistoryCounts, HistoryQuery, start_of
 from queueport.stats import HistoryPoint
 
 __all__ = ["SPANS", "Past", "Span"]
@@ -31,16 +33,15 @@ SPANS: Mapping[str, Span] = {
 }
 SETTLED = 300.0
 """Seconds after which the numbers of a step do not change any more."""
-MOST_KEPT = 50
-"""The number of charts' pages whose points are kept."""
 
 
 class Kept(NamedTuple):
-    """The points that a page has shown, the store's time of their reading, and that of the monotonic clock."""
+    """The numbers of each queue and task that were read, by the start of their step, and the start of the first step
+    whose numbers may have changed since.
+    """
 
-    points: Sequence[HistoryPoint]
-    now: float
-    read_at: float
+    steps: Mapping[int, list[HistoryCounts]]
+    until: int
 
 
 class Past:
@@ -48,40 +49,40 @@ class Past:
 
     A day by minute of many queues and tasks has hundreds of thousands of numbers, which no store adds up in a moment.
     The numbers of a step that has ended SETTLED seconds ago do not change any more, not even on a store whose writers
-    use clocks of their own.
+    use clocks of their own. The numbers of all queues and tasks are kept, so the charts of each need no reading of
+    their own.
     """
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
-        self._kept: dict[tuple[str, str, Span], Kept] = {}
+        self._kept: dict[Span, Kept] = {}
 
     def prepare(self) -> None:
-        """Read the points of all queues and tasks, so that the first page with charts need not wait for them."""
+        """Read the numbers of all spans, so that the first page with charts need not wait for them."""
         with suppress(Exception):  # the page will show the error
             for span in SPANS.values():
                 self.read("", "", span)
 
     def read(self, queue: str, task: str, span: Span) -> list[HistoryPoint]:
-        """The points of a span of time, oldest first. An empty text means all queues or tasks."""
-        key = (queue, task, span)
-        kept = self._kept.pop(key, None)
-        found = None if kept is None else self._rest(queue, task, span, kept)
-        if found is None:
-            found = self._queue.history(queue or None, task or None, span.since, span.step)
-        end = found[-1].at.timestamp() + found[-1].seconds
-        self._kept[key] = Kept(found, end, time.monotonic())  # the latest is the last
-        for oldest in [*self._kept][:-MOST_KEPT]:
-            self._kept.pop(oldest, None)
-        return found
+        """The points of a span of time, oldest first. An empty text means all queues or tasks.
 
-    def _rest(self, queue: str, task: str, span: Span, kept: Kept) -> list[HistoryPoint] | None:
-        """The settled ones of these points, and the points after them. None if a point between them is missing."""
-        settled = [point for point in kept.points if point.at.timestamp() + span.step <= kept.now - SETTLED]
-        if not settled:
-            return None
-        since = kept.now - (settled[-1].at.timestamp() + span.step) + time.monotonic() - kept.read_at
-        new = self._queue.history(queue or None, task or None, min(span.since, max(since, 1.0)), span.step)
-        before = [point for point in settled if point.at < new[0].at]
-        points = [*before, *new][-(-(-span.since // span.step) + 1) :]
-        steps = {round((b.at - a.at).total_seconds()) for a, b in pairwise(points)}
-        return points if steps <= {span.step} and len(points) > span.since // span.step else None
+        Raises ConfigurationError for a wrong name, and BackendUnavailable.
+        """
+        wanted = filters(queue=queue or None, task=task or None)
+        now = self._queue.operations.store.now()
+        query = replace(last(span.since, span.step, now), queue=wanted.queue, task=wanted.task)
+        numbers = (one for found in self._steps(span, query, now).values() for one in found)
+        return points((one for one in numbers if query.matches((one.queue, one.task))), query, now)
+
+    def _steps(self, span: Span, query: HistoryQuery, now: float) -> Mapping[int, list[HistoryCounts]]:
+        """The numbers of each queue and task in the span of this query, by the start of their step."""
+        kept, start = self._kept.get(span), query.since
+        steps: dict[int, list[HistoryCounts]] = {}
+        if kept is not None and kept.until <= now:  # else the store's clock was set back
+            start = max(start, kept.until)
+            steps = {at: found for at, found in kept.steps.items() if query.since <= at < start}
+        rest = replace(query, since=start, queue=None, task=None, by_task=True)
+        for one in self._queue.operations.store.history(rest):
+            steps.setdefault(one.at, []).append(one)
+        self._kept[span] = Kept(steps, start_of(span.step, now - SETTLED))
+        return steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,18 +45,31 @@ RESOLUTION = 1.0
 """Seconds by which the `Date` of a response may be behind DynamoDB's clock, because `Date` has only whole seconds."""
 
 
+def _steady() -> float:
+    """A clock that nobody can set, in seconds. On Linux, it also counts the time for which the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+
+
+_START = time.time() - _steady()
+
+
+def _local_time() -> float:
+    """The machine's clock, in seconds since the epoch, as if nobody had set it since this process started."""
+    return _START + _steady()
+
+
 class ServiceClock:
     """Estimates DynamoDB's clock: the local clock, corrected by the `Date` of responses.
 
     DynamoDB has no clock that a condition can use. A response that was requested at `asked` and arrived at `came`
     proves that DynamoDB's clock is between `Date - came` and `Date + 1 - asked` seconds ahead of the local one. The
     bounds of several responses are intersected, and the local time is corrected by no more than these bounds require.
-    So the correction never makes the local time worse, as long as nobody changes a clock. After the first response,
+    So the correction never makes the local time worse, as long as nobody sets a clock. After the first response,
     the estimate is wrong by at most a second plus the time of that response. Further responses can make the estimate
     more exact.
     """
 
-    def __init__(self, local: Callable[[], float] = time.time) -> None:
+    def __init__(self, local: Callable[[], float] = _local_time) -> None:
         self.local = local
         self._bounds = (-math.inf, math.inf)
         self._last_response: float | None = None

@@ -103,7 +103,7 @@ class History:
             if query.matches(_pair(entry))
         ]
         items = self._table.get(keys, consistent=False).values()
-        return gathered((query.point(_at(item)), _pair(item)[0], _counts(item).items()) for item in items)
+        return gathered((query.place(_at(item), _pair(item)), _counts(item).items()) for item in items)
 
     def _entries(self, step: int, since: int, until: int) -> Iterator[Item]:
         """The index entries of the intervals that start at or after `since`, and before `until`."""

@@ -84,6 +84,7 @@ class DynamoStore(JobStore, ForkAware):
 
     limits = LIMITS
     settings: ClassVar[type[Any] | None] = DynamoOptions
+    own_clock = True
 
     def __init__(
         self,
