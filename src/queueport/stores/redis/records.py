@@ -324,9 +324,10 @@ def history_arguments(query: HistoryQuery, now: float) -> list[list[bytes]]:
 def history(answers: Sequence[Sequence[Any]]) -> list[HistoryCounts]:
     """Decode the answers of history.lua."""
     return gathered(
-        ((int(at), (queue.decode(), task.decode())), [(name.decode(), int(n))])
+        ((int(at), (queue.decode(), task.decode())), zip(names[::2], map(int, names[1::2]), strict=True))
         for answer in answers
-        for at, queue, task, name, n in zip(*(iter(answer),) * 5, strict=True)
+        for at, queue, task, numbers in zip(*(iter(answer),) * 4, strict=True)
+        for names in (numbers.decode().split(" "),)
     )
 
 
