@@ -95,6 +95,21 @@ def test_half_open_connections_stay_until_the_end_and_forward_nothing(listener: 
                 end.recv(1)
 
 
+def test_a_throttled_request_that_arrives_in_pieces_is_not_forwarded(listener: socket.socket, proxy: Proxy) -> None:
+    client, server = pair(listener, proxy)
+    with client, server, proxy.throttled():
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\none.")
+        assert server.recv(1000).endswith(b"one.")
+        client.sendall(b"POST / HTTP/1.1\r\nX-Amz-Target: DynamoDB_20120810.GetItem\r\nContent-Le")
+        time.sleep(0.05)  # so that the rest is a chunk of its own
+        client.sendall(b"ngth: 4\r\n\r\ntwo.")
+        answer = client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"ProvisionedThroughputExceededException" in answer
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\nthree.")
+        assert server.recv(1000).endswith(b"three.")
+
+
 PROXIED = ["cut", "delay", "half-open"]
 
 
@@ -115,7 +130,7 @@ def test_the_faults_of_a_url(url: str, faults: dict[str, list[str]] | None) -> N
     with open_servers(url) as servers:
         found = {place.role: list(place.faults) for place in servers.places}
         assert servers.url == url
-        assert found == ({"store": PROXIED, "broker": PROXIED} if faults is None else faults)
+        assert found == ({role: [*PROXIED, "throttle"] for role in ("store", "broker")} if faults is None else faults)
 
 
 @pytest.mark.parametrize(

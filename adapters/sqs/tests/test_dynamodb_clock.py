@@ -7,8 +7,6 @@ from email.utils import formatdate
 
 import pytest
 
-from queueport.testing.chaos.plan import CLOCKS
-from queueport.testing.chaos.servers import open_servers
 from queueport_sqs.dynamodb.connection import ServiceClock
 
 
@@ -84,10 +82,3 @@ def test_a_machine_whose_clock_is_set_between_two_responses_keeps_the_time(monke
     clock.learn(formatdate(int(true), usegmt=True), clock.local())
     monkeypatch.setattr(time, "time", lambda: true + 3600.0)
     assert abs(clock.now() - true) <= 2.0
-
-
-def test_chaos_may_set_the_clocks_of_workers() -> None:
-    with open_servers(
-        "sqs://?endpoint=http://localhost:1&store=dynamodb://jobs%3Fendpoint=http://localhost:2"
-    ) as servers:
-        assert CLOCKS.keys() <= set(servers.kinds)

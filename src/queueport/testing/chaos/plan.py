@@ -27,6 +27,7 @@ SERVERS: dict[str, str] = {
     "cut": "all connections to a server are reset, and new ones are refused",
     "delay": "what processes and a server send to each other arrives 0.2 seconds late",
     "half-open": "connections to a server stay open, but nothing arrives; at the end they are reset",
+    "throttle": "SQS or DynamoDB refuses every other call, because there are too many",
     "restart-store": "SIGKILL to the server of the store, which is started again later",
     "restart-broker": "SIGKILL to the broker, which is started again later",
     "maxmemory": "Redis refuses writes, because it may not use more memory",

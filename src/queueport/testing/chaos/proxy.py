@@ -1,8 +1,13 @@
-"""`Proxy`: a TCP proxy between the processes of a run and a server, which cuts and delays their connections."""
+"""`Proxy`: a TCP proxy between the processes of a run and a server, which cuts and delays their connections.
+
+It can also refuse calls of Amazon's services.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import socket
 import struct
 import threading
@@ -15,6 +20,7 @@ __all__ = ["DELAY", "Proxy"]
 DELAY = 0.2
 """The seconds by which `delayed` delays each chunk of bytes."""
 CHUNK = 65536
+END_OF_HEAD = b"\r\n\r\n"
 
 
 class Proxy:
@@ -25,6 +31,8 @@ class Proxy:
         self._server = host, port
         self._delay = 0.0
         self._swallows = False
+        self._throttles = False
+        self._calls = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._listener: asyncio.Server
@@ -67,6 +75,15 @@ class Proxy:
             self._run(self._reset())
             self._swallows = False
 
+    @contextmanager
+    def throttled(self) -> Iterator[None]:
+        """A context manager. Inside it, every other call of SQS or DynamoDB is not forwarded, but refused: too many."""
+        self._throttles = True
+        try:
+            yield
+        finally:
+            self._throttles = False
+
     # -- in the thread -----------------------------------------------------------------------------
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -103,22 +120,49 @@ class Proxy:
         if writer.is_closing():  # it was reset while the connection to the server was opened
             reset(to_server)
         try:
-            await asyncio.wait(
-                [asyncio.ensure_future(self._pump(reader, to_server)), asyncio.ensure_future(self._pump(there, writer))]
-            )
+            there_and_back = self._pump(reader, to_server, writer), self._pump(there, writer)
+            await asyncio.wait([asyncio.ensure_future(each) for each in there_and_back])
         finally:
             self._writers -= {writer, to_server}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward bytes until one side closes its connection."""
-        with suppress(OSError):
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back: asyncio.StreamWriter | None = None
+    ) -> None:
+        """Forward bytes until one side closes its connection. `back` is the client's side if the client sends them."""
+        with suppress(OSError, asyncio.IncompleteReadError):
             while chunk := await reader.read(CHUNK):
                 if self._delay > 0:
                     await asyncio.sleep(self._delay)
+                if back is not None and chunk.startswith(b"POST ") and self._refuses_call():
+                    back.write(too_many(await head_of_call(chunk, reader)))
+                    continue
                 if not self._swallows:
                     writer.write(chunk)
                     await writer.drain()
         writer.close()
+
+    def _refuses_call(self) -> bool:
+        self._calls += 1
+        return self._throttles and self._calls % 2 == 0
+
+
+async def head_of_call(chunk: bytes, reader: asyncio.StreamReader) -> bytes:
+    """The head of an HTTP request that begins with this chunk. Reads the request to its end."""
+    while END_OF_HEAD not in chunk:
+        chunk += await reader.readexactly(1)
+    head, _, body = chunk.partition(END_OF_HEAD)
+    length = re.search(rb"(?i)content-length: *(\d+)", head)
+    await reader.readexactly(max(0, int(length[1]) - len(body)) if length else 0)
+    return head
+
+
+def too_many(head: bytes) -> bytes:
+    """The response of DynamoDB or SQS to a request with this head, if there are too many requests."""
+    dynamo = b"DynamoDB" in head
+    error = "ProvisionedThroughputExceededException" if dynamo else "ThrottlingException"
+    body = json.dumps({"__type": error, "message": "queueport chaos: the rate of requests is too high"})
+    kind = "application/x-amz-json-1.0"
+    return f"HTTP/1.1 400 Bad Request\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

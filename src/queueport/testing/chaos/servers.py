@@ -160,6 +160,8 @@ def _with_proxies(url: str, own: Mapping[str, Faults], stack: ExitStack) -> Serv
             stack.callback(proxy.close)
             of_role = faults.setdefault(role, {})
             of_role.update({"cut": proxy.cut, "delay": proxy.delayed, "half-open": proxy.half_open})
+            if "endpoint" in BackendURL.parse(text).options:
+                of_role["throttle"] = proxy.throttled
         return _moved(text, proxies[where].port)
 
     process_url = parsed.full
