@@ -13,6 +13,7 @@ from queueport import JobQueue, JobState, get_queue, task
 from queueport.engine.dispatcher import Dispatcher
 from queueport.errors import ConfigurationError, InvalidJob
 from queueport.job.limits import QueueLimit
+from queueport.spi.store import MOST_LIMITS
 from queueport.stores.memory.store import MemoryStore
 from queueport.tasks import Task, registry
 from queueport.testing import FakeQueue
@@ -208,3 +209,77 @@ def test_only_the_dispatcher_that_let_the_latest_job_of_a_rate_on_plans_the_next
     assert operations.let_on() == {}
     (wait,) = operations.let_on(["task:tests.planned"]).values()
     assert 8 < wait <= 10
+
+
+def test_a_job_with_a_limited_task_and_a_limited_queue_starts_when_both_let_it(queue: JobQueue) -> None:
+    def takes_time() -> None:
+        time.sleep(0.02)
+
+    limited, other = task(name="tests.one", concurrency=1)(takes_time), task(name="tests.other")(takes_time)
+    queue.limit("default", concurrency=1)
+    handles = queue.enqueue_many([*(limited.job() for _ in range(20)), *(other.job() for _ in range(20))])
+    with queue.worker(tasks=[limited, other], threads=8):
+        for handle in handles:
+            handle.result(10)
+
+
+def test_a_rate_that_was_raised_lets_jobs_begin_at_once(queue: JobQueue) -> None:
+    gate = Gate()
+    gate.open.set()
+    queue.limit("default", rate="1/h")
+    first, second = (queue.enqueue(gate.task, number) for number in range(2))
+    with queue.worker(tasks=[gate.task]):
+        first.result(10)
+        eventually(lambda: second.status().reason == "limited")
+        queue.limit("default", rate="100/s")
+        second.result(10)
+
+
+def test_all_limits_with_held_jobs_are_served_however_many_there_are(queue: JobQueue) -> None:
+    slow = Gate(rate="1/h", concurrency_key=lambda number, customer: customer)
+    slow.open.set()
+    last = task(name="tests.last", rate="20/s", burst=1)(_nothing)  # the name of its limit comes after all others
+    keys = MOST_LIMITS + 10
+    queue.enqueue_many(slow.task.job(number, f"c{number % keys}") for number in range(2 * keys))
+    with queue.worker(tasks=[slow.task, last], threads=8):
+        eventually(lambda: len(slow.order) == keys)
+        for handle in queue.enqueue_many(last.job() for _ in range(5)):
+            handle.result(10)
+    assert len(slow.order) == keys
+
+
+def test_a_job_of_a_paused_queue_does_not_keep_the_slot_of_a_task(queue: JobQueue) -> None:
+    gate = Gate(concurrency=1)
+    first = queue.enqueue(gate.task, 0)
+    with queue.worker("default", "bulk", tasks=[gate.task], threads=4):
+        eventually(lambda: gate.order == [0])
+        paused = queue.enqueue(gate.task.using(queue="bulk"), 1)
+        eventually(lambda: paused.status().reason == "limited")
+        queue.pause("bulk")
+        urgent = queue.enqueue(gate.task, 2)
+        eventually(lambda: urgent.status().reason == "limited")
+        gate.open.set()
+        first.result(10)
+        urgent.result(10)
+        assert paused.status().attempts == 0
+        queue.resume("bulk")
+        paused.result(10)
+
+
+def test_a_job_that_no_worker_takes_loses_its_place_in_the_limit(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queueport.engine.lifecycle.PASSED", 0.2)
+    gate = Gate(concurrency=1)
+    first = queue.enqueue(gate.task, 0)
+    with queue.worker("default", tasks=[gate.task], threads=4):
+        eventually(lambda: gate.order == [0])
+        left = queue.enqueue(gate.task.using(queue="bulk"), 1)
+        with queue.worker("bulk", tasks=[gate.task]):
+            eventually(lambda: left.status().reason == "limited")
+        last = queue.enqueue(gate.task, 2)
+        eventually(lambda: last.status().reason == "limited")
+        gate.open.set()
+        first.result(10)
+        last.result(10)
+        assert left.status().attempts == 0

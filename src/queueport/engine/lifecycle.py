@@ -22,7 +22,7 @@ from typing import Any
 from queueport.engine.rules import AttemptOutcome, Refusal, Rules, Succeeded
 from queueport.errors import PublishFailed, QueueportError, UnknownTask, WorkerLost, bases_of, message_of, type_of
 from queueport.spi.record import Change, FollowUp, Record, Release
-from queueport.spi.storage import is_held
+from queueport.spi.storage import is_held, is_passed
 from queueport.spi.store import LIMITED, Replacement
 from queueport.status import WAITING, JobError, JobState
 
@@ -45,6 +45,8 @@ REST = 600.0
 """Seconds after which a dispatcher checks a resting job, in case nobody has woken it when its queue was resumed."""
 HELD = 600.0
 """Seconds after which a dispatcher checks a held job, in case no worker knows its task, and so its limit, any more."""
+PASSED = 5.0
+"""Seconds after which a job that was let on, and has not begun, loses its place in the limit to a held job."""
 COMPLETE_WITHIN = 3600.0
 """Seconds that a producer has to insert all jobs of a batch or chain, before a dispatcher cancels those that wait."""
 NEEDED = 600.0
@@ -124,7 +126,8 @@ class Lifecycle:
     def mark(self, record: Record) -> Change:
         """Record that the backend has taken the message. If the write is refused, the record was changed or deleted."""
         confirmed = {"errors": _past(record)} if publish_failed(record) else {}
-        return Change({**_sent(record.sends + 1), **confirmed}, {"sent_at": 0.0})
+        change = Change({**_sent(record.sends + 1), **confirmed}, {"sent_at": 0.0})
+        return change.with_next(Change(stamp={"wake_at": PASSED})) if is_passed(record) else change
 
     def mark_new(self, first: Change) -> Change:
         """Add the mark to the first change of a new job, whose insert also publishes its message."""
@@ -304,12 +307,21 @@ class Lifecycle:
         """
         return Change({"sent": False, "sends": 0, "reason": LIMITED}, {"wake_at": HELD})
 
-    def let_on(self, record: Record) -> Change | Refusal:
-        """Let a held job begin before the jobs that are still held. The caller has the claim and must publish it."""
+    def let_on(self, record: Record, now: float, *, paused: bool) -> Change | Refusal:
+        """Let a held job begin before the jobs that are still held. The caller has the claim and must publish it.
+
+        `now` is the store's time. If the queue of the job is `paused`, the job waits for the end of the pause, and no
+        more for the limit, so that jobs of other queues can begin.
+        """
         if not is_held(record):
             return Refusal.NOT_ALLOWED
+        if paused:
+            freed = {"held_by": None, "reason": PAUSED if self.rules.carries else None}
+            if self.rules.carries:
+                return Change(freed).with_next(_checked_in(REST, record, now))
+            return Change({**freed, "sent": True, "wake_at": record.expires_at})
         if not self.rules.carries:
-            return Change({"sent": True, "reason": None, "wake_at": record.expires_at})
+            return Change({"sent": True, "reason": None}).with_next(_checked_in(PASSED, record, now))
         return Change({"reason": None}, {"wake_at": self.rules.claim}, then=frozenset({FollowUp.PUBLISH}))
 
     # -- requests of callers and operators ---------------------------------------------------------
@@ -439,7 +451,9 @@ class Lifecycle:
     def _dispatch_queued(self, record: Record, now: float, known: Callable[[Record], bool]) -> Change:
         if record.sent:
             # The job only waits for a worker. If the store is the queue, a dispatcher must cancel it when it expires.
-            return Change({"wake_at": None if self.rules.carries else record.expires_at})
+            # If it was let on, it has not begun for PASSED seconds, and held jobs may now begin before it.
+            passed = {"held_by": None} if record.held_by is not None else {}
+            return Change({"wake_at": None if self.rules.carries else record.expires_at, **passed})
         if is_held(record) and known(record):  # a worker that knows the limit lets the job on
             return _checked_in(HELD, record, now)
         if record.unknown_since is not None and not known(record):

@@ -32,7 +32,7 @@ from queueport.spi.message import Message, SendOutcome, SendResult, by_queue
 from queueport.spi.record import Change, FollowUp, Record
 from queueport.spi.signing import Signer
 from queueport.spi.storage import room, start_in
-from queueport.spi.store import JobStore, Query, Swap, WriteOutcome, WriteResult
+from queueport.spi.store import MOST_LIMITS, HeldJobs, JobStore, Query, Swap, WriteOutcome, WriteResult
 from queueport.status import JobState, JobStatus
 from queueport.tasks import registry
 
@@ -42,6 +42,8 @@ logger: logging.Logger = logging.getLogger("queueport")
 T = TypeVar("T")
 LET_ON = 100
 """The maximum number of jobs of one limit that are let on in one step."""
+HELD_PAGES = 4
+"""The maximum number of calls of `held` in one round of a dispatcher."""
 MOST_READ = 32
 """A search for lost messages that may publish `limit` jobs again reads at most `MOST_READ * limit` records."""
 ANSWERED = frozenset({SendOutcome.SENT, SendOutcome.REFUSED})
@@ -106,6 +108,8 @@ class Operations:
         self._resting: list[tuple[float, str, str]] = []
         """The jobs that this process has let rest: the time on the monotonic clock, the id, and the queue. A job is
         removed when the pauses were read again after that time."""
+        self._held_after = ""
+        """The name of the limit after which the next search for held jobs begins."""
         self._smaller: tuple[Limits, Limits, Limits] | None = None
         """The limits of the backend and of the store when they were last compared, and their minimum."""
 
@@ -554,18 +558,45 @@ class Operations:
         Returns, for limits whose rate lets the next job begin later, in how many seconds that is. Leaves out a limit of
         which another process lets jobs on: if `names` is None, also one of which this call has let none on.
         """
-        waits = {}
-        for held in self.store.held(names, LET_ON):
+        waits, paused = {}, self.pauses.current()
+        for held in self._held(names):
             limit = self.limits_at_begin.named(held.name)
             if limit is None:
                 continue
+            self._let_rest(held, [record for record in held.jobs if record.queue in paused])
+            ready = [record for record in held.jobs if record.queue not in paused]
             free = room(limit, held.state, held.now, ahead=held.state.passed)
-            number = int(min(max(free, 0), len(held.jobs)))  # `free` may be infinite
-            done = self.apply([(record, self.lifecycle.let_on(record)) for record in held.jobs[:number]])
+            number = int(min(max(free, 0), len(ready)))  # `free` may be infinite
+            changes = [(record, self.lifecycle.let_on(record, held.now, paused=False)) for record in ready[:number]]
+            done, left = self.apply(changes), held.state.held - len(held.jobs) + len(ready)
             wait = start_in(limit, held.state, held.now, ahead=held.state.passed + number)
-            if wait > 0 and done == number < held.state.held and (number or names is not None):
+            if wait > 0 and done == number < left and (number or names is not None):
                 waits[held.name] = wait
         return waits
+
+    def _held(self, names: Sequence[str] | None) -> Iterator[HeldJobs]:
+        """The limits with these names for which jobs are held. None: all limits, at most HELD_PAGES * MOST_LIMITS in a
+        call; the next call goes on after the last one.
+        """
+        if names is not None:
+            for start in range(0, len(names), MOST_LIMITS):
+                yield from self.store.held(names[start : start + MOST_LIMITS], LET_ON)
+            return
+        for _ in range(HELD_PAGES):
+            page = self.store.held(None, LET_ON, self._held_after)
+            self._held_after = page[-1].name if len(page) == MOST_LIMITS else ""
+            yield from page
+            if not self._held_after:
+                return
+
+    def _let_rest(self, held: HeldJobs, records: Sequence[Record]) -> None:
+        """Let held jobs of paused queues wait for the end of the pause."""
+        if records:
+            self.apply([(record, self.lifecycle.let_on(record, held.now, paused=True)) for record in records])
+            if self.driver.carries:
+                with self._dispatching:
+                    now = self.runtime.monotonic()
+                    self._resting += [(now, record.id, record.queue) for record in records]
 
     def _wake(self, ids: Sequence[str]) -> None:
         found = call_batch(self.store.get, ids, lambda _, __: None)  # leaves out a record that cannot be read

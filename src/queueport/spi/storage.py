@@ -79,6 +79,8 @@ __all__ = [
 
 START_ERROR = 1e-6
 """This part of a start of a rate may be missing, because times are rounded."""
+OTHER_RATE = 0.01
+"""By this part of a start, the starts of a rate may exceed its burst, because times are rounded."""
 CLOCK_STEP = 10.0
 """Seconds by which the clock of a store may be set back, or differ between its processes, without an effect on
 searches by the time of the enqueue. Such a search may take records in the order of insertion for ordered by
@@ -171,20 +173,21 @@ def admit(
 ) -> tuple[str | None, dict[str, float]]:
     """The name of the first limit that does not let the job begin, or None; and the new `full_at` by name.
 
-    A job that was let on for a limit needs only a free slot and a start of its rate. Any other job must also wait while
-    jobs are held, and leave room for those that were let on. So the jobs begin in their order.
+    Each limit must have a free slot and a start of its rate, apart from those of the jobs that were let on for it. Only
+    a job that was let on may begin while jobs are held, so the jobs begin in their order. It may pass the held jobs of
+    all its limits: if not, two jobs with the same two limits, each let on for another one, would hold each other.
     """
     full_at = {}
+    waited = is_passed(record)
     for limit in limits:
         name = limit.name_for(record.limit_key)
         state = state_of(name)
-        passed = record.held_by == name and is_passed(record)
-        if not passed and state.held:
+        if state.held and not waited:
             return name, {}
-        if room(limit, state, now, ahead=0 if passed else state.passed) < 1:
+        if room(limit, state, now, ahead=0 if waited and record.held_by == name else state.passed) < 1:
             return name, {}
         if limit.rate is not None:
-            full_at[name] = max(state.full_at, now) + 1 / limit.rate
+            full_at[name] = _full_at(limit.rate, limit.burst, state, now) + 1 / limit.rate
     return None, full_at
 
 
@@ -192,7 +195,7 @@ def room(limit: StartLimit, state: LimitState, now: float, *, ahead: int) -> flo
     """The number of jobs that the limit lets begin now after `ahead` others. May be infinite or negative."""
     free = math.inf if limit.concurrency is None else float(limit.concurrency - state.running)
     if limit.rate is not None:
-        starts = limit.burst - max(0.0, state.full_at - now) * limit.rate
+        starts = limit.burst - (_full_at(limit.rate, limit.burst, state, now) - now) * limit.rate
         free = min(free, math.floor(starts + START_ERROR))
     return free - ahead
 
@@ -201,7 +204,15 @@ def start_in(limit: StartLimit, state: LimitState, now: float, *, ahead: int) ->
     """In how many seconds the rate has a start after `ahead` others, which begin now. 0 if it has one now."""
     if limit.rate is None:
         return 0.0
-    return max(0.0, max(state.full_at, now) + (ahead + 1 - limit.burst) / limit.rate - now)
+    full_at = _full_at(limit.rate, limit.burst, state, now)
+    return max(0.0, full_at + (ahead + 1 - limit.burst) / limit.rate - now)
+
+
+def _full_at(rate: float, burst: int, state: LimitState, now: float) -> float:
+    """When the whole burst is free. If the state has more starts than a burst, they are those of an earlier, lower rate
+    or a higher burst, and do not count.
+    """
+    return max(state.full_at, now) if (state.full_at - now) * rate <= burst + OTHER_RATE else now
 
 
 def holding(hold: Change, record: Record, name: str, now: float) -> Change:

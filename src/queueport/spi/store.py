@@ -403,11 +403,11 @@ class JobStore(ABC):
         """Apply each `Begin` whose condition holds. A job may begin even if it is not yet marked as sent."""
 
     @abstractmethod
-    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+    def held(self, names: Sequence[str] | None, limit: int, after: str = "") -> Sequence[HeldJobs]:
         """The limits for which jobs are held, sorted by name; of those with these names, or of all if `names` is None.
 
-        Returns at most MOST_LIMITS limits, each with at most `limit` of its held jobs: those of the highest priority
-        first, then those with the lowest `queued_at`.
+        Returns at most MOST_LIMITS limits, whose names come after `after`. Each has at most `limit` of its held jobs:
+        those of the highest priority first, then those with the lowest `queued_at`.
         """
 
     @abstractmethod

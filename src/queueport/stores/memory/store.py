@@ -315,11 +315,12 @@ class MemoryStore(ClaimingStore):
         self._changed.notify_all()
         return taken
 
-    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+    def held(self, names: Sequence[str] | None, limit: int, after: str = "") -> Sequence[HeldJobs]:
         with self._changed:
             now, records, held = self._clock(), self.records, self.records.limits.held
             records.forget_limits(now)
-            some = sorted(held if names is None else held.keys() & set(names))[:MOST_LIMITS]
+            wanted = held if names is None else held.keys() & set(names)
+            some = sorted(name for name in wanted if name > after)[:MOST_LIMITS]
             return [HeldJobs(name, records.limit(name), list(records.listed(held[name][:limit])), now) for name in some]
 
     def unknown(self, queues: Sequence[str], tasks: Collection[str], limit: int) -> Sequence[Record]:

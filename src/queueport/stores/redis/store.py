@@ -194,11 +194,12 @@ class RedisStore(JobStore):
     def begin(self, begins: Sequence[Begin]) -> Sequence[WriteResult]:
         return self._change("begin", [records.begin_arguments(one) for one in begins])
 
-    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+    def held(self, names: Sequence[str] | None, limit: int, after: str = "") -> Sequence[HeldJobs]:
         if names is not None and not names:
             return []
         wanted = [name.encode() for name in sorted(set(names or ()))]
-        (answer,) = self._run("held", [b"%d" % MOST_LIMITS, b"%d" % limit, b"%d" % len(wanted), *wanted])
+        most = [b"%d" % MOST_LIMITS, b"%d" % limit]
+        (answer,) = self._run("held", [*most, after.encode(), b"%d" % len(wanted), *wanted])
         now, found = float(answer[0]), list[HeldJobs]()
         for start in range(1, len(answer), 6):
             name, running, held, passed, full_at, packed = answer[start : start + 6]

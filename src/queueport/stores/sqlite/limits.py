@@ -33,13 +33,15 @@ def limit_state(tables: Tables, name: str, most: int = -1) -> LimitState:
     return LimitState(running, rows[0][0], passed[0][0], full_at[0][0] if full_at else 0.0)
 
 
-def names_of(tables: Tables, names: Collection[str] | None) -> list[str]:
-    """The names of at most MOST_LIMITS limits for which jobs are held, sorted. With `names`, only of these."""
+def names_of(tables: Tables, names: Collection[str] | None, after: str) -> list[str]:
+    """The names, after `after`, of at most MOST_LIMITS limits for which jobs are held, sorted. With `names`, only of
+    these.
+    """
     statement = "SELECT min(held_by) FROM @jobs WHERE state = 'queued' AND @HELD AND held_by"
     if names is not None:
-        some = [name for name in sorted(set(names)) if tables.rows(f"{statement} = ?", (name,))[0][0] is not None]
-        return some[:MOST_LIMITS]
-    found, last = list[str](), ""
+        wanted = sorted(name for name in set(names) if name > after)
+        return [name for name in wanted if tables.rows(f"{statement} = ?", (name,))[0][0] is not None][:MOST_LIMITS]
+    found, last = list[str](), after
     while len(found) < MOST_LIMITS and (last := tables.rows(f"{statement} > ?", (last,))[0][0]) is not None:
         found.append(last)
     return found

@@ -264,9 +264,9 @@ class SqliteStore(ClaimingStore):
             admitted.append(job)
         return admitted, begun
 
-    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
+    def held(self, names: Sequence[str] | None, limit: int, after: str = "") -> Sequence[HeldJobs]:
         with self.database.read() as tables:
-            some = limited.names_of(tables, names)
+            some = limited.names_of(tables, names, after)
             states = [limited.limit_state(tables, name) for name in some]
         now = self._clock()
         return [

@@ -9,6 +9,7 @@ import pytest
 from queueport.engine.lifecycle import Lifecycle
 from queueport.spi.record import Change, Record
 from queueport.spi.store import (
+    MOST_LIMITS,
     Begin,
     ClaimingStore,
     JobStore,
@@ -36,7 +37,7 @@ def begin(store: JobStore, record: Record, *limits: StartLimit) -> WriteResult:
 
 def let_on(store: JobStore, record: Record) -> Record:
     """Let a held job on."""
-    change = Lifecycle(RULES).let_on(record)
+    change = Lifecycle(RULES).let_on(record, store.now(), paused=False)
     assert isinstance(change, Change)
     return swap(store, record, **change.set)
 
@@ -160,6 +161,36 @@ class LimitTests(Case):
         ]
         assert [found.name for found in store.held([ONE.name, "none"], 1)] == [ONE.name]
         assert list(store.held([], 1)) == []
+
+    def test_a_job_that_was_let_on_for_one_of_its_limits_passes_the_held_jobs_of_the_others(
+        self, store: JobStore
+    ) -> None:
+        other = StartLimit("queue:default", concurrency=1)
+        running = begin(store, put(store), ONE, other).record
+        held = begin(store, put(store), ONE, other).record
+        assert begin(store, put(store, task="app.other"), other).outcome is WriteOutcome.LIMITED
+        assert running is not None
+        assert held is not None
+        assert held.held_by == ONE.name
+        swap(store, running, state=JobState.SUCCEEDED)
+        assert begin(store, let_on(store, held), ONE, other).outcome is WriteOutcome.APPLIED
+
+    def test_the_starts_of_a_rate_do_not_count_when_it_was_raised(self, store: JobStore, clock: Clock) -> None:
+        slow, fast = StartLimit("task:app.send", rate=1 / 3600), StartLimit("task:app.send", rate=10.0)
+        assert begin(store, put(store), slow).outcome is WriteOutcome.APPLIED
+        assert begin(store, put(store), fast).outcome is WriteOutcome.APPLIED
+        assert begin(store, put(store), fast).outcome is WriteOutcome.LIMITED
+        assert state_of(store, fast).full_at == pytest.approx(clock.now + 0.1)
+
+    def test_a_page_of_held_jobs_begins_after_the_name_of_a_limit(self, store: JobStore) -> None:
+        keyed = replace(ONE, keyed=True)
+        keys = [f"{number:03d}" for number in range(MOST_LIMITS + 5)]
+        for key in keys * 2:
+            begin(store, put(store, limit_key=key), keyed)
+        names = [f"{ONE.name} {key}" for key in keys]
+        assert [found.name for found in store.held(None, 1)] == names[:MOST_LIMITS]
+        assert [found.name for found in store.held(None, 1, names[MOST_LIMITS - 1])] == names[MOST_LIMITS:]
+        assert [found.name for found in store.held(names, 1, names[3])] == names[4 : MOST_LIMITS + 4]
 
     def test_a_rate_lets_a_burst_begin_and_then_one_job_at_a_time(self, store: JobStore, clock: Clock) -> None:
         limit = StartLimit("task:app.send", rate=0.5, burst=2)

@@ -205,9 +205,13 @@ class StoreMachine(RuleBasedStateMachine):
             begins.append(Begin(job_id, names[0], change, self.rev(), names[1], own, HOLD))
         self.both("begin", begins)
 
-    @rule(names=st.none() | st.lists(st.sampled_from(LIMIT_NAMES)), limit=st.integers(1, 3))
-    def held(self, names: list[str] | None, limit: int) -> None:
-        self.both("held", names, limit)
+    @rule(
+        names=st.none() | st.lists(st.sampled_from(LIMIT_NAMES)),
+        limit=st.integers(1, 3),
+        after=st.sampled_from(["", *LIMIT_NAMES]),
+    )
+    def held(self, names: list[str] | None, limit: int, after: str) -> None:
+        self.both("held", names, limit, after)
 
     @rule(wanted=st.lists(st.tuples(ids, st.sampled_from(TOKENS)), min_size=1, max_size=3))
     def heartbeat(self, wanted: list[tuple[str, str]]) -> None:

@@ -115,10 +115,10 @@ def _place(record: Record) -> str:
     return f"{record.held_by}\0{at:020d}"
 
 
-def held(reading: Reading, names: Sequence[str] | None, limit: int) -> list[HeldJobs]:
+def held(reading: Reading, names: Sequence[str] | None, limit: int, after: str) -> list[HeldJobs]:
     """The limits for which jobs are held, as `JobStore.held` returns them."""
     found = []
-    for name in _names(reading) if names is None else sorted(set(names)):
+    for name in _names(reading, after) if names is None else sorted(name for name in set(names) if name > after):
         ids = [entry["pk"]["S"].split("#", 2)[2] for entry in _entries(reading, f"{name}\0", f"{name}\1", limit)]
         jobs = [job.record for job in reading.found(ids).values()]
         waiting = [job for job in jobs if job.held_by == name and is_held(job)]
@@ -131,9 +131,9 @@ def held(reading: Reading, names: Sequence[str] | None, limit: int) -> list[Held
     return found
 
 
-def _names(reading: Reading) -> Iterator[str]:
-    """The names of the limits with entries in the index, sorted. Reads one entry of each."""
-    start = ""
+def _names(reading: Reading, after: str) -> Iterator[str]:
+    """The names, after `after`, of the limits with entries in the index, sorted. Reads one entry of each."""
+    start = f"{after}\1" if after else ""
     while entries := list(_entries(reading, start, LAST, 1)):
         name = entries[0]["seq"]["S"].partition("\0")[0]
         yield name

@@ -251,8 +251,8 @@ class DynamoStore(JobStore, ForkAware):
             [Step(one.id, partial(storage.begin, one), begin=one if one.limits else None) for one in begins]
         )
 
-    def held(self, names: Sequence[str] | None, limit: int) -> Sequence[HeldJobs]:
-        return limits.held(self._reading(), names, limit)
+    def held(self, names: Sequence[str] | None, limit: int, after: str = "") -> Sequence[HeldJobs]:
+        return limits.held(self._reading(), names, limit, after)
 
     def heartbeat(self, beats: Sequence[LeaseRenewal]) -> Sequence[WriteResult]:
         known = [self._known.get(one.id, state=JobState.RUNNING, token=one.token) for one in beats]

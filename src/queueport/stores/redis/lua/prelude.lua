@@ -469,28 +469,33 @@ local function limit_state(name)
   }
 end
 
+-- When the whole burst of the rate is free. Starts of another rate, which would be more than a burst, do not count.
+local function full_at(limit, state)
+  return (state.full_at - now) * limit.rate <= limit.burst + 0.01 and math.max(state.full_at, now) or now
+end
+
 -- True if the limit lets a job begin after `ahead` others.
 local function has_room(limit, state, ahead)
   if limit.concurrency and state.running + ahead >= limit.concurrency then return false end
   if not limit.rate then return true end
-  local starts = limit.burst - math.max(0, state.full_at - now) * limit.rate
+  local starts = limit.burst - (full_at(limit, state) - now) * limit.rate
   return math.floor(starts + 1e-6) - ahead >= 1
 end
 
 -- Check whether the limits let a job begin. If so, counts the start against their rates, and adds the names of the limits
 -- to the change. Otherwise returns the name of the limit that does not.
 local function admit(limits, record, change)
-  local names, rates = {}, {}
+  local names, rates, waited = {}, {}, record.held_by and not record.reason
   for _, limit in ipairs(limits) do
     local name = limit.name .. (limit.keyed and record.limit_key and ' ' .. record.limit_key or '')
     local state = limit_state(name)
-    local passed = record.held_by == name and not record.reason
-    if (not passed and state.held > 0) or not has_room(limit, state, passed and 0 or state.passed) then return name end
+    local ahead = waited and record.held_by == name and 0 or state.passed
+    if (not waited and state.held > 0) or not has_room(limit, state, ahead) then return name end
     names[#names + 1] = name
-    if limit.rate then rates[name] = exact(math.max(state.full_at, now) + 1 / limit.rate) end
+    if limit.rate then rates[name] = exact(full_at(limit, state) + 1 / limit.rate) end
   end
-  for name, full_at in pairs(rates) do
-    call('ZADD', key('rates'), full_at, name)
+  for name, at in pairs(rates) do
+    call('ZADD', key('rates'), at, name)
     call('ZREMRANGEBYSCORE', key('rates'), '-inf', present)
   end
   change.set.slots = cjson.encode(names)
