@@ -15,7 +15,8 @@ SECONDS = 0.005
 @task(concurrency=CONCURRENCY, crash_limit=1_000_000)
 def limited() -> None:
     """Write the begin and the end of the run to the ledger."""
-    run = {"job": current_job().id, "attempt": current_job().attempt, "pid": os.getpid()}
+    job_id, attempt = current_job().id, current_job().attempt
+    run = {"run": f"{job_id} {attempt}", "job": job_id, "attempt": attempt, "pid": os.getpid()}
     ledger = Ledger.here()
     ledger.write("begin", **run)
     try:
