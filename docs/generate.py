@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from queueport import Capability, connect
 from queueport.cli.documents import schemas
-from queueport.spi.settings import Settings
+from queueport.spi.settings import UNITS, Settings
 from queueport.testing.contract.lines import GROUPS, Line
 from queueport.testing.contract.lines import PARTS as HARNESS_PARTS
 
@@ -156,8 +156,15 @@ def _hundreds(number: int) -> int:
 
 def _fields(model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
-        default = int(field.default) if isinstance(field.default, float) and field.default % 1 == 0 else field.default
+        timed = any(isinstance(note, BeforeValidator) for note in field.metadata) and isinstance(field.default, float)
+        default = _with_unit(field.default) if timed else field.default
         yield name, "" if default is None else f"`{default}`", field.description or ""
+
+
+def _with_unit(seconds: float) -> str:
+    """A duration as a URL or a variable takes it, such as `60s` or `1d`: whole days in days, all others in seconds."""
+    unit = "d" if seconds % UNITS["d"] == 0 else "s"
+    return f"{seconds / UNITS[unit]:g}{unit}"
 
 
 PARTS: dict[str, Callable[[], str]] = {
