@@ -131,7 +131,7 @@ class Settings(BaseModel):
     lease: Seconds = Field(30.0, description="seconds without a heartbeat after which a worker loses a running job")
     crash_limit: int = Field(3, ge=1, description="number of crashes after which a job is dead")
     lost_after: Seconds = Field(
-        60.0, description="seconds after which a message that has not arrived may count as lost"
+        60.0, description="seconds; a lost message is sent again after at least twice this time"
     )
     unknown_after: Seconds = Field(60.0, description="seconds after which a job without a worker for its task is dead")
     keep_succeeded: Annotated[Age | KeepCount | KeepByName, BeforeValidator(_keep)] = Field(
