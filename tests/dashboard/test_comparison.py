@@ -1,10 +1,10 @@
-"""The comparison with other dashboards in docs/dashboard.md claims only what a test proves. For those who edit it."""
+"""The comparison with other dashboards in docs/dashboard-figures.md claims only what a test proves. For those who edit it."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "dashboard.md").read_text()
+PAGE = (ROOT / "docs" / "dashboard-figures.md").read_text()
 
 
 def rows(start: str) -> list[list[str]]:
