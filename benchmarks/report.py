@@ -53,6 +53,7 @@ def table(measured: Mapping[str, Any]) -> str:
         f"{measured['machine']}; " + ", ".join(f"{name} {version}" for name, version in measured["versions"].items()),
         "",
         "Ratios, queueport to the library itself: median (lowest to highest of the rounds), and the target.",
+        "Where the word **target** is bold, the target is missed.",
         "",
         "| pair | enqueue | `enqueue_many` to the library's enqueue | run |",
         "| --- | --- | --- | --- |",
