@@ -400,7 +400,8 @@ class JobHandle(Generic[R]):
     """True if the call that made this handle added no job, but gave its arguments and options to this one, because of
     `key_mode="replace"`. If both this and `created` are False, the call changed nothing: the job existed."""
     follow_ups: tuple[JobHandle[Any], ...] = field(default=(), repr=False, compare=False)
-    """The handles of the jobs that the same call has enqueued to follow this one (`then`, `chain`), in order."""
+    """The handles of the jobs that the same call has enqueued to follow this one (`then`, `chain`), in order. It is an
+    attribute: the method `Batch.follow_ups` reads the store, and returns the status of each job instead."""
 
     def status(self) -> JobStatus:
         """The job as it is now. Raises JobNotFound if there is no such job."""

@@ -92,7 +92,10 @@ class Batch:
             page = replace(page, after=found[-1].id)
 
     def follow_ups(self) -> list[JobStatus]:
-        """The jobs that were given as `then` and `on_dead`."""
+        """The status of the jobs that were given as `then` and `on_dead`; of a chain, that of its first job.
+
+        This method reads the store. `JobHandle.follow_ups` is an attribute instead, and has handles.
+        """
         return self._operations.find(Query(tag=f"{AFTER_TAG}{self.id}"))
 
     def cancel(self, interrupt: bool = True) -> int:
