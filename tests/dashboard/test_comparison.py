@@ -1,4 +1,4 @@
-"""The comparison with other dashboards in docs/dashboard-figures.md claims only what a test proves. For those who edit it."""
+"""The comparison with other dashboards in docs/dashboard-figures.md claims only what a test proves."""
 
 import ast
 from pathlib import Path
