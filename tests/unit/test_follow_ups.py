@@ -221,6 +221,59 @@ def test_a_batch_that_is_not_accepted_leaves_no_job_that_waits(queue: JobQueue) 
     assert {job.id for job in queue.jobs()} == {"taken", "new"}
 
 
+def test_a_chain_whose_follow_up_job_exists_already_enqueues_nothing(queue: JobQueue) -> None:
+    add = adder()
+    then = add.using(pass_result=True).job(10)
+    first = queue.enqueue(add.using(then=then, delay=60).job(1))
+    second = add.using(then=then).job(2)
+    with pytest.raises(DuplicateJob, match="exists already") as caught:
+        queue.enqueue(second)
+    assert (caught.value.accepted, caught.value.rejected) == ((), (then.id, second.id))
+    run(queue)
+    assert {job.id for job in queue.jobs()} == {first.id, then.id}
+    first.retry()
+    run(queue)
+    assert first.follow_ups[0].result(0) == 11
+
+
+def test_a_batch_whose_follow_up_job_exists_already_enqueues_nothing(queue: JobQueue) -> None:
+    add = adder()
+    final, alarm = add.using(job_id="final").job(), add.using(job_id="alarm").job()
+    batch = queue.batch([add.using(delay=60).job()], then=final)
+    with pytest.raises(DuplicateJob) as caught:
+        queue.batch([add.using(job_id="a").job(), add.using(job_id="b").job()], then=final, on_dead=alarm)
+    assert (caught.value.accepted, {*caught.value.rejected}) == ((), {"final", "alarm", "a", "b"})
+    run(queue)
+    assert queue.count() == 2
+    (then,) = batch.follow_ups()
+    assert (then.state, then.waits_for) == (JobState.SCHEDULED, 1)
+
+
+def test_a_producer_that_is_lost_before_the_first_job_of_a_chain_leaves_nothing_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1_000_000.0]
+    with registry.isolated(), get_queue("memory://") as queue:
+        add = adder()
+        store = MemoryStore(clock=lambda: now[0])
+        monkeypatch.setattr(queue.operations, "store", store)
+        monkeypatch.setattr(queue._enqueue, "_store", store)
+        insert = store.insert
+
+        def crash(inserts: Sequence[Insert]) -> Sequence[WriteResult]:
+            if not all(each.record.waits_for for each in inserts):
+                raise KeyboardInterrupt
+            return insert(inserts)
+
+        monkeypatch.setattr(store, "insert", crash)
+        with pytest.raises(KeyboardInterrupt):
+            queue.enqueue(chain(add.job(), add.job(), add.job()))
+        now[0] += COMPLETE_WITHIN + 1
+        Dispatcher(queue.operations).tick()
+        assert {(job.state, job.reason) for job in queue.jobs()} == {(JobState.CANCELLED, "incomplete")}
+        assert queue.count() == 2
+
+
 def test_a_chain_that_is_accepted_is_kept_beside_one_that_is_not(queue: JobQueue) -> None:
     add = adder()
     queue.enqueue(add.using(job_id="taken").job())
@@ -242,7 +295,7 @@ class LostStore(MemoryStore):
 
     def insert(self, inserts: Sequence[Insert]) -> Sequence[WriteResult]:
         written = super().insert(inserts)
-        self.lost = any(insert.record.waits_for for insert in inserts)
+        self.lost = not all(insert.record.waits_for for insert in inserts)
         return written
 
     def swap(self, swaps: Sequence[Swap]) -> Sequence[WriteResult]:

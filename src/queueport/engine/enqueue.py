@@ -479,13 +479,18 @@ class Enqueue:
 
 
 def _groups(inserts: Sequence[Insert]) -> Iterator[Sequence[Insert]]:
-    """Split the inserts, in order, into groups of at most BATCH jobs and QUEUES queues."""
-    start, queues = 0, set[str]()
+    """Split the inserts, in order, into groups of at most BATCH jobs and QUEUES queues.
+
+    Jobs that follow others come first, in groups of their own: if one of them is refused, no job may be inserted that
+    would release another job with its id.
+    """
+    start, queues, waiting = 0, set[str](), False
     for number, insert in enumerate(inserts):
         queues.add(insert.record.queue)
-        if number - start == BATCH or len(queues) > QUEUES:
+        if number - start == BATCH or len(queues) > QUEUES or (waiting and not insert.record.waits_for):
             yield inserts[start:number]
             start, queues = number, {insert.record.queue}
+        waiting = insert.record.waits_for > 0
     if inserts:
         yield inserts[start:]
 
