@@ -177,6 +177,33 @@ def test_waiting_for_a_batch_ends_in_time(queue: JobQueue) -> None:
         queue.get_batch("other")
 
 
+def test_the_id_of_a_batch_is_used_once(queue: JobQueue) -> None:
+    add = adder()
+    queue.batch([add.job(1), add.job(2)], batch_id="import-7")
+    one, then = add.job(3), add.job(4)
+    with pytest.raises(DuplicateJob, match="a batch with the id 'import-7' exists already") as caught:
+        queue.batch([one], then=then, batch_id="import-7")
+    assert (caught.value.accepted, {*caught.value.rejected}) == ((), {one.id, then.id})
+    assert queue.count() == queue.get_batch("import-7").progress().total == 2
+
+
+def test_a_batch_is_not_enqueued_if_the_store_cannot_look_for_its_id(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = adder()
+    one = add.job(1)
+
+    def find(_: object) -> None:
+        raise BackendUnavailable("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue.operations.store, "find", find)
+        queue.batch([add.job(2)])  # an id of its own is new
+        with pytest.raises(BackendUnavailable) as caught:
+            queue.batch([one], batch_id="import-7")
+    assert (caught.value.rejected, queue.count()) == ((one.id,), 1)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

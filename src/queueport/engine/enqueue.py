@@ -32,10 +32,10 @@ from queueport.errors import (
     message_of,
     type_of,
 )
-from queueport.job import Job, frozen
+from queueport.job import BATCH_TAG, Job, frozen
 from queueport.spi.message import Message, SendOutcome
 from queueport.spi.record import Change, FollowUp, OfChange, Record, RecordDraft
-from queueport.spi.store import Insert, Swap, WriteOutcome, WriteResult
+from queueport.spi.store import Insert, Query, Swap, WriteOutcome, WriteResult
 from queueport.spi.url import hidden
 from queueport.status import JobError, JobState
 from queueport.tasks import Task, registry, task
@@ -156,6 +156,23 @@ class Enqueue:
         if inserts and inserts[0].record.waits_for:  # jobs that follow others come first
             return self._complete(inserts, verdicts, ())
         return verdicts
+
+    def check_batch(self, batch_id: str, jobs: Sequence[Job[Any]]) -> None:
+        """Raise DuplicateJob if a batch with this id exists. `jobs` are those that the caller wants to enqueue.
+
+        Does not notice a call that enqueues the same batch at the same moment. Raises BackendUnavailable.
+        """
+        ids = [job.id for job in jobs]
+        try:
+            found = self._store.find(Query(tag=f"{BATCH_TAG}{batch_id}", limit=1))
+        except BackendUnavailable as error:
+            raise _unavailable(error, ids) from error.__cause__
+        if found:
+            raise DuplicateJob(
+                f"a batch with the id {batch_id!r} exists already: choose another batch_id, unless this call repeats "
+                "one whose outcome is unknown",
+                rejected=ids,
+            )
 
     def _tell(self, inserts: Sequence[Insert], verdicts: Sequence[Verdict]) -> None:
         """Call the on_event hooks for the jobs that were added."""

@@ -247,12 +247,17 @@ class JobQueue:
         expired. A dead job keeps the batch open until it is retried or discarded. `on_dead` runs once, when the first
         job dies. No job of a batch may have a `key` or a `then`. `batch_id`: like `job_id`, default: a new one.
 
-        Raises the errors of `enqueue_many`. If a job was not accepted, `then` and `on_dead` are not enqueued.
+        Raises the errors of `enqueue_many`, and DuplicateJob if a batch with this `batch_id` exists; but two calls with
+        the same `batch_id` at the same moment make one batch. If a job was not accepted, `then` and `on_dead` are not
+        enqueued.
         """
         given = Options(job_id=batch_id).job_id or new_id()
         following, members = linked_batch(given, [make_job(job, (), {}) for job in jobs], then, on_dead)
         if not members:
             raise InvalidJob("a batch needs at least one job")
+        if batch_id is not None:
+            self._check_open()
+            self._enqueue.check_batch(given, [*following, *members])
         self._accept([*following, *members], linked=True)
         return Batch(given, self)
 
