@@ -9,8 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from queueport import JobQueue, JobState, get_queue, task
+from queueport import JobQueue, JobState, chain, get_queue, task
 from queueport.engine.bulk import BulkChange, cancelling, discarding, purging, retrying
+from queueport.engine.dispatcher import Dispatcher
 from queueport.engine.operations import Changed
 from queueport.spi.settings import read
 from queueport.spi.store import Query
@@ -110,6 +111,34 @@ def test_a_page_that_took_long_makes_the_next_ones_not_faster(queue: JobQueue, m
     monkeypatch.setattr(operations.runtime, "monotonic", slow)
     assert [*retry_all(queue).pages(1.0)][-1] == Changed(4, 0)
     assert waited[:2] == [0.0, 1.0]
+
+
+def test_jobs_that_wait_for_others_are_skipped_when_scheduled_jobs_are_run_now(queue: JobQueue) -> None:
+    later = noop.using(delay=600)
+    batch = queue.batch([later.job(1), later.job(2)], then=noop.job(3), on_dead=noop.job(4))
+    first = queue.enqueue(chain(later.job(5), noop.job(6)))
+    assert [*retrying(queue.operations, Query(state=JobState.SCHEDULED)).pages()][-1] == Changed(3, 3)
+    assert (batch.progress().queued, first.status().state) == (2, JobState.QUEUED)
+    assert {job.state for job in (*batch.follow_ups(), first.follow_ups[0].status())} == {JobState.SCHEDULED}
+    assert first.follow_ups[0].retry().status().state is JobState.QUEUED  # one that was chosen by its id runs
+
+
+def test_jobs_that_have_waited_for_others_are_skipped_when_cancelled_jobs_are_retried(queue: JobQueue) -> None:
+    batch = queue.batch([noop.using(delay=600).job(n) for n in (1, 2)], then=noop.job(3), on_dead=noop.job(4))
+    assert batch.cancel() == 2
+    assert [*retrying(queue.operations, Query(state=JobState.CANCELLED)).pages()][-1] == Changed(2, 2)
+    assert batch.progress().queued == 2
+    assert {job.state for job in batch.follow_ups()} == {JobState.CANCELLED}
+
+
+def test_an_on_dead_job_that_was_not_needed_is_skipped(queue: JobQueue) -> None:
+    batch = queue.batch([noop.job(1)], on_dead=noop.job(2))
+    queue.cancel_all(batch=batch.id)
+    Dispatcher(queue.operations).tick()
+    (on_dead,) = batch.follow_ups()
+    assert (on_dead.state, on_dead.reason) == (JobState.CANCELLED, "not_needed")
+    assert [*retrying(queue.operations, Query(state=JobState.CANCELLED)).pages()][-1] == Changed(1, 1)
+    assert queue.status(on_dead.id).state is JobState.CANCELLED
 
 
 def test_jobs_are_cancelled_and_purged_in_every_state_that_waits(queue: JobQueue) -> None:

@@ -64,8 +64,10 @@ class BulkChange:
 
 
 def retrying(operations: Operations, query: Query) -> BulkChange:
-    """Retry the jobs that match the query, as `JobQueue.retry` does."""
-    return BulkChange(operations, [query], operations.lifecycle.retry)
+    """Retry the jobs that match the query, as `JobQueue.retry` does. Skips jobs that wait for others, and others that
+    `Lifecycle.retry_found` names.
+    """
+    return BulkChange(operations, [query], operations.lifecycle.retry_found)
 
 
 def discarding(operations: Operations, query: Query) -> BulkChange:

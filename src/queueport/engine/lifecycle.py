@@ -360,6 +360,16 @@ class Lifecycle:
         change = self.enter_queued(None, {**budgets, **cleared, **forgotten})
         return self._unbury(change) if record.state is JobState.DEAD else change
 
+    def retry_found(self, record: Record) -> Change | Refusal:
+        """`retry` for a job that a filter has found.
+
+        Refuses a job that waits for others, or was cancelled while it waited, and the `on_dead` job of a batch of which
+        no job has died. Such a job runs before its turn only if somebody chooses it by its id.
+        """
+        waits = record.state in (JobState.SCHEDULED, JobState.CANCELLED) and record.waits_for > 0
+        unneeded = record.state is JobState.CANCELLED and record.reason == NOT_NEEDED
+        return Refusal.NOT_ALLOWED if waits or unneeded else self.retry(record)
+
     def redrive(self, record: Record, *, life: int) -> Change | Refusal:
         """Retry a job whose dead-letter copy was redriven. The job must be dead in `life`, the copy's life."""
         return self.retry(record) if _dead_in(record, life) else Refusal.NOT_ALLOWED

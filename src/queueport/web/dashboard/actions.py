@@ -153,7 +153,8 @@ ACTIONS: Mapping[str, Action | BulkAction] = {
         "Retry all",
         "retry",
         "queued",
-        "Each runs again with fresh budgets. A job is skipped if another job holds its key.",
+        "Each runs again with fresh budgets. A job is skipped if another job holds its key, or if it waited for other "
+        "jobs.",
         (JobState.DEAD, JobState.CANCELLED),
         retrying,
     ),
@@ -179,7 +180,8 @@ ACTIONS: Mapping[str, Action | BulkAction] = {
         "Run all",
         "run",
         "queued",
-        "They do not wait for their time any more, but run as soon as a worker is free.",
+        "They do not wait for their time any more, but run as soon as a worker is free. Jobs that wait for other jobs "
+        "are skipped.",
         (JobState.SCHEDULED, JobState.RETRYING),
         retrying,
     ),
