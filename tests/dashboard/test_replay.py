@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from queueport import JobQueue, JobState, task
+from queueport import JobQueue, JobState, chain, task
 from queueport.errors import BackendUnavailable
 from queueport.testing.waiting import eventually
 from queueport.web.dashboard import masking, text
@@ -242,3 +242,17 @@ def test_a_slow_replay_goes_on_in_the_background(sqlite: JobQueue, monkeypatch: 
     assert "goes on in the background" in site.get(place).text
     go.set()
     eventually(lambda: "was enqueued." in site.get(place).text)
+
+
+def test_the_form_of_a_job_with_the_result_of_another_one_shows_all_arguments(queue: JobQueue, site: Site) -> None:
+    first = queue.enqueue(chain(add.job(1, 2), add.using(pass_result=True).job(10)))
+    (second,) = first.follow_ups
+    place = site.get(f"/main/jobs/{second.id}").links["Edit and replay"]
+    refused = site.client.get(place)
+    assert refused.status_code == 400
+    assert f"the first one is the result of job {first.id}, which is queued" in refused.text
+    work(queue)
+    assert texts(site.get(place)) == {"args": [3, 10], "kwargs": {}}
+    send(site, place, args=[3, 20])
+    work(queue)
+    assert only_new(queue, first.id, second.id).result == 23

@@ -12,6 +12,7 @@ from queueport import BatchProgress, JobQueue, JobState, Retry, Task, aio, chain
 from queueport.engine.dispatcher import Dispatcher
 from queueport.engine.lifecycle import COMPLETE_WITHIN
 from queueport.errors import BackendUnavailable, DuplicateJob, InvalidJob, JobNotFound, ResultTimeout
+from queueport.spi.record import Change
 from queueport.spi.store import Insert, Swap, WriteResult
 from queueport.stores.memory.store import MemoryStore
 from queueport.tasks import registry
@@ -402,6 +403,53 @@ def test_jobs_without_follow_ups_have_changes_without_releases(queue: JobQueue) 
     assert not getattr(change, "releases", ())
     assert "released" not in getattr(change, "set", {})
     assert replace(record) == record
+
+
+def test_a_replay_gets_the_result_of_the_job_before_as_the_first_argument(queue: JobQueue) -> None:
+    @task(name="title")
+    def title(rows: int, title: str = "no title") -> str:
+        return f"{title}: {rows}"
+
+    first = queue.enqueue(chain(adder().job(1, 2), title.using(pass_result=True).job("Report")))
+    (second,) = first.follow_ups
+    run(queue)
+    same, named = queue.replay(second.id), queue.replay(second.id, kwargs={})
+    other = queue.replay(second.id, args=[4, "Other"])
+    run(queue)
+    assert (same.result(0), named.result(0), other.result(0)) == ("Report: 3", "Report: 3", "Other: 4")
+    assert (same.status().args, same.status().parents) == ([3, "Report"], [])
+
+
+def test_a_replay_is_refused_if_the_job_before_has_no_result(queue: JobQueue) -> None:
+    add = adder()
+    waiting = queue.enqueue(chain(add.using(delay=60).job(1), add.using(pass_result=True).job(2)))
+    with pytest.raises(InvalidJob, match=f"the result of job {waiting.id}, which is scheduled: pass all positional"):
+        queue.replay(waiting.follow_ups[0].id)
+    deleted = queue.enqueue(chain(add.job(1), add.using(pass_result=True).job(2)))
+    run(queue)
+    record = queue.operations.read(deleted.id)
+    queue.operations.apply([(record, Change(delete=True))])
+    with pytest.raises(InvalidJob, match="which was deleted"):
+        queue.replay(deleted.follow_ups[0].id, kwargs={})
+    replay = queue.replay(deleted.follow_ups[0].id, args=[5, 2])
+    run(queue)
+    assert replay.result(0) == 7
+
+
+def test_a_replay_of_the_job_after_a_batch_knows_its_batch(queue: JobQueue) -> None:
+    @task(name="total")
+    def total() -> int:
+        batch = get_queue().get_batch(current_job().after_batch or "")
+        return sum(status.result for status in batch.jobs("succeeded"))
+
+    batch = queue.batch([adder().job(n) for n in range(3)], then=total.job())
+    run(queue)
+    (then,) = batch.follow_ups()
+    replay = queue.replay(then.id)
+    assert replay.status().waits_for == 0
+    run(queue)
+    assert (then.result, replay.result(0)) == (3, 3)
+    assert batch.progress().total == 3
 
 
 async def _async_batch(queue: JobQueue) -> tuple[BatchProgress, list[Any]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from queueport.errors import InvalidJob
-from queueport.job import Job, Options, is_own_tag, new_id
+from queueport.job import Job, Links, Options, is_own_tag, new_id
 from queueport.retry import Retry
 from queueport.spi.record import REPLAY_OF, Record
+from queueport.spi.store import JobStore
+from queueport.status import JobState
 from queueport.tasks import registry
 
-__all__ = ["replayed"]
+__all__ = ["replayed", "with_result"]
 
 OPTIONS = ("timeout", "crash_limit", "keep_result")
 """The options of the record that a replay has too, besides the retry policy and `unique_for`."""
@@ -22,10 +25,34 @@ TRACE_HEADERS = ("traceparent", "tracestate")
 """The trace context of the producer. The producer of a replay is another one."""
 
 
+def with_result(record: Record, store: JobStore) -> Record:
+    """The record with all arguments of its job: with `pass_result`, the first one is the result of the job before it.
+
+    Calls the store only for such a job. Raises InvalidJob if the job before it has no result, and BackendUnavailable.
+    """
+    links = record.links
+    if links is None or not links.pass_result or links.after is None:
+        return record
+    from queueport.job.arguments import Signature, decode_json, decode_plain  # imported here, because pydantic is slow
+
+    parent = store.get([links.after])[0]
+    if parent is None or parent.state is not JobState.SUCCEEDED:
+        state = "was deleted" if parent is None else f"is {parent.state}"
+        raise InvalidJob(
+            f"job {record.id} cannot be replayed with its arguments, because the first one is the result of job "
+            f"{links.after}, which {state}: pass all positional arguments as args"
+        )
+    args, kwargs = decode_plain(record.payload)
+    result = decode_json(b"null" if parent.result is None else parent.result, f"the result of job {parent.id}")
+    return replace(record, payload=Signature(record.task, None).encode_plain([result, *args], kwargs))
+
+
 def replayed(
     record: Record, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, job_id: str | None
 ) -> Job[Any]:
     """Make a new job like that of the record. `JobQueue.replay` describes the arguments. Does no I/O.
+
+    The job follows no other one, but still knows the batch that the existing job has followed.
 
     Raises InvalidJob, and ConfigurationError if an annotation of the task cannot be resolved.
     """
@@ -46,6 +73,7 @@ def replayed(
         key=record.key,
         tags=tuple([tag for tag in record.tags if not is_own_tag(tag)]) or None,
     )
+    after_batch = None if record.links is None else record.links.after_batch
     return Job(
         id=new_id() if job_id is None else job_id,
         task=record.task,
@@ -54,6 +82,7 @@ def replayed(
         expires=None if record.expires_at is None else round(record.expires_at - record.enqueued_at, 6),
         headers={**headers, REPLAY_OF: record.id},
         options=options,
+        links=None if after_batch is None else Links(after_batch=after_batch),
         task_ref=registry.get(record.task),
     )
 

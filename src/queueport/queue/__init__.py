@@ -27,7 +27,7 @@ from queueport.engine.follow_ups import linked_batch, linked_chain
 from queueport.engine.health import check_health
 from queueport.engine.history import last, points, recent, spans
 from queueport.engine.operations import Operations
-from queueport.engine.replay import replayed
+from queueport.engine.replay import replayed, with_result
 from queueport.engine.rules import Refusal, Rules
 from queueport.engine.runtime import Runtime
 from queueport.engine.watcher import Watcher
@@ -362,10 +362,16 @@ class JobQueue:
         None keeps them. They are plain JSON values, as `status` shows them, or values of the annotated types. If this
         process has registered the task, its annotations check all arguments. `new_id` is the id of the new job.
 
-        Raises JobNotFound, InvalidJob if the arguments do not fit, DuplicateJob if the key is taken, perhaps by the
-        existing job itself, and the other errors of `enqueue`.
+        The new job follows no other job, and no job follows it. If the existing job has `pass_result`, the result of
+        the job before it is still the first argument. If `args` are given, they are all positional arguments.
+
+        Raises JobNotFound, InvalidJob if the arguments do not fit or the job before it has no result any more,
+        DuplicateJob if the key is taken, perhaps by the existing job itself, and the other errors of `enqueue`.
         """
-        job = replayed(self.operations.read(job_id), args, kwargs, new_id)
+        record = self.operations.read(job_id)
+        if args is None:
+            record = with_result(record, self.operations.store)
+        job = replayed(record, args, kwargs, new_id)
         handle = self._accept([job])[0]
         if handle.id != job.id:
             raise DuplicateJob(

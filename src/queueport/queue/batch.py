@@ -92,7 +92,8 @@ class Batch:
             page = replace(page, after=found[-1].id)
 
     def follow_ups(self) -> list[JobStatus]:
-        """The status of the jobs that were given as `then` and `on_dead`; of a chain, that of its first job.
+        """The status of the jobs that were given as `then` and `on_dead`, and of replays of these; of a chain, that of
+        its first job.
 
         This method reads the store. `JobHandle.follow_ups` is an attribute instead, and has handles.
         """

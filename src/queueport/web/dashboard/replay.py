@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from queueport.engine.replay import with_result
 from queueport.errors import InvalidJob
 from queueport.job import new_id
 from queueport.job.arguments import decode_json
@@ -52,8 +53,8 @@ class Replay:
 
     def form(self, request: Request) -> Response:
         """The form with the arguments of the job in the address. Changes nothing."""
-        source, job = self._asked(request)
-        return self._page(request, source, job, self._texts(job))
+        source, job, problem = self._asked(request)
+        return self._page(request, source, job, self._texts(job), problem)
 
     async def act(self, request: Request) -> Response:
         """Enqueue a job with the arguments in the form, and go to its page; or show the form again."""
@@ -65,7 +66,7 @@ class Replay:
         return await run_in_threadpool(self._act, request, form)
 
     def _act(self, request: Request, form: Mapping[str, str]) -> Response:
-        source, job = self._asked(request)
+        source, job, _ = self._asked(request)
         texts = self._texts(job)
         sent = {name: form.get(name, "").replace("\r\n", "\n") for name, text in texts.items() if text is not None}
         try:
@@ -86,14 +87,23 @@ class Replay:
         place = self._rendering.url(request, "job", source=source.name, job_id=shown)
         return RedirectResponse(f"{place}?done={entry.number}", 303)
 
-    def _asked(self, request: Request) -> tuple[Source, JobStatus]:
-        """The backend and the job in the address. Raises HTTPException, and JobNotFound."""
+    def _asked(self, request: Request) -> tuple[Source, JobStatus, str | None]:
+        """The backend and the job in the address, with all its arguments; or why one of these is not known.
+
+        Raises HTTPException, and JobNotFound.
+        """
         self._actions.check_allowed()
         job_id = request.query_params.get("id", "")
         if not job_id:
             raise HTTPException(400, "The address names no job.")
         source = self._pages.source(request)
-        return source, source.queue.status(job_id)
+        operations, problem = source.queue.operations, None
+        record = operations.read(job_id)
+        try:
+            record = with_result(record, operations.store)
+        except InvalidJob as error:
+            problem = str(error)
+        return source, operations.status(record), problem
 
     def _shown(self, job: JobStatus) -> dict[str, Any]:
         return {"args": self._masking.args(job), "kwargs": self._masking.value(job.kwargs)}
