@@ -365,6 +365,33 @@ def test_results_are_kept_as_long_as_a_job_that_follows_may_read_them() -> None:
         assert not queue.operations.needed([queue.operations.read(first.id)])
 
 
+def test_the_jobs_of_a_batch_are_kept_for_a_job_that_runs_if_one_dies() -> None:
+    with registry.isolated(), get_queue("memory://", keep_succeeded=0.0) as queue:
+        add, broken = adder(), [True]
+        batch = queue.batch([add.job(1), add.job(2), breaker(broken).using(delay=60).job()], on_dead=add.job(3))
+        run(queue)
+        dispatcher = Dispatcher(queue.operations)
+        dispatcher.tick()
+        assert batch.progress() == BatchProgress(1, 0, 0, 0, 2, 0, 0)
+        batch.cancel()  # on_dead is not needed any more
+        record = queue.operations.read(next(batch.jobs("succeeded")).id)
+        assert not queue.operations.needed([record])
+
+
+def test_a_dead_on_dead_job_keeps_the_jobs_of_its_batch_after_then_has_succeeded(queue: JobQueue) -> None:
+    add, breaks = adder(), breaker([True])
+    batch = queue.batch([add.job(1), breaks.job()], then=add.job(2), on_dead=breaks.job())
+    run(queue)
+    (member,), (dead,) = batch.jobs("succeeded"), batch.jobs("dead")
+    queue.dead_letters.discard(dead.id)
+    run(queue)
+    assert {status.state for status in batch.follow_ups()} == {JobState.SUCCEEDED, JobState.DEAD}
+    operations = queue.operations
+    assert operations.needed([operations.read(member.id)]) == {member.id}
+    queue.dead_letters.purge()
+    assert not operations.needed([operations.read(member.id)])
+
+
 def test_retention_by_count_keeps_the_jobs_of_an_open_batch_and_deletes_others() -> None:
     with registry.isolated(), fake(keep_succeeded="2 jobs") as queue:
 

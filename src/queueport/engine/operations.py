@@ -514,10 +514,12 @@ class Operations:
         these. Raises BackendUnavailable.
         """
         ended = JobState.SUCCEEDED, JobState.CANCELLED
-        then = {r.id: r.links.then for r in records if r.state in ended and r.links is not None and r.links.then}
-        found = call_batch(self.store.get, sorted(set(then.values())), lambda _, __: None) if then else []
+        linked = [(record.id, record.links) for record in records if record.state in ended and record.links is not None]
+        after = {job_id: {links.then, links.on_dead} - {None} for job_id, links in linked}
+        asked = sorted({following for each in after.values() for following in each if following is not None})
+        found = call_batch(self.store.get, asked, lambda _, __: None) if asked else []
         reads = {following.id for following in found if following is not None and following.state not in ended}
-        return frozenset(job_id for job_id, following in then.items() if following in reads)
+        return frozenset(job_id for job_id, following in after.items() if following & reads)
 
     def resume(self, queue: str) -> bool:
         """End the pause of a queue, and make its resting jobs due, oldest first. Returns whether it was paused.
