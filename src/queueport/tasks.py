@@ -176,8 +176,8 @@ class Task(Generic[P, R, C]):
         """Make a job of this task, without enqueueing it.
 
         Raises InvalidJob if the task cannot be called with these arguments, or, naming the parameter, if an argument
-        does not match its annotation, cannot be encoded or would not be equal after decoding. Raises ConfigurationError
-        if an annotation cannot be resolved or used.
+        does not match its annotation, cannot be encoded or would not be equal after decoding; also for `pass_result` if
+        the task has a `concurrency_key`. Raises ConfigurationError if an annotation cannot be resolved or used.
         """
         given = self.given
         draft = JobDraft(  # JobDraft checks no values, because `Options` has checked them
@@ -191,6 +191,11 @@ class Task(Generic[P, R, C]):
             task_ref=self,
         )
         if self.limit is not None:
+            if given.pass_result and self.limit.key is not None:
+                raise InvalidJob(
+                    f"a job of task {self.name!r} cannot have pass_result=True, because its first argument is not "
+                    "known yet, but the concurrency_key of the task needs all arguments"
+                )
             draft.limit_key = self.limit.key_of(self.name, args, kwargs)
         return frozen(draft, Job)
 
