@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 from queueport.capability import Capability, Limits
 from queueport.context import warn_of_wait
 from queueport.engine.arguments import seconds
-from queueport.engine.enqueue import make_job
+from queueport.engine.enqueue import make_job, make_jobs
 from queueport.errors import ConfigurationError, ResultTimeout
 from queueport.job import AsyncJobHandle, Job, JobFilters, JobHandle, ResultType
 from queueport.job.limits import QueueLimit
@@ -105,7 +105,7 @@ class AsyncJobQueue:
         batch_id: str | None = None,
     ) -> AsyncBatch:
         """See `JobQueue.batch`."""
-        enqueue = partial(self.sync.batch, list(jobs), then=then, on_dead=on_dead, batch_id=batch_id)
+        enqueue = partial(self.sync.batch, make_jobs("batch", jobs), then=then, on_dead=on_dead, batch_id=batch_id)
         return AsyncBatch(await asyncio.to_thread(enqueue))
 
     async def get_batch(self, batch_id: str) -> AsyncBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -235,7 +236,56 @@ def test_wrong_chains_and_batches(queue: JobQueue) -> None:
         queue.enqueue(chain(*[add.job() for _ in range(101)]))
     with pytest.raises(InvalidJob, match="must not begin with 'queueport:'"):
         add.using(tags=["queueport:batch:x"])
+    with pytest.raises(InvalidJob, match="cannot have pass_result=True, because a batch has no single result"):
+        queue.batch([add.job()], then=add.using(pass_result=True).job())
+    with pytest.raises(InvalidJob, match="cannot have pass_result=True, because a job that is added to the dead"):
+        queue.dead_letters.add(add.using(pass_result=True).job(), "by hand")
     assert queue.count() == 0
+
+
+def test_what_is_not_a_job_cannot_follow_one(queue: JobQueue) -> None:
+    add = adder()
+    given: list[Any] = [add, "notify", 7]
+    for wrong in given:
+        for name in ("then", "on_dead"):
+            with pytest.raises(InvalidJob, match=rf"{name} must be a job, for example notify.job\(7\), not"):
+                queue.batch([add.job()], **{name: wrong})
+        for jobs in ((wrong, add.job()), (add.job(), wrong)):
+            with pytest.raises(InvalidJob, match="each argument of chain must be a job"):
+                chain(*jobs)
+    assert queue.count() == 0
+
+
+def test_a_batch_takes_a_list_of_jobs(queue: JobQueue) -> None:
+    add = adder()
+    wrong: list[Any] = [add, add.job(), "add", None]
+    for given in wrong:
+        with pytest.raises(InvalidJob, match="batch takes a list of jobs"):
+            queue.batch(given)
+        with pytest.raises(InvalidJob, match="batch takes a list of jobs"):
+            asyncio.run(aio.AsyncJobQueue(queue).batch(given))
+        with pytest.raises(InvalidJob, match="enqueue_many takes a list of jobs"):
+            queue.enqueue_many(given)
+    assert queue.count() == 0
+
+
+def test_a_wrong_id_of_a_batch(queue: JobQueue) -> None:
+    with pytest.raises(InvalidJob, match="batch_id must be 1 to 64 letters"):
+        queue.batch([adder().job()], batch_id="a b")
+    for call in (lambda: queue.get_batch("a b"), lambda: queue.jobs(batch="a b"), lambda: queue.count(batch="a b")):
+        with pytest.raises(JobNotFound, match="no batch 'a b' exists in this namespace"):
+            call()
+
+
+def test_a_task_with_a_concurrency_key_cannot_get_the_result_of_another_job(queue: JobQueue) -> None:
+    @task(name="per_customer", concurrency=1, concurrency_key=lambda customer, month: customer)
+    def per_customer(customer: int, month: int) -> None: ...
+
+    with pytest.raises(
+        InvalidJob, match="task 'per_customer' cannot have pass_result=True, because its first argument"
+    ):
+        per_customer.using(pass_result=True).job(7)
+    assert per_customer.job(1, 7).limit_key == "1"
 
 
 def test_a_batch_that_is_not_accepted_leaves_no_job_that_waits(queue: JobQueue) -> None:
@@ -491,7 +541,5 @@ async def _async_batch(queue: JobQueue) -> tuple[BatchProgress, list[Any]]:
 
 
 def test_an_async_batch(queue: JobQueue) -> None:
-    import asyncio
-
     progress, results = asyncio.run(_async_batch(queue))
     assert (progress.succeeded, sorted(results)) == (2, [1, 2])

@@ -17,7 +17,17 @@ from queueport.spi.store import Query
 from queueport.status import JobState
 from queueport.tasks import Task
 
-__all__ = ["PAGE", "checked", "filters", "missing", "queue_name", "seconds", "unfinished"]
+__all__ = [
+    "PAGE",
+    "checked",
+    "checked_batch",
+    "filters",
+    "missing",
+    "missing_batch",
+    "queue_name",
+    "seconds",
+    "unfinished",
+]
 
 PAGE = 500
 """The maximum number of records to read and change in one step when a query matches many."""
@@ -38,7 +48,7 @@ def filters(
     more: JobFilters | None = None,
     now: Callable[[], float] | None = None,
 ) -> Query:
-    """Make a query. Raises ConfigurationError for a wrong argument, and JobNotFound if `after` is not a valid id.
+    """Make a query. Raises ConfigurationError for a wrong argument, and JobNotFound if `after` or `batch` is not an id.
 
     `now` reads the store's clock. It must be given with `more` and with `older_than`, and is called only for a time
     that is a number of seconds, after all checks.
@@ -55,7 +65,7 @@ def filters(
     if "batch" in given:
         if "tag" in given:
             raise ConfigurationError("batch and tag cannot be combined: give one of them")
-        given["tag"] = f"{BATCH_TAG}{checked(given['batch'])}"
+        given["tag"] = f"{BATCH_TAG}{checked_batch(given['batch'])}"
     since, until = (_time(name, given[name]) if name in given else None for name in ("since", "until"))
     before: float | timedelta | None = _age(older_than)
     if older_than is not None and before is None:
@@ -164,4 +174,18 @@ def missing(job_id: object) -> JobNotFound:
     return JobNotFound(
         f"there is no job {job_id!r:.80} in this namespace: it never existed, or its record was removed, for "
         "example when its retention was over"
+    )
+
+
+def checked_batch(batch_id: object) -> str:
+    """Return the id if it is a valid id of a batch. Raises JobNotFound otherwise. Does no I/O."""
+    if isinstance(batch_id, str) and JOB_ID.fullmatch(batch_id):
+        return batch_id
+    raise missing_batch(batch_id)
+
+
+def missing_batch(batch_id: object) -> JobNotFound:
+    """The error for the id of a batch of which no job has a record."""
+    return JobNotFound(
+        f"no batch {batch_id!r:.80} exists in this namespace: check the id; the records of its jobs may be deleted"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from functools import lru_cache
@@ -40,7 +40,7 @@ from queueport.spi.url import hidden
 from queueport.status import JobError, JobState
 from queueport.tasks import Task, registry, task
 
-__all__ = ["Enqueue", "Verdict", "make_job"]
+__all__ = ["Enqueue", "Verdict", "make_job", "make_jobs"]
 
 logger: logging.Logger = logging.getLogger("queueport")
 
@@ -111,6 +111,13 @@ def make_job(what: Task[..., Any, Any] | Job[Any] | str, args: Sequence[Any], kw
         f"enqueue takes a task, a job or a task's name, not {type(what).__name__}: pass a function that is decorated "
         "with @task"
     )
+
+
+def make_jobs(call: str, jobs: object) -> list[Job[Any]]:
+    """The jobs that the caller gave to the method `call`. Raises InvalidJob, and the errors of `make_job`."""
+    if isinstance(jobs, Iterable) and not isinstance(jobs, str | bytes):
+        return [make_job(job, (), {}) for job in jobs]
+    raise InvalidJob(f"{call} takes a list of jobs, for example [notify.job(7)], not {jobs!r:.80}")
 
 
 class Enqueue:
@@ -224,6 +231,11 @@ class Enqueue:
         """Insert a job directly as a dead letter. Raises PayloadTooLarge, DuplicateJob and BackendUnavailable."""
         if job.options.then is not None:
             raise InvalidJob(f"job {job.id} cannot have then=, because it is added to the dead letters")
+        if job.options.pass_result:
+            raise InvalidJob(
+                f"job {job.id} cannot have pass_result=True, because a job that is added to the dead letters "
+                "follows no job"
+            )
         record, change = _bare_record(job), self._lifecycle.new_dead(error)
         self._store.check_size(record)
         (verdict,) = self._accept([Insert(record, change, self._runtime.new_id())])

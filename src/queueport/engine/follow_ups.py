@@ -12,7 +12,7 @@ from typing import Any
 
 from queueport.errors import InvalidJob
 from queueport.hooks import call_before_enqueue
-from queueport.job import Job, Links
+from queueport.job import Job, Links, check_job
 
 __all__ = ["linked_batch", "linked_chain"]
 
@@ -42,8 +42,9 @@ def linked_batch(
     Raises InvalidJob if one of them has an option that it cannot have.
     """
     follows = Links(after_batch=batch_id, waits_for=len(members))
-    after = [] if then is None else _linked(_expanded(then), follows)
-    dead = [] if on_dead is None else _linked(_expanded(on_dead), replace(follows, if_dead=True))
+    after = [] if then is None else _linked(_expanded(check_job("then", then)), follows)
+    failed = replace(follows, if_dead=True)
+    dead = [] if on_dead is None else _linked(_expanded(check_job("on_dead", on_dead)), failed)
     links = Links(batch=batch_id, then=after[0].id if after else None, on_dead=dead[0].id if dead else None)
     found = []
     for member in map(call_before_enqueue, members):
@@ -82,6 +83,11 @@ def _with(job: Job[Any], links: Links) -> Job[Any]:
     if links.waits_for and (options.delay is not None or options.run_at is not None):
         raise InvalidJob(
             f"job {job.id} cannot have delay= or run_at=, because it runs when the jobs before it have ended"
+        )
+    if options.pass_result and links.after_batch is not None:
+        raise InvalidJob(
+            f"job {job.id} cannot have pass_result=True, because a batch has no single result: read the results of its "
+            "jobs with get_queue().get_batch(current_job().after_batch).jobs()"
         )
     if options.pass_result and links.after is not None:
         links = replace(links, pass_result=True)

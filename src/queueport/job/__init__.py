@@ -320,7 +320,7 @@ class Job(Generic[R_co]):
     """The task, which decodes the result; None if `Task.job` did not make the job."""
 
     def __post_init__(self) -> None:
-        _job_id("id", self.id)
+        check_id("id", self.id)
         if not is_task_name(self.task):
             raise InvalidJob(f"task must be {TASK_NAME}, not {self.task!r}")
         _queue("queue", self.queue)
@@ -350,9 +350,10 @@ def chain(first: Job[R], *others: Job[Any]) -> Job[R]:
 
         queue.enqueue(chain(fetch.job(7), resize.using(pass_result=True).job(), notify.job("ann")))
 
-    The same as `then` of each job. Raises InvalidJob if one of the jobs but the last has a `then` already.
+    The same as `then` of each job. Raises InvalidJob if one of the jobs but the last has a `then` already, and if an
+    argument is not a job.
     """
-    jobs = [first, *others]
+    jobs = [check_job("each argument of chain", job) for job in (first, *others)]
     following = jobs.pop()
     while jobs:
         job = jobs.pop()
@@ -484,7 +485,8 @@ def _text(pattern: re.Pattern[str], description: str) -> Callable[[str, object],
 
 
 _queue = _text(QUEUE_NAME, "1 to 64 letters, digits, _, - or ., and must not begin with a dot")
-_job_id = _text(JOB_ID, "1 to 64 letters, digits, _ or -")
+check_id = _text(JOB_ID, "1 to 64 letters, digits, _ or -")
+"""Takes the name of an argument and its value, and returns the value if it is a valid id. Raises InvalidJob."""
 _label = _text(_LABEL, "1 to 256 characters of text without control characters")
 
 
@@ -564,7 +566,8 @@ def _tags(name: str, value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-def _then(name: str, value: object) -> Job[Any]:
+def check_job(name: str, value: object) -> Job[Any]:
+    """Return the value of the argument `name` if it is a job. Raises InvalidJob otherwise."""
     if isinstance(value, Job):
         return value
     raise InvalidJob(f"{name} must be a job, for example notify.job(7), not {value!r:.80}")
@@ -590,9 +593,9 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "key": _label,
     "key_mode": _key_mode,
     "unique_for": _unique_for,
-    "job_id": _job_id,
+    "job_id": check_id,
     "headers": _headers,
     "tags": _tags,
-    "then": _then,
+    "then": check_job,
     "pass_result": _pass_result,
 }

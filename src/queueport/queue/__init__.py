@@ -20,9 +20,18 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overloa
 from queueport import hooks
 from queueport.capability import Capability, Limits
 from queueport.context import check_wait, default_queue, warn_of_wait
-from queueport.engine.arguments import checked, filters, missing, queue_name, seconds, unfinished
+from queueport.engine.arguments import (
+    checked,
+    checked_batch,
+    filters,
+    missing,
+    missing_batch,
+    queue_name,
+    seconds,
+    unfinished,
+)
 from queueport.engine.bulk import cancelling, purging
-from queueport.engine.enqueue import Enqueue, Verdict, make_job
+from queueport.engine.enqueue import Enqueue, Verdict, make_job, make_jobs
 from queueport.engine.follow_ups import linked_batch, linked_chain
 from queueport.engine.health import check_health
 from queueport.engine.history import last, points, recent, spans
@@ -38,12 +47,11 @@ from queueport.errors import (
     InvalidState,
     JobCancelled,
     JobFailed,
-    JobNotFound,
     QueueClosed,
     ResultTimeout,
     encodable,
 )
-from queueport.job import Job, JobFilters, JobHandle, Options, ResultType, new_id
+from queueport.job import Job, JobFilters, JobHandle, ResultType, check_id, new_id
 from queueport.job.limits import QueueLimit
 from queueport.queue.batch import Batch
 from queueport.queue.dead_letters import DeadLetters
@@ -197,7 +205,7 @@ class JobQueue:
         `rejected` those of the jobs that this call has not enqueued, and `BackendUnavailable.unknown` those of the jobs
         that may run.
         """
-        return self._accept([make_job(job, (), {}) for job in jobs])
+        return self._accept(make_jobs("enqueue_many", jobs))
 
     def _accept(self, jobs: Sequence[Job[R]], *, linked: bool = False) -> list[JobHandle[R]]:
         """Enqueue jobs. With `linked`, each comes after those that follow it, and the hooks have seen them."""
@@ -251,8 +259,8 @@ class JobQueue:
         the same `batch_id` at the same moment make one batch. If a job was not accepted, `then` and `on_dead` are not
         enqueued.
         """
-        given = Options(job_id=batch_id).job_id or new_id()
-        following, members = linked_batch(given, [make_job(job, (), {}) for job in jobs], then, on_dead)
+        given = new_id() if batch_id is None else check_id("batch_id", batch_id)
+        following, members = linked_batch(given, make_jobs("batch", jobs), then, on_dead)
         if not members:
             raise InvalidJob("a batch needs at least one job")
         if batch_id is not None:
@@ -263,11 +271,9 @@ class JobQueue:
 
     def get_batch(self, batch_id: str) -> Batch:
         """The handle of the batch with this id. Raises JobNotFound if it has no jobs, or their records were deleted."""
-        batch = Batch(checked(batch_id), self)
+        batch = Batch(checked_batch(batch_id), self)
         if batch.progress().total == 0 and not batch.follow_ups():
-            raise JobNotFound(
-                f"no batch {batch_id!r} exists in this namespace: check the id; the records of its jobs may be deleted"
-            )
+            raise missing_batch(batch_id)
         return batch
 
     # -- one job -----------------------------------------------------------------------------------
