@@ -352,6 +352,21 @@ def test_a_producer_that_is_lost_before_the_first_job_of_a_chain_leaves_nothing_
         assert queue.count() == 2
 
 
+def test_an_accepted_job_of_a_batch_that_was_refused_releases_nothing_of_a_later_batch(queue: JobQueue) -> None:
+    add, breaks = adder(), breaker([True])
+    queue.enqueue(add.using(job_id="taken").job())
+    final, alarm = add.using(job_id="final").job(), add.using(job_id="alarm").job()
+    refused = [add.job(1), breaks.job(), add.using(job_id="taken").job()]
+    with pytest.raises(DuplicateJob):
+        queue.batch(refused, then=final, on_dead=alarm)
+    batch = queue.batch([add.using(delay=60).job(2)], then=final, on_dead=alarm)
+    run(queue)
+    assert {(job.state, job.waits_for) for job in batch.follow_ups()} == {(JobState.SCHEDULED, 1)}
+    queue.retry(next(batch.jobs()).id)
+    run(queue)
+    assert queue.status("final").state is JobState.SUCCEEDED
+
+
 def test_a_chain_that_is_accepted_is_kept_beside_one_that_is_not(queue: JobQueue) -> None:
     add = adder()
     queue.enqueue(add.using(job_id="taken").job())

@@ -509,7 +509,8 @@ class Lifecycle:
         change = Change({**values, "state": JobState.DEAD, "buried": False}, stamp, 1, failed, then=then)
         if record is None or record.links is None or record.links.on_dead is None:
             return change
-        return replace(change, releases=(Release(record.links.on_dead, all=True, set={"reason": None}),))
+        started = Release(record.links.on_dead, all=True, set={"reason": None}, after=record.links.batch)
+        return replace(change, releases=(started,))
 
     def _cancelled(self, reason: str, record: Record | None, **values: Any) -> Change:
         stamp = {"finished_at": 0.0, "wake_at": self._keep()}
@@ -527,8 +528,9 @@ class Lifecycle:
             return change
         broken = links.batch is None and change.set.get("state") is not JobState.SUCCEEDED
         values = {"reason": PARENT_CANCELLED} if broken else {}
-        found = [] if links.then is None else [Release(links.then, set=values)]
-        found += [] if links.on_dead is None else [Release(links.on_dead)]
+        by = record.id if links.batch is None else links.batch
+        found = [] if links.then is None else [Release(links.then, set=values, after=by)]
+        found += [] if links.on_dead is None else [Release(links.on_dead, after=by)]
         if not found:
             return change
         after = change.set if change.delete else {**change.set, "released": True}

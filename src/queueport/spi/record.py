@@ -266,6 +266,9 @@ class Release:
     id: str
     all: bool = False
     set: Mapping[str, Any] = field(default_factory=dict)
+    after: str | None = None
+    """The id of the changed job, or of its batch. The store must change nothing if the job `id` follows neither of them
+    (`Links.after`, `Links.after_batch`): it is another job, whose producer has used the id again. None: any job."""
 
 
 @dataclass(frozen=True, slots=True)

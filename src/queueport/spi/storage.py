@@ -255,6 +255,9 @@ def releasing(item: Release, found: Record | None) -> Change | None:
     """The change of the waiting job that a `Release` makes; None if it makes none."""
     if found is None or found.state is not JobState.SCHEDULED or not found.waits_for:
         return None
+    links = found.links
+    if item.after is not None and (links is None or item.after not in (links.after, links.after_batch)):
+        return None
     left = 0 if item.all else found.waits_for - 1
     return Change({**item.set, "waits_for": left}, {} if left else {"wake_at": 0.0})
 

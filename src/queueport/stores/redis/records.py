@@ -154,7 +154,8 @@ def _releases(change: Change, job_id: str) -> list[bytes]:
     """The arguments of the releases of a change, of which each ends with the change of the waiting job."""
     found = [b"%d" % len(change.releases)]
     for one in change.releases:
-        found += [one.id.encode(), b"%d" % one.all, *change_arguments(Change(one.set), job_id)]
+        after = (one.after or "").encode()
+        found += [one.id.encode(), b"%d" % one.all, after, *change_arguments(Change(one.set), job_id)]
     return found
 
 

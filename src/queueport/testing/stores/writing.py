@@ -456,6 +456,13 @@ class ReleaseTests(Case):
         gone = applied(store.swap([Swap("last", put(store, "last").rev, _ends_with("no-such-job"), rev())]))
         assert gone.state is JobState.SUCCEEDED
 
+    @pytest.mark.parametrize("links", [Links(after="job", waits_for=1), Links(after_batch="batch", waits_for=1), None])
+    def test_a_release_changes_only_a_job_that_follows_this_one(self, store: JobStore, links: Links | None) -> None:
+        waiting = wait_for(store, 1, links=links)
+        assert self._ends(store, put(store), waiting, after="other", all=True, set={"reason": "no"}) == waiting
+        if links is not None:
+            assert self._ends(store, put(store), waiting, after=links.after or links.after_batch).waits_for == 0
+
     def test_a_refused_write_releases_nothing(self, store: JobStore) -> None:
         waiting, first = wait_for(store, 1), put(store)
         (refused,) = store.swap([Swap(first.id, "stale", _ends_with(waiting.id), rev())])

@@ -373,7 +373,7 @@ function change_argument()
   end
   for i = 1, parts[5] and number() or 0 do
     change.releases = change.releases or {}
-    change.releases[i] = {id = argument(), all = argument() == '1', change = change_argument()}
+    change.releases[i] = {id = argument(), all = argument() == '1', after = argument(), change = change_argument()}
   end
   return change
 end
@@ -515,11 +515,18 @@ local function holding(hold, record, name)
   return hold
 end
 
+-- Whether a job follows the job or the batch with this id. Empty: any.
+local function follows(record, id)
+  if id == '' then return true end
+  local ok, links = pcall(cjson.decode, record.links or '{}')
+  return ok and type(links) == 'table' and (links.after == id or links.after_batch == id)
+end
+
 -- Apply a `Release`: one job fewer, or none any more, must end before this job is due.
 function release(one)
   local waiting, change = load(one.id), one.change
   local waits = waiting and waiting.state == 'scheduled' and tonumber(waiting.waits_for) or 0
-  if waits < 1 then return end
+  if waits < 1 or not follows(waiting, one.after) then return end
   if one.all or waits == 1 then
     change.set.wake_at = present
     change.clear = {'waits_for', unpack(change.clear)} -- a copy, because changes with one layout share this list
