@@ -480,6 +480,16 @@ def test_retention_by_count_keeps_the_jobs_of_an_open_batch_and_deletes_others()
         assert queue.count("succeeded") == 2  # its batch is not open any more
 
 
+def test_the_expiry_of_a_follow_up_job_counts_from_the_call_that_enqueued_the_chain() -> None:
+    with registry.isolated(), fake() as queue:
+        add = adder()
+        first = queue.enqueue(chain(add.using(delay=60).job(), add.using(expires=30).job()))
+        queue.advance(61)
+        queue.drain()
+        status = first.follow_ups[0].status()
+        assert (status.state, status.reason) == (JobState.CANCELLED, "expired")
+
+
 def test_the_end_of_a_dead_jobs_retention_ends_its_part_of_the_batch() -> None:
     with registry.isolated(), get_queue("memory://", keep_dead=0.0) as queue:
         batch = queue.batch([breaker([True]).job()], then=adder().job())
