@@ -180,24 +180,31 @@ class Task(Generic[P, R, C]):
         the task has a `concurrency_key`. Raises ConfigurationError if an annotation cannot be resolved or used.
         """
         given = self.given
+        passed = int(given.pass_result is True)
         draft = JobDraft(  # JobDraft checks no values, because `Options` has checked them
             id=given.job_id or new_id(),
             task=self.name,
-            payload=self.signature.encode(args, kwargs, passed=int(given.pass_result is True)),
+            payload=self.signature.encode(args, kwargs, passed=passed),
             queue=self.queue,
             expires=self._expires,
             headers={} if given.headers is None else dict(given.headers),
             options=self._others,
             task_ref=self,
         )
-        if self.limit is not None:
-            if given.pass_result and self.limit.key is not None:
+        if self.limit is not None and self.limit.key is not None:
+            if given.pass_result:
                 raise InvalidJob(
                     f"a job of task {self.name!r} cannot have pass_result=True, because its first argument is not "
                     "known yet, but the concurrency_key of the task needs all arguments"
                 )
-            draft.limit_key = self.limit.key_of(self.name, args, kwargs)
+            draft.limit_key = self._limit_key(args, kwargs)
         return frozen(draft, Job)
+
+    def _limit_key(self, args: Sequence[Any], kwargs: Mapping[str, Any], passed: int = 0) -> str | None:
+        if self.limit is None or self.limit.key is None:
+            return None
+        complete = self.signature.with_defaults(args, kwargs, passed=passed)
+        return self.limit.key_of(self.name, (args, kwargs), complete)
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Enqueue a job on the default queue, which inside a task is the queue of the task's worker.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from queueport import JobQueue, JobState, get_queue, task
+from queueport import Job, JobQueue, JobState, get_queue, task
 from queueport.engine.dispatcher import Dispatcher
 from queueport.errors import ConfigurationError, InvalidJob
 from queueport.job.limits import QueueLimit
@@ -168,6 +168,37 @@ def test_a_concurrency_key_that_gives_no_key_is_an_error_at_enqueue(queue: JobQu
     with pytest.raises(InvalidJob, match="the concurrency_key of task"):
         queue.enqueue(gate.task, 1)
     assert queue.jobs() == []
+
+
+def _limit_key(made: Job[Any]) -> str | None:
+    return made.limit_key
+
+
+def test_a_concurrency_key_gets_the_default_values_of_the_task() -> None:
+    keyed = Gate(concurrency=1, concurrency_key=lambda number, customer: f"{number} {customer}").task
+    assert _limit_key(keyed.job(1)) == "1 "
+    assert _limit_key(keyed.job(customer="ann", number=2)) == "2 ann"
+    assert _limit_key(keyed.using(delay=5).job(1, "ann")) == "1 ann"
+
+    @task(name="tests.rest", concurrency=1, concurrency_key=lambda first, *rest, word: f"{first}{rest}{word}")
+    def rest(first: int = 0, *rest: int, word: str = "x") -> None: ...
+
+    assert [_limit_key(job) for job in (rest.job(), rest.job(1, 2, word="y"))] == ["0()x", "1(2,)y"]
+
+
+def test_a_concurrency_key_may_leave_out_parameters_that_the_job_does_not_give() -> None:
+    fewer = Gate(concurrency=1, concurrency_key=lambda number: number).task
+    assert _limit_key(fewer.job(7)) == "7"
+    with pytest.raises(InvalidJob, match=r"the concurrency_key of task .* raised TypeError"):
+        fewer.job(7, "ann")
+    builtin = Gate(concurrency=1, concurrency_key=str).task  # Python does not know the parameters of `str`
+    assert _limit_key(builtin.job(7)) == "7"
+
+
+def test_a_concurrency_key_of_a_job_that_gets_a_result_takes_the_other_arguments() -> None:
+    keyed = Gate(concurrency=1, concurrency_key=lambda customer: customer or "nobody").task
+    assert _limit_key(keyed.using(pass_result=True).job("ann")) == "ann"
+    assert _limit_key(keyed.using(pass_result=True).job()) == "nobody"
 
 
 def test_the_starts_of_one_second_are_the_default_burst() -> None:

@@ -229,6 +229,47 @@ def test_one_bad_schedule_does_not_stop_the_others(queue: FakeQueue, caplog: pyt
     assert "no job could be made for the schedule 'worse'" in caplog.text
 
 
+def test_a_task_whose_concurrency_key_fails_does_not_stop_the_schedules_of_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @task(name="recurring.broken", every=60, concurrency=1, concurrency_key=lambda: 1 / 0)
+    def broken() -> None: ...
+
+    @task(name="recurring.beat", every=60)
+    def beat() -> None: ...
+
+    with caplog.at_level(logging.WARNING), FakeQueue() as queue:
+        assert [schedule.name for schedule in queue.schedules.list()] == ["recurring.beat"]
+        queue.advance(60)
+        assert [status.task for status in queue.jobs()] == ["recurring.beat"]
+    line = next(each for each in caplog.records if "recurring.broken" in each.getMessage())
+    assert line.exc_info is None
+    assert line.getMessage() == (
+        "a task's schedule cannot be written, and is tried again: the concurrency_key of task 'recurring.broken' "
+        "raised ZeroDivisionError for these arguments: division by zero"
+    )
+
+
+def test_a_recurring_task_gives_its_default_values_to_its_concurrency_key() -> None:
+    @task(name="recurring.rollup", every=60, concurrency=1, concurrency_key=lambda day: day)
+    def rollup(day: str = "today") -> None: ...
+
+    with FakeQueue() as queue:
+        queue.advance(60)
+        assert [status.task for status in queue.jobs()] == ["recurring.rollup"]
+
+
+def test_a_name_with_a_per_cent_sign_does_not_spoil_the_log_line(
+    queue: FakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue.schedules.add("100%d", note.job(), every=60)
+    (entry,) = queue.operations.store.documents(KIND)
+    damaged = {**entry.value, "job": {**entry.value["job"], "queue": "no such name!"}}
+    queue.operations.store.put_document(Document(KIND, "100%d", damaged, "w"), entry.rev)
+    queue.advance(60)
+    assert "no job could be made for the schedule '100%d'" in caplog.text
+
+
 def test_the_jobs_of_a_round_are_published_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a broker that does not answer delays the dispatcher once, not once for each schedule."""
     with get_queue("memory://") as memory:

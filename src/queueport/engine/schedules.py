@@ -274,7 +274,9 @@ class ScheduleDispatcher:
         except BackendUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # one schedule must not stop the others
-            self._failures.error(error, f"no job could be made for the schedule {entry.name!r}; it is tried again")
+            self._failures.error(
+                error, _about("no job could be made for the schedule {}; it is tried again", entry.name)
+            )
             return None
 
     def _make(self, entry: Entry, tick: float, now: float, made: list[Insert]) -> Entry | None:
@@ -330,9 +332,23 @@ class ScheduleDispatcher:
         """
         entries = {entry.name: entry for entry in read_entries(self._store, self._log_unreadable)}
         now = self._store.now()
-        self._undeclared = [task for task in self._undeclared if not self._write(task, entries.get(task.name), now)]
+        self._undeclared = [task for task in self._undeclared if not self._written(task, entries.get(task.name), now)]
         gone = [entry for entry in entries.values() if entry.module in sys.modules and not _declared(entry.name)]
         self._removes = bool([entry for entry in gone if not self._remove(entry)])
+
+    def _written(self, task: Task[..., Any, Any], old: Entry | None, now: float) -> bool:
+        """Write a schedule as `_write` does. Logs any error but BackendUnavailable, and then returns False."""
+        try:
+            return self._write(task, old, now)
+        except BackendUnavailable:
+            raise
+        except QueueportError as error:
+            self._failures.warning("a task's schedule cannot be written, and is tried again: %s", error)
+        except Exception as error:  # noqa: BLE001  # one task must not stop the others
+            self._failures.error(
+                error, _about("the schedule of task {} cannot be written; it is tried again", task.name)
+            )
+        return False
 
     def _write(self, task: Task[..., Any, Any], old: Entry | None, now: float) -> bool:
         """Write the schedule that a task declares, if it is new. Returns False if somebody else has written it."""
@@ -366,6 +382,11 @@ class ScheduleDispatcher:
 def _declared(name: str) -> bool:
     task = registry.get(name)
     return task is not None and task.name == name and task.recurrence is not None
+
+
+def _about(message: str, name: str) -> str:
+    """A message of a log line that contains the name, so that the same failure of another schedule is another one."""
+    return message.format(repr(name).replace("%", "%%"))
 
 
 def _tick_id(name: str, tick: float) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -14,6 +15,8 @@ __all__ = ["LimitOptions", "QueueLimit", "TaskLimit", "rate_of"]
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h|d)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+Call = tuple[Sequence[Any], Mapping[str, Any]]
+"""The positional and the named arguments of a call."""
 _KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 
@@ -23,8 +26,8 @@ class LimitOptions(TypedDict, total=False):
     concurrency: int | None
     """At most so many jobs of the task run at a time, over all workers."""
     concurrency_key: Callable[..., object] | None
-    """A function that takes the arguments of a job and returns a text or a number. The limits then apply to the jobs of
-    each value by themselves."""
+    """A function that takes the arguments of a job, with the task's default values, and returns a text or an integer.
+    The limits then apply to the jobs of each value by themselves."""
     rate: str | None
     """At most so many jobs of the task start in a second, minute, hour or day on average, such as "100/m"."""
     burst: int | None
@@ -73,11 +76,16 @@ class TaskLimit(QueueLimit):
 
     key: Callable[..., object] | None = None
 
-    def key_of(self, task: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """The `limit_key` of a job with these arguments. Raises InvalidJob if the function does not return one."""
+    def key_of(self, task: str, given: Call, complete: Call) -> str | None:
+        """The `limit_key` of a job. Raises InvalidJob if the function does not return one.
+
+        `given` are the positional and named arguments of the job, and `complete` the same with the default values. If
+        the function cannot take `complete`, because it has fewer parameters than the task, it is called with `given`.
+        """
         if self.key is None:
             return None
         try:
+            args, kwargs = complete if _takes(self.key, complete) else given
             key = self.key(*args, **kwargs)
         except Exception as error:
             raise InvalidJob(
@@ -89,6 +97,15 @@ class TaskLimit(QueueLimit):
         raise InvalidJob(
             f"the concurrency_key of task {task!r} must return an integer or a text of 1 to 200 characters, not {key!r}"
         )
+
+
+def _takes(function: Callable[..., object], call: Call) -> bool:
+    """True if the function can certainly be called with these arguments."""
+    try:
+        inspect.signature(function).bind(*call[0], **call[1])
+    except (TypeError, ValueError):  # ValueError: Python does not know the parameters of some built-in functions
+        return False
+    return True
 
 
 def rate_of(text: object) -> float:
