@@ -160,6 +160,8 @@ class JobStatus:
     """The id of the batch to which the job belongs."""
     after_batch: str | None = None
     """The id of the batch that this job follows."""
+    pass_result: bool = False
+    """True if the first argument is the result of the job in `parents`. `args` contains the arguments after it."""
 
     @property
     def finished(self) -> bool:

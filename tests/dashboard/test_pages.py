@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from queueport import JobQueue, JobState, Retry, Stats, current_job, get_queue, task
+from queueport import JobQueue, JobState, Retry, Stats, chain, current_job, get_queue, task
 from queueport.errors import BackendUnavailable, ConfigurationError
 from queueport.stats import WorkerStats
 from queueport.testing.waiting import eventually
@@ -301,6 +302,23 @@ def test_every_value_of_a_masked_argument_is_masked(sqlite: JobQueue) -> None:
     page = Site(sqlite).get(f"/sqlite/jobs/{sqlite.enqueue(unlock, 'first', 'second').id}")
     assert "first" not in page.text
     assert "second" not in page.text
+
+
+@task(name="pages.enter", queue="sums")
+def enter(user: str, password: str, note: str = "") -> None:
+    pass
+
+
+def test_secrets_of_a_job_that_gets_a_result_are_masked(sqlite: JobQueue) -> None:
+    first = sqlite.enqueue(chain(add.job(1, 2), enter.using(pass_result=True).job("hunter2", "hello")))
+    site = Site(sqlite, allow_actions=True)
+    job_id = first.follow_ups[0].id
+    assert '[ "•••", "hello" ]' in site.get(f"/sqlite/jobs/{job_id}").text
+    form = site.get(f"/sqlite/actions/replay?id={job_id}")
+    assert json.loads(form.texts["args"]) == ["•••", "hello"]
+    rest: Any = unlock.using(pass_result=True)
+    last = sqlite.enqueue(chain(add.job(1, 2), rest.job("second", "third"))).follow_ups[0]
+    assert '[ "•••", "•••" ]' in site.get(f"/sqlite/jobs/{last.id}").text
 
 
 def test_passwords_of_urls_are_hidden_in_all_texts(sqlite: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:

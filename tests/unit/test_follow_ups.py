@@ -60,6 +60,7 @@ def test_each_job_of_a_chain_runs_after_the_one_before_with_its_result(queue: Jo
     second, third = first.follow_ups
     assert states(queue, [first.id, second.id, third.id]) == ["queued", "scheduled", "scheduled"]
     assert (second.status().parents, second.status().children) == ([first.id], [third.id])
+    assert [handle.status().pass_result for handle in (first, second, third)] == [False, True, True]
     assert (second.status().waits_for, second.status().next_attempt_at) == (1, None)
     run(queue)
     assert (first.result(0), second.result(0), third.result(0)) == (3, 13, 113)

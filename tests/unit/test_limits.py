@@ -196,7 +196,7 @@ def test_a_concurrency_key_may_leave_out_parameters_that_the_job_does_not_give()
 
 
 def test_a_concurrency_key_of_a_job_that_gets_a_result_takes_the_other_arguments() -> None:
-    keyed = Gate(concurrency=1, concurrency_key=lambda customer: customer or "nobody").task
+    keyed: Any = Gate(concurrency=1, concurrency_key=lambda customer: customer or "nobody").task
     assert _limit_key(keyed.using(pass_result=True).job("ann")) == "ann"
     assert _limit_key(keyed.using(pass_result=True).job()) == "nobody"
 

@@ -280,7 +280,13 @@ class Links:
         """The fields of a `JobStatus`."""
         children = [job for job in (self.then, self.on_dead) if job is not None]
         parents = [] if self.after is None else [self.after]
-        return {"parents": parents, "children": children, "batch": self.batch, "after_batch": self.after_batch}
+        return {
+            "parents": parents,
+            "children": children,
+            "batch": self.batch,
+            "after_batch": self.after_batch,
+            "pass_result": self.pass_result and self.after is not None,
+        }
 
 
 class ResultType(Protocol[R_co]):

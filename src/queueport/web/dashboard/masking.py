@@ -51,8 +51,8 @@ class Masking:
         function = None if task is None else task.function
         names = list[str]()
         for parameter in () if function is None else inspect.signature(function).parameters.values():
-            names += [parameter.name] * (len(job.args) if parameter.kind is parameter.VAR_POSITIONAL else 1)
-        names += [""] * len(job.args)
+            names += [parameter.name] * (1 + len(job.args) if parameter.kind is parameter.VAR_POSITIONAL else 1)
+        names = names[int(job.pass_result) :] + [""] * len(job.args)  # a result is an argument before those in `args`
         return [self.value(argument, name) for argument, name in zip(job.args, names, strict=False)]
 
 
