@@ -197,10 +197,14 @@ class Task(Generic[P, R, C]):
                     f"a job of task {self.name!r} cannot have pass_result=True, because its first argument is not "
                     "known yet, but the concurrency_key of the task needs all arguments"
                 )
-            draft.limit_key = self._limit_key(args, kwargs)
+            draft.limit_key = self.limit_key(args, kwargs)
         return frozen(draft, Job)
 
-    def _limit_key(self, args: Sequence[Any], kwargs: Mapping[str, Any], passed: int = 0) -> str | None:
+    def limit_key(self, args: Sequence[Any], kwargs: Mapping[str, Any], passed: int = 0) -> str | None:
+        """What `concurrency_key` returns for these arguments of a job, which follow `passed` others; None without one.
+
+        For the core. Raises InvalidJob if the function raises an exception, or does not return an integer or a text.
+        """
         if self.limit is None or self.limit.key is None:
             return None
         complete = self.signature.with_defaults(args, kwargs, passed=passed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -193,6 +194,57 @@ def test_a_concurrency_key_may_leave_out_parameters_that_the_job_does_not_give()
         fewer.job(7, "ann")
     builtin = Gate(concurrency=1, concurrency_key=str).task  # Python does not know the parameters of `str`
     assert _limit_key(builtin.job(7)) == "7"
+
+
+def test_the_jobs_of_a_schedule_have_their_concurrency_key() -> None:
+    keyed = Gate(concurrency=1, concurrency_key=lambda number, customer: customer).task
+
+    def keys(queue: FakeQueue) -> list[str | None]:
+        return [queue.operations.read(status.id).limit_key for status in queue.jobs()]
+
+    with FakeQueue() as queue:
+        queue.schedules.add("ann", keyed.job(1, "ann"), every=60)
+        queue.schedules.run_now("ann")
+        assert keys(queue) == ["ann"]
+        queue.advance(60)
+        assert keys(queue) == ["ann", "ann"]
+        queue.schedules.add("ann", keyed.job(1, "bob"), every=60)
+        queue.schedules.run_now("ann")
+        assert sorted(map(str, keys(queue))) == ["ann", "ann", "bob"]
+
+
+def test_schedules_of_two_keys_do_not_block_each_other(queue: JobQueue) -> None:
+    gate = Gate(concurrency=1, concurrency_key=lambda number, customer: customer)
+    for customer in ("ann", "bob"):
+        queue.schedules.add(customer, gate.task.job(1, customer), every=3600)
+    handles = [queue.schedules.run_now(customer) for customer in ("ann", "bob")]
+    with queue.worker(tasks=[gate.task], threads=8):
+        eventually(lambda: gate.now == 2)
+        gate.open.set()
+        for handle in handles:
+            handle.result(timeout=10)
+
+
+def test_a_replay_has_the_concurrency_key_of_its_arguments(queue: JobQueue) -> None:
+    def replayed(**changes: Any) -> str | None:
+        return queue.operations.read(queue.replay(old.id, **changes).id).limit_key
+
+    with registry.isolated():
+        keyed = Gate(concurrency=1, concurrency_key=lambda number, customer: customer).task
+        old = queue.enqueue(keyed, 1, "ann")
+        assert (replayed(), replayed(args=[2, "ann"]), replayed(args=[1, "bob"])) == ("ann", "ann", "bob")
+        with pytest.raises(InvalidJob, match="the concurrency_key of task"):
+            replayed(args=[1, ""])
+    assert (replayed(), replayed(args=[1, "bob"])) == ("ann", "ann")  # the task is not known any more
+
+
+def test_a_schedule_with_a_damaged_concurrency_key_is_left_out(queue: JobQueue) -> None:
+    keyed = Gate(concurrency=1, concurrency_key=lambda number, customer: customer).task
+    queue.schedules.add("damaged", keyed.job(1, "ann"), every=60)
+    (document,) = queue.operations.store.documents("schedule")
+    value = {**document.value, "job": {**document.value["job"], "limit_key": {"a": 1}}}
+    queue.operations.store.put_document(replace(document, value=value, rev="r"), document.rev)
+    assert queue.schedules.list() == []
 
 
 def test_a_concurrency_key_of_a_job_that_gets_a_result_takes_the_other_arguments() -> None:

@@ -74,17 +74,27 @@ def replayed(
         tags=tuple([tag for tag in record.tags if not is_own_tag(tag)]) or None,
     )
     after_batch = None if record.links is None else record.links.after_batch
+    payload = _payload(record, args, kwargs)
     return Job(
         id=new_id() if job_id is None else job_id,
         task=record.task,
-        payload=_payload(record, args, kwargs),
+        payload=payload,
         queue=record.queue,
         expires=None if record.expires_at is None else round(record.expires_at - record.enqueued_at, 6),
         headers={**headers, REPLAY_OF: record.id},
         options=options,
         links=None if after_batch is None else Links(after_batch=after_batch),
+        limit_key=_limit_key(record, payload),
         task_ref=registry.get(record.task),
     )
+
+
+def _limit_key(record: Record, payload: bytes) -> str | None:
+    """The `limit_key` for this payload: that of the record, unless other arguments are given and the task is known."""
+    task = registry.get(record.task)
+    if task is None or payload == record.payload:
+        return record.limit_key
+    return task.limit_key(*task.signature.decode(payload))
 
 
 def _payload(record: Record, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> bytes:

@@ -133,6 +133,7 @@ class Entry:
             expires=job["expires"],
             headers=headers,
             options=Options(**options, retry=None if retry is None else Retry.from_dict(retry)),
+            limit_key=job.get("limit_key"),
             task_ref=registry.get(job["task"]),
         )
 
@@ -166,7 +167,9 @@ def template(job: Job[Any]) -> dict[str, Any]:
         options["tags"] = list(job.options.tags)  # as JSON has it, because `same` compares
     if job.options.retry is not None:
         options["retry"] = job.options.retry.as_dict()
+    own = {} if job.limit_key is None else {"limit_key": job.limit_key}
     return {
+        **own,
         "task": job.task,
         "payload": job.payload.decode(),
         "queue": job.queue,

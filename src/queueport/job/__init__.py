@@ -303,7 +303,7 @@ class ResultType(Protocol[R_co]):
 class Job(Generic[R_co]):
     """One request to run a task, before it is enqueued. `Task.job` makes it; change it with `dataclasses.replace`.
 
-    Raises InvalidJob for an invalid id, task, payload, queue, header or `expires`.
+    Raises InvalidJob for an invalid id, task, payload, queue, header, `expires` or `limit_key`.
     """
 
     id: str = field(default_factory=new_id)
@@ -333,6 +333,8 @@ class Job(Generic[R_co]):
         self._call()
         if self.expires is not None:
             object.__setattr__(self, "expires", _seconds("expires", self.expires))
+        if self.limit_key is not None:
+            _label("limit_key", self.limit_key)
         object.__setattr__(self, "headers", _headers("headers", self.headers))
 
     @property
