@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from queueport.tasks import Task, registry
 from queueport.testing import FakeQueue
 from queueport.testing.waiting import eventually
 from tests.costs import Worker, count_store_calls
+from tests.mutants.wire import Broker, WireTransport
 
 
 @pytest.fixture(autouse=True)
@@ -366,3 +368,47 @@ def test_a_job_that_no_worker_takes_loses_its_place_in_the_limit(
         first.result(10)
         last.result(10)
         assert left.status().attempts == 0
+
+
+@pytest.fixture(params=["memory", "sqlite", "wire"])
+def any_queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobQueue]:
+    """A queue on a store that is the queue, in memory or not, and on a broker."""
+    with get_queue(f"sqlite:///{tmp_path}/jobs.db" if request.param == "sqlite" else "memory://") as opened:
+        wire = JobQueue(opened._url, opened.settings, WireTransport(Broker()), MemoryStore())
+        yield wire if request.param == "wire" else opened
+
+
+def test_a_burst_also_runs_the_jobs_that_wait_for_a_limit(any_queue: JobQueue) -> None:
+    @task(name="tests.slow_start", rate="20/s", burst=1)
+    def slow_start(number: int) -> int:
+        return number
+
+    handles = any_queue.enqueue_many(slow_start.job(number) for number in range(6))
+    any_queue.worker(tasks=[slow_start], burst=True).run()
+    assert [handle.result(0) for handle in handles] == list(range(6))
+
+
+def test_a_burst_does_not_wait_for_jobs_that_it_cannot_run(any_queue: JobQueue) -> None:
+    gate, other = Gate(concurrency=1), task(name="tests.other")(_nothing)
+    gate.open.set()
+    with registry.isolated():
+        unknown = task(name="tests.unknown", concurrency=1)(_nothing)
+        waiting = [any_queue.enqueue(unknown), any_queue.enqueue(other.using(queue="paused"))]
+        waiting.append(any_queue.enqueue(other.using(queue="elsewhere")))
+    any_queue.pause("paused")
+    run = any_queue.enqueue(gate.task, 1)
+    any_queue.worker("default", "paused", tasks=[gate.task, other], burst=True).run()
+    assert run.status().state is JobState.SUCCEEDED
+    assert {handle.status().state for handle in waiting} == {JobState.QUEUED}
+
+
+def test_a_burst_waits_for_held_jobs_without_reading_the_store_all_the_time(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @task(name="tests.second", rate="1/s", burst=1)
+    def second(number: int) -> None: ...
+
+    queue.enqueue_many(second.job(number) for number in range(2))
+    with count_store_calls(queue.operations.store, monkeypatch) as found:
+        queue.worker(tasks=[second], burst=True).run()
+    assert sum(found.values()) < 100

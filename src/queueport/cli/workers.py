@@ -79,7 +79,7 @@ def worker(
     processes: Annotated[
         int, typer.Option("--processes", envvar="QUEUEPORT_PROCESSES", min=1, help="Number of processes.")
     ] = 1,
-    burst: Annotated[bool, typer.Option("--burst", help="Exit when no job is due and none is running.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="Exit when no job is due, queued or running.")] = False,
     grace: Annotated[
         float,
         typer.Option(

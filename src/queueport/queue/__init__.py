@@ -610,10 +610,11 @@ class JobQueue:
         `tasks`: the tasks that the worker knows; by default all registered tasks. Each of its `processes` runs at most
         `threads` plain tasks and `coroutines` `async def` tasks at once (default: the setting `coroutines`). On a
         backend without THREADS, `threads` x `processes` processes run one job each. `burst`: the worker ends when no
-        job is due and none is running. `grace`: seconds that running jobs have to end after `Worker.stop` or a signal.
-        `wait`: seconds that the worker waits at its start for store and backend to answer. With None, the worker waits
-        for the store only, without a limit. `alive_file`: a file for liveness probes, which each process of the worker
-        touches about every second, or less often while the store does not answer.
+        job is due, none that it could run is queued, and none is running; it waits for jobs that are held by a limit.
+        `grace`: seconds that running jobs have to end after `Worker.stop` or a signal. `wait`: seconds that the worker
+        waits at its start for store and backend to answer. With None, the worker waits for the store only, without a
+        limit. `alive_file`: a file for liveness probes, which each process of the worker touches about every second, or
+        less often while the store does not answer.
 
         Raises ConfigurationError, Unsupported (several processes on a backend without PERSISTENT) and QueueClosed.
         """

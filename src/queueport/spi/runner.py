@@ -29,7 +29,7 @@ class Work:
     threads: int = 8
     processes: int = 1
     burst: bool = False
-    """End when no job is due and none is running."""
+    """End when no job is due, none that the worker could run is queued, and none is running."""
     grace: float = 30.0
     """Seconds that running jobs have to end after `stop` is set. `Worker.stop` may change this number."""
     coroutines: int = COROUTINES

@@ -54,12 +54,14 @@ class Pool:
         """Whether the thread that records ends is the thread of `run`."""
         self._waits = False
         """Whether the thread of `run` waits for `_changed`."""
+        self._awaits = False
+        """Whether, in a burst, jobs are queued that this worker cannot take yet."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
 
     def run(self) -> None:
         """Take and run jobs until `work.stop` is set, until this process must exit because of a stuck attempt, or, in a
-        burst, until no job is due and none is running.
+        burst, until no job is due, none that this worker could run is queued, and none is running.
 
         Then wait until running jobs have ended or are stuck, or until the grace period is over, as `Runner.drain` does.
         """
@@ -82,8 +84,8 @@ class Pool:
             if self._runner.must_exit or idle == 2:
                 return
             try:
-                busy = self._take_turn()
-                idle = idle + 1 if self._work.burst and not busy and self._runner.nothing_due() else 0
+                busy, self._awaits = self._take_turn(), False
+                idle = idle + 1 if self._work.burst and not busy and self._is_over() else 0
                 pause = 0.0
                 continue
             except BackendUnavailable as error:
@@ -91,6 +93,15 @@ class Pool:
             except Exception as error:  # noqa: BLE001  # an error must not stop the worker
                 self._failures.error(error, "an unexpected error occurred in the worker; it continues")
             pause = min(max(pause * 2, 0.05), 2.0)
+
+    def _is_over(self) -> bool:
+        """True if the burst is over. If jobs are queued that this worker cannot take yet, such as held ones, the next
+        turn waits for them. Raises BackendUnavailable.
+        """
+        if not self._runner.nothing_due():
+            return False
+        self._awaits = self._runner.jobs_wait()
+        return not self._awaits
 
     def _take_turn(self) -> bool:
         """Take jobs for the free slots, and record the ends of attempts. Returns the result of `_take_once`.
@@ -123,7 +134,8 @@ class Pool:
         """
         tasks, limit = self._wanted()
         full = len(tasks) < len(self._plain) + len(self._async)  # for some tasks, or for all, no job may be taken
-        wait = 0.0 if full or (self._work.burst and self._intake.filters) else self._intake.wait
+        looks_once = self._work.burst and self._intake.filters and not self._awaits
+        wait = 0.0 if full or looks_once else self._intake.wait
         attempts = self._intake.next(tasks, limit, wait, self._leave) if limit else []
         for attempt in self._runner.suspects.admit(attempts):
             self._start(attempt)

@@ -12,7 +12,6 @@ from queueport.errors import BackendUnavailable
 from queueport.spi.record import Record
 from queueport.spi.runner import DeliveryResult, FrameworkWorker, JobRunner, MessageAction, MessageSource, Work
 from queueport.spi.store import ClaimingStore
-from queueport.status import JobState
 from queueport.tasks import Task
 from queueport.workers.attempt import Attempt
 from queueport.workers.batcher import Batcher
@@ -116,18 +115,12 @@ class WorkerProcess(Runner, JobRunner):
             idle = idle + 1 if self.work.burst and self._finished() else 0
 
     def _finished(self) -> bool:
-        """True if no job is due in the store, no job is queued in those of the worker's queues that are not paused, and
-        none runs in this process.
+        """True if no job is due in the store, none runs in this process, and none that this worker could run is queued.
 
-        Also dispatches the jobs that are due, except running jobs whose lease has lapsed, which do not count. Queued
-        jobs count, because the framework may already have fetched their messages. False if the store does not answer.
+        Also dispatches the jobs that are due, as `nothing_due` does. False if the store does not answer.
         """
         try:
-            if not self.nothing_due():
-                return False
-            queues = self.operations.store.stats().queues
-            open_queues = [name for name in self.work.queues if name not in self.operations.pauses.current()]
+            return self.nothing_due() and not self.jobs_wait()
         except BackendUnavailable as error:
             self.failures.warning("the worker waits for the store or the backend, and tries again: %s", error)
             return False
-        return not any(queues[name].states.get(JobState.QUEUED, 0) for name in open_queues if name in queues)

@@ -27,6 +27,8 @@ from queueport.retry import ancestry
 from queueport.spi.failures import FailureLog
 from queueport.spi.record import Change, Record
 from queueport.spi.runner import Work
+from queueport.spi.storage import readable
+from queueport.spi.store import Query
 from queueport.stats import WorkerStats
 from queueport.status import JobError, JobState, Progress, utc
 from queueport.tasks import Task
@@ -409,6 +411,22 @@ class Runner:
         Returns True if no such job was due and no job runs in this process. Raises BackendUnavailable.
         """
         return not self.operations.dispatch(100, leases=False) and not self.heartbeat.running()
+
+    def jobs_wait(self) -> bool:
+        """True if a job of a task that this worker knows is queued in one of its queues that are not paused.
+
+        Held jobs count, and so do jobs whose messages a framework, or another worker, may have fetched already. Raises
+        BackendUnavailable.
+        """
+        store = self.operations.store
+        queues, paused = store.stats().queues, self.operations.pauses.current()
+        found = (
+            store.find(Query(JobState.QUEUED, queue=name, task=task))
+            for name in self.work.queues
+            if name in queues and name not in paused and queues[name].states.get(JobState.QUEUED, 0)
+            for task in self.tasks
+        )
+        return any(readable(record) for records in found for record in records)
 
     def drain(self) -> None:
         """Wait until the running jobs have ended or are stuck; if `work.stop` is set, only until the grace period is

@@ -142,10 +142,10 @@ class Worker:
         return not self._runner.heartbeat.running()
 
     def run(self, *, owns_process: bool = False) -> list[dict[str, Any]]:
-        """Run jobs, and block until `stop`, SIGTERM, SIGINT or SIGHUP; in a burst, at the latest until no job is due
-        and none is running. After `stop` or a signal, wait for running jobs until the grace period is over. Jobs that
-        still run then are interrupted and return to the queue; a job that cannot be interrupted returns when its lease
-        lapses. A second signal, more than half a second after the first, interrupts the running jobs at once.
+        """Run jobs, and block until `stop`, SIGTERM, SIGINT or SIGHUP; in a burst, at the latest until no job is
+        due, queued or running. After `stop` or a signal, wait for running jobs until the grace period is over. Jobs
+        that still run then are interrupted and return to the queue; a job that cannot be interrupted returns when its
+        lease lapses. A second signal, more than half a second after the first, interrupts the running jobs at once.
 
         Signals stop the worker only if `run` is called in the main thread. With several `processes`, the jobs run in
         child processes; raises ConfigurationError if a task or hook is declared in a script or a child cannot start.

@@ -532,7 +532,7 @@ WORKER = Group(
         ),
         Line(
             "W5",
-            "A worker in burst mode ends when no job is due. It also runs the jobs that its jobs enqueue.",
+            "A worker in burst mode ends when no job is due or queued. It also runs the jobs that its jobs enqueue.",
             "Runs 23 jobs, one of which enqueues another, while one more job is delayed by a day. Runs 50 jobs in two "
             "processes.",
             partly=(Capability.PERSISTENT,),
