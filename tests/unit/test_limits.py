@@ -36,6 +36,14 @@ def queue() -> Iterator[JobQueue]:
         yield queue
 
 
+@pytest.fixture(params=["memory", "sqlite", "wire"])
+def any_queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobQueue]:
+    """A queue on a store that is the queue, in memory or not, and on a broker."""
+    with get_queue(f"sqlite:///{tmp_path}/jobs.db" if request.param == "sqlite" else "memory://") as opened:
+        wire = JobQueue(opened._url, opened.settings, WireTransport(Broker()), MemoryStore())
+        yield wire if request.param == "wire" else opened
+
+
 def test_the_memory_store_forgets_the_limits_of_keys_whose_jobs_have_ended(queue: JobQueue) -> None:
     @task(name="tests.keyed", concurrency=1, rate="1000/s", concurrency_key=lambda key: key)
     def keyed(key: int) -> int:
@@ -152,11 +160,29 @@ def _nothing() -> None:
         ({"concurrency": True}, "concurrency must be"),
         ({"rate": "fast"}, "write '100/m'"),
         ({"rate": "0/s"}, "a number above 0"),
+        ({"rate": "9" * 400 + "/s"}, "a rate must be one start in 100 years or more, and at most 1000000000/s"),
+        ({"rate": f"0.{'0' * 320}1/d"}, "a rate must be"),
+        ({"rate": "0.00001/d"}, "a rate must be one start in 100 years"),
+        ({"concurrency": 10**5000}, "concurrency must be at most 1000000000"),
+        ({"rate": "1/s", "burst": 10**10}, "burst must be at most 1000000000"),
         ({"burst": 2}, "burst= has no effect without a rate"),
         ({"concurrency_key": _nothing}, "needs concurrency= or rate="),
         ({"concurrency": 1, "concurrency_key": "customer"}, "must be a function"),
     ],
-    ids=["zero", "bool", "no-rate", "rate-of-zero", "burst-alone", "key-alone", "key-is-text"],
+    ids=[
+        *(
+            "zero",
+            "bool",
+            "no-rate",
+            "rate-of-zero",
+            "infinite-rate",
+            "rate-that-is-zero",
+            "slow-rate",
+            "huge",
+            "big-burst",
+        ),
+        *("burst-alone", "key-alone", "key-is-text"),
+    ],
 )
 def test_a_wrong_limit_is_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
@@ -164,13 +190,31 @@ def test_a_wrong_limit_is_refused(options: dict[str, object], says: str) -> None
 
 
 @pytest.mark.parametrize(
-    "key", [lambda number: 1 / 0, lambda number: None, lambda number: "x" * 201], ids=["raises", "none", "long"]
+    "key",
+    [
+        lambda number: 1 / 0,
+        lambda number: None,
+        lambda number: "x" * 201,
+        lambda number: 10**5000,
+        lambda number: -(10**199),
+        lambda number: [10**5000],
+    ],
+    ids=["raises", "none", "long", "large", "negative", "list"],
 )
 def test_a_concurrency_key_that_gives_no_key_is_an_error_at_enqueue(queue: JobQueue, key: object) -> None:
     gate = Gate(concurrency=1, concurrency_key=key)
     with pytest.raises(InvalidJob, match="the concurrency_key of task"):
         queue.enqueue(gate.task, 1)
     assert queue.jobs() == []
+
+
+@pytest.mark.parametrize("rate", ["0.001/d", "1000000000/s"])
+def test_the_slowest_and_the_fastest_rates_start_jobs(any_queue: JobQueue, rate: str) -> None:
+    gate = Gate(rate=rate, concurrency=1_000_000_000)
+    gate.open.set()
+    handle = any_queue.enqueue(gate.task, 1)
+    with any_queue.worker(tasks=[gate.task]):
+        handle.result(timeout=10)
 
 
 def _limit_key(made: Job[Any]) -> str | None:

@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from queueport.errors import ConfigurationError, InvalidJob, message_of, type_of
+from queueport.retry import LONGEST
 
 __all__ = ["LimitOptions", "QueueLimit", "TaskLimit", "rate_of"]
 
@@ -17,6 +18,10 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)/(s|m|h|d)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 Call = tuple[Sequence[Any], Mapping[str, Any]]
 """The positional and the named arguments of a call."""
+MOST = 1_000_000_000
+"""The maximum of each number of a limit. Every store can count with such numbers."""
+LARGEST_KEY = 10**199
+"""A key that is an integer must be smaller, so that it has at most 200 characters."""
 _KEY = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,200}")
 
 
@@ -48,6 +53,8 @@ class QueueLimit:
             number = getattr(self, name)
             if number is not None and (type(number) is not int or number < 1):
                 raise ConfigurationError(f"{name} must be a whole number of at least 1, not {number!r}")
+            if number is not None and number > MOST:
+                raise ConfigurationError(f"{name} must be at most {MOST}")
         if self.rate is not None:
             rate_of(self.rate)
         elif self.burst is not None:
@@ -91,11 +98,14 @@ class TaskLimit(QueueLimit):
             raise InvalidJob(
                 f"the concurrency_key of task {task!r} raised {type_of(error)} for these arguments: {message_of(error)}"
             ) from error
-        text = str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+        integer = isinstance(key, int) and not isinstance(key, bool)
+        text = str(key) if integer and abs(cast("int", key)) < LARGEST_KEY else key
         if isinstance(text, str) and _KEY.fullmatch(text):
             return str(text)
+        plain = key is None or isinstance(key, str | float | bool)
+        shown = f"{key!r:.300}" if plain else f"a longer {type(key).__name__}" if integer else type(key).__name__
         raise InvalidJob(
-            f"the concurrency_key of task {task!r} must return an integer or a text of 1 to 200 characters, not {key!r}"
+            f"the concurrency_key of task {task!r} must return an integer or a text of 1 to 200 characters, not {shown}"
         )
 
 
@@ -111,12 +121,17 @@ def _takes(function: Callable[..., object], call: Call) -> bool:
 def rate_of(text: object) -> float:
     """The starts a second of a rate such as "100/m". Raises ConfigurationError."""
     found = _RATE.fullmatch(text) if isinstance(text, str) else None
-    if found is None or float(found[1]) <= 0:
+    rate = 0.0 if found is None else float(found[1]) / _SECONDS[found[2]]
+    if 1 / LONGEST <= rate <= MOST:
+        return rate
+    if rate:
         raise ConfigurationError(
-            f"a rate must be a number above 0, a slash, and s, m, h or d, not {text!r}: for 100 starts a minute, write "
-            "'100/m'"
+            f"a rate must be one start in 100 years or more, and at most {MOST}/s, not {text!r:.80}"
         )
-    return float(found[1]) / _SECONDS[found[2]]
+    raise ConfigurationError(
+        f"a rate must be a number above 0, a slash, and s, m, h or d, not {text!r:.80}: for 100 starts a minute, write "
+        "'100/m'"
+    )
 
 
 def task_limit(options: Mapping[str, Any]) -> TaskLimit | None:
