@@ -334,10 +334,27 @@ def test_a_batch_is_shown_retried_and_cancelled(run: Run, queue: JobQueue, monke
     with monkeypatch.context() as patched:
         patched.setattr("queueport.cli.bulk._asks", lambda: True)
         refused = CliRunner().invoke(app, ["batch", "cancel", "night"], input="n\n")
-    assert (refused.exit_code, refused.stderr) == (1, "cancel 2 jobs? [y/N]:error: nothing was changed\n")
+    question = "cancel 2 jobs and 1 that follows the batch? [y/N]:"
+    assert (refused.exit_code, refused.stderr) == (1, f"{question}error: nothing was changed\n")
     assert batch.progress().queued == 2
     assert run("batch", "cancel", "night") == "2 jobs cancelled or asked to stop\n"
     assert (batch.progress().cancelled, batch.follow_ups()[0].state) == (2, JobState.CANCELLED)
+
+
+def test_cancelling_a_batch_with_dead_jobs_only_tells_of_the_job_that_follows(
+    run: Run, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = queue.batch([fail.job()], then=add.job(2), batch_id="night")
+    work(queue)
+    assert run("batch", "cancel", "night", "--dry-run") == "0 jobs and 1 that follows the batch would be cancelled\n"
+    with monkeypatch.context() as patched:
+        patched.setattr("queueport.cli.bulk._asks", lambda: True)
+        refused = CliRunner().invoke(app, ["batch", "cancel", "night"], input="n\n")
+        assert "cancel 0 jobs and 1 that follows the batch? [y/N]" in refused.stderr
+        assert batch.follow_ups()[0].state is JobState.SCHEDULED
+        CliRunner().invoke(app, ["batch", "cancel", "night"], input="y\n")
+    assert batch.follow_ups()[0].state is JobState.CANCELLED
+    assert run("batch", "cancel", "night", "--dry-run") == "0 jobs would be cancelled\n"
 
 
 @pytest.mark.parametrize("command", ["show", "retry", "cancel"])

@@ -52,6 +52,13 @@ def test_a_schedule_is_added_shown_and_removed(run: Run, queue: JobQueue) -> Non
     assert queue.schedules.list() == []
 
 
+def test_a_schedule_of_a_task_that_is_not_declared_gets_a_note(run: Run) -> None:
+    assert "note:" not in run("add", "sum", "cli.recurring", "1", "--every", "60")
+    assert "note: 'cli.elsewhere' is not declared in a loaded module" in run(
+        "add", "s", "cli.elsewhere", "--every", "60"
+    )
+
+
 def test_a_schedule_is_paused_resumed_and_run(run: Run, queue: JobQueue) -> None:
     queue.schedules.add("sum", add.job(1), every=3600, overlap=False)
     run("pause", "sum")
@@ -75,7 +82,7 @@ def test_the_list_shows_the_latest_job(run: Run, queue: JobQueue, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("add", "sum", "cli.recurring", "1"), "a recurring job needs either every="),
+        (("add", "sum", "cli.recurring", "1"), "give either --every SECONDS or --cron EXPRESSION"),
         (("add", "sum", "cli.recurring", "1", "--cron", "x"), "'x' is not a cron expression"),
         (("add", "sum", "cli.recurring", "x", "--every", "5"), "argument 'a'"),
         (("pause", "other"), "there is no schedule 'other'"),

@@ -13,7 +13,7 @@ from queueport.cli.watching import show
 from queueport.engine.bulk import cancelling_batch, retrying_batch
 from queueport.queue import JobQueue
 from queueport.queue.batch import Batch, BatchProgress
-from queueport.status import JobStatus
+from queueport.status import JobState, JobStatus
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -91,4 +91,6 @@ def cancel_batch(
     """
     batch = queue.get_batch(batch_id)
     change = cancelling_batch(queue.operations, batch.id, interrupt=interrupt)
-    change_many(change, CANCEL, Flags(dry_run, yes, rate, as_json))
+    waiting = sum(job.state is JobState.SCHEDULED and job.waits_for > 0 for job in batch.follow_ups())
+    besides = f" and {waiting} that {'follows' if waiting == 1 else 'follow'} the batch" if waiting else ""
+    change_many(change, CANCEL, Flags(dry_run, yes, rate, as_json), besides)

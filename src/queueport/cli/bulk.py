@@ -60,10 +60,11 @@ def discard_dead(queue: JobQueue, given: Filters, older_than: float | None = Non
     return discarding(queue.operations, query_of(queue, given, state=JobState.DEAD, older_than=older_than))
 
 
-def change_many(change: BulkChange, words: Words, flags: Flags) -> None:
+def change_many(change: BulkChange, words: Words, flags: Flags, besides: str = "") -> None:
     """Change the matching jobs, and print their number.
 
     With --dry-run, prints the number of the jobs and the first ids instead. On a terminal, without --yes, asks first.
+    `besides` names what else is changed, and is shown after the number.
     """
     verb, participle, changed = words
     count = None
@@ -73,9 +74,10 @@ def change_many(change: BulkChange, words: Words, flags: Flags) -> None:
         if flags.dry_run:
             ids = [job.id for job in change.first(SHOWN)]
             such = f", such as {', '.join(ids)}" if count > len(ids) else f": {', '.join(ids)}" if ids else ""
-            output.print_result({"count": count, "ids": ids}, f"{jobs} would be {participle}{such}", flags.as_json)
+            text = f"{jobs}{besides} would be {participle}{such}"
+            output.print_result({"count": count, "ids": ids}, text, flags.as_json)
             return
-        if count and not typer.confirm(f"{verb} {jobs}?", err=True):
+        if (count or besides) and not typer.confirm(f"{verb} {jobs}{besides}?", err=True):
             print_error("nothing was changed")
             raise typer.Exit(FAILED)
     run_change(change, changed, flags.rate, as_json=flags.as_json, total=count)

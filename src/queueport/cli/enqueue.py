@@ -67,11 +67,7 @@ def enqueue(
 
     Write `--` before arguments that begin with a dash: queueport enqueue -- app.tasks.add -1 2
     """
-    if Capability.PERSISTENT not in queue.capabilities:
-        raise Unsupported(
-            f"{queue.backend} keeps jobs in one process, and this process ends with the command: "
-            "use a URL such as sqlite:///jobs.db"
-        )
+    check_persistent(queue)
     args, kwargs = call_of(arguments, keyword_arguments)
     chosen = declared_task(name, module_names).using(
         queue=queue_name,
@@ -98,13 +94,23 @@ def enqueue(
         typer.echo(f"note: no job was added, but job {handle.id} now has these arguments and options", err=True)
     elif not handle.created:
         typer.echo(f"note: no job was added, because job {handle.id} holds the key {key!r}", err=True)
+    note_undeclared(name, ", and the options `queue` and `expires` of its declaration are not used")
+
+
+def check_persistent(queue: JobQueue) -> None:
+    """Raise Unsupported if the backend keeps its jobs in this process, so that the command would have no effect."""
+    if Capability.PERSISTENT not in queue.capabilities:
+        raise Unsupported(
+            f"{queue.backend} keeps jobs in one process, and this process ends with the command: "
+            "use a URL such as sqlite:///jobs.db"
+        )
+
+
+def note_undeclared(name: str, more: str = "") -> None:
+    """If no loaded module declares the task, print a note that its arguments were not checked, and `more`."""
     if registry.get(name) is None:
         where = ", ".join(modules.environment()) or f"a loaded module (name one by --module or {modules.TASKS_ENV})"
-        typer.echo(
-            f"note: {name!r} is not declared in {where}, so its arguments were not checked, and the options `queue` "
-            "and `expires` of its declaration are not used",
-            err=True,
-        )
+        typer.echo(f"note: {name!r} is not declared in {where}, so its arguments were not checked{more}", err=True)
 
 
 def call_of(arguments: list[str] | None, keyword_arguments: list[str] | None) -> tuple[list[Any], dict[str, Any]]:

@@ -5,12 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from queueport.cli import output
-from queueport.cli.enqueue import declared_task
+from queueport.cli.enqueue import declared_task, note_undeclared
 from queueport.cli.options import JobId, Json
 from queueport.errors import BackendUnavailable, ConfigurationError, InvalidJob
 from queueport.queue import JobQueue
-from queueport.tasks import registry
-from queueport.workers.modules import TASKS_ENV, environment
+from queueport.workers.modules import TASKS_ENV
 
 
 def replay(
@@ -46,9 +45,7 @@ def replay(
             raise
         raise type(error)(f"{error}; to replay it again, repeat the command with --id {error.unknown[0]}") from error
     output.print_result({"id": handle.id, "replay_of": job_id}, handle.id, as_json)
-    if registry.get(task.name) is None:
-        where = ", ".join(environment()) or f"a loaded module (name one by --module or {TASKS_ENV})"
-        typer.echo(f"note: {task.name!r} is not declared in {where}, so its arguments were not checked", err=True)
+    note_undeclared(task.name)
 
 
 def _parsed(option: str, text: str | None, kind: type, wanted: str) -> Any:

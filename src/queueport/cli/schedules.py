@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from queueport.cli import output
-from queueport.cli.enqueue import call_of, declared_task
+from queueport.cli.enqueue import call_of, check_persistent, declared_task, note_undeclared
 from queueport.cli.exit_codes import FAILED
 from queueport.cli.options import Arguments, Json, KeywordArguments, Watch
 from queueport.cli.watching import show
 from queueport.engine.schedules import read_entries, template
-from queueport.errors import QueueportError
+from queueport.errors import ConfigurationError, QueueportError
 from queueport.job.recurrence import Schedule
 from queueport.queue import JobQueue
 from queueport.workers.modules import TASKS_ENV
@@ -76,12 +76,16 @@ def add_schedule(
     as_json: Json = False,
 ) -> None:
     """Add a schedule, or change the one with this name."""
+    check_persistent(queue)
+    if (every is None) == (cron is None):
+        raise ConfigurationError("give either --every SECONDS or --cron EXPRESSION")
     args, kwargs = call_of(arguments, keyword_arguments)
     job = declared_task(task, module_names).using(queue=queue_name).job(*args, **kwargs)
     added = queue.schedules.add(
         name, job, every=every, cron=cron, timezone=timezone, catch_up=catch_up, overlap=overlap
     )
     _print(added, as_json)
+    note_undeclared(task, ", and the options `queue` and `expires` of its declaration are not used")
 
 
 def import_schedules(

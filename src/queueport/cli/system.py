@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from queueport.cli import output
+from queueport.cli.enqueue import check_persistent
 from queueport.cli.exit_codes import FAILED
 from queueport.cli.live_workers import worker_table
 from queueport.cli.options import Json, Modules, QueueFilter, QueueName, TaskFilter, Watch, parse_seconds
@@ -121,6 +122,9 @@ def limit(
     given = (concurrency, rate, burst) != (None, None, None)
     if given == lift:
         raise ConfigurationError("give --concurrency or --rate to set a limit, or only --none to lift it")
+    if burst is not None and rate is None:
+        raise ConfigurationError("--burst has no effect without a rate: give --rate too, or leave it out")
+    check_persistent(queue)
     queue.limit(queue_name, concurrency=concurrency, rate=rate, burst=burst)
     text = f"queue {queue_name} has no limit" if lift else f"queue {queue_name} is limited"
     result = {"queue": queue_name, "concurrency": concurrency, "rate": rate, "burst": burst}
