@@ -146,7 +146,7 @@ class JobStatus:
     the backend has taken the message, and the producer raised an error), "parent_cancelled" (the job that it follows
     was cancelled or discarded), "not_needed" (no job of its batch has died) or "incomplete" (the producer was lost
     before it had enqueued all jobs of the batch or chain). "paused" if the job is queued and rests in the store because
-    its queue is paused. Otherwise None."""
+    its queue is paused, and "limited" if it is queued and waits there for a limit. Otherwise None."""
     replay_of: str | None = None
     """The id of the job that `JobQueue.replay` made this job from; None if the job is not a replay. The record of that
     job may have been deleted since."""

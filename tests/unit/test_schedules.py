@@ -270,6 +270,23 @@ def test_a_name_with_a_per_cent_sign_does_not_spoil_the_log_line(
     assert "no job could be made for the schedule '100%d'" in caplog.text
 
 
+def test_a_job_that_replaces_cannot_be_the_job_of_a_schedule_without_overlap(queue: FakeQueue) -> None:
+    replacing = note.using(key="k", key_mode="replace").job()
+    with pytest.raises(ConfigurationError, match='overlap=False and key_mode="replace" cannot be combined'):
+        queue.schedules.add("one", replacing, every=60, overlap=False)
+    assert queue.schedules.list() == []
+    assert queue.schedules.add("one", replacing, every=60).recurrence.overlap
+
+
+def test_an_inline_queue_runs_the_job_of_a_schedule_that_is_run_now() -> None:
+    with FakeQueue(inline=True) as queue:
+        queue.schedules.add("one", note.job(7), every=60)
+        handle = queue.schedules.run_now("one")
+        assert handle.status().state is JobState.SUCCEEDED
+        assert handle.created
+    assert ran == [(7, "")]
+
+
 def test_the_jobs_of_a_round_are_published_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a broker that does not answer delays the dispatcher once, not once for each schedule."""
     with get_queue("memory://") as memory:

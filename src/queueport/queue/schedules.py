@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from queueport import hooks
 from queueport.engine.batches import call_batch
 from queueport.engine.enqueue import Enqueue
 from queueport.engine.operations import Operations
@@ -30,6 +29,8 @@ class ScheduleQueue(HandleQueue, Protocol):
 
     @property
     def operations(self) -> Operations: ...
+
+    def enqueue(self, what: Job[Any], /) -> JobHandle[Any]: ...
 
 
 def _is_name(name: object) -> bool:
@@ -78,8 +79,9 @@ class Schedules:
         and "queueport-tick", the time of the tick. `Recurrence` describes the other arguments. A changed schedule keeps
         its pause, and its ticks count from now.
 
-        Raises ConfigurationError for a wrong argument, InvalidState if a task declares the schedule, and Unsupported
-        and PayloadTooLarge as `JobQueue.enqueue` does.
+        Raises ConfigurationError for a wrong argument, and for `overlap=False` with a job whose `key_mode` is
+        "replace", InvalidState if a task declares the schedule, and Unsupported and PayloadTooLarge as
+        `JobQueue.enqueue` does.
         """
         recurrence = Recurrence(
             every=every, cron=cron, timezone=timezone, start=start, end=end, catch_up=catch_up, overlap=overlap
@@ -95,6 +97,11 @@ class Schedules:
         for option in ("delay", "run_at", "job_id", "then"):
             if getattr(job.options, option) is not None:
                 raise ConfigurationError(f"the job of a schedule cannot have {option}=")
+        if not recurrence.overlap and job.options.key_mode == "replace":
+            raise ConfigurationError(
+                'overlap=False and key_mode="replace" cannot be combined, because a tick would add a job while the '
+                "previous one runs: leave out one of them"
+            )
         Enqueue(self._queue.operations).insert_of(job)  # raises if the backend or the store cannot take such a job
 
         def added(old: Entry | None) -> Entry:
@@ -140,10 +147,7 @@ class Schedules:
         With `overlap=False`, if a job of the schedule has not ended, returns the handle of that job, with `created`
         False. Raises InvalidState if that job itself makes the call, and the errors of `JobQueue.enqueue`.
         """
-        job = hooks.call_before_enqueue(self._found(name).make_job(new_id()))
-        (verdict,) = Enqueue(self._queue.operations).accept([job])
-        created = verdict.id == job.id and not verdict.held
-        return JobHandle(verdict.id, self._queue, job.task_ref, created=created, replaced=verdict.replaced)
+        return self._queue.enqueue(self._found(name).make_job(new_id()))
 
     def remove(self, name: str) -> None:
         """Remove a schedule. Jobs that it has made stay. Raises ScheduleNotFound.
