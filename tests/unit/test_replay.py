@@ -231,6 +231,21 @@ def test_hooks_and_coroutines_replay_too(queue: JobQueue) -> None:
     assert (new.id, new.created, status.args, status.headers["stamp"]) == ("async-1", True, ["bob"], "1")
 
 
+def test_the_key_of_a_discarded_job_stays_taken_for_unique_for_and_retry_runs_the_job(job_queue: FakeQueue) -> None:
+    once = send.using(key="k", unique_for=60.0, retry=Retry(max_attempts=1))
+    old = job_queue.enqueue(once, "bad")
+    job_queue.drain()
+    job_queue.dead_letters.discard(old.id)
+    assert old.status().reason == "discarded"
+    assert job_queue.enqueue(once, "bad").id == old.id
+    old.retry()
+    assert old.status().state is JobState.QUEUED
+    job_queue.drain()
+    job_queue.dead_letters.discard(old.id)
+    job_queue.advance(60)
+    assert job_queue.enqueue(once, "bad").id != old.id
+
+
 def test_a_key_that_unique_for_keeps_refuses_the_replay_until_it_is_free(job_queue: FakeQueue) -> None:
     old = job_queue.enqueue(send.using(key="k", unique_for=60.0), "ann")
     job_queue.drain()

@@ -114,8 +114,9 @@ class PlainJobOptions(TaskOptions, total=False):
     "reject": raise DuplicateJob. "replace": if that job is waiting, it takes over the arguments, the options and the
     run time of the new job; if it is running, it goes on, and a new job gets the key."""
     unique_for: float | timedelta | None
-    """The key stays taken for this number of seconds after the job has succeeded or died. After a cancellation, it is
-    free at once. Cannot be combined with `key_mode="replace"`."""
+    """The key stays taken for this number of seconds after the job has succeeded or died, also if the dead job is
+    discarded. If the job is cancelled before that, the key is free at once. Cannot be combined with
+    `key_mode="replace"`."""
     job_id: str | None
     """The job's id: up to 64 ASCII letters, digits, `_` and `-`. Default: a new UUID."""
     headers: Mapping[str, str] | None

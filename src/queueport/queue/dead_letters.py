@@ -104,7 +104,8 @@ class DeadLetters:
     def discard(self, job_id: str) -> None:
         """Remove one job from the dead letters: it becomes cancelled, with the reason "discarded".
 
-        Raises JobNotFound if no dead job has this id.
+        If the job has a key and `unique_for`, the key stays taken for this time after the death. Raises JobNotFound if
+        no dead job has this id.
         """
         operations = self._queue.operations
         if operations.settle(job_id, operations.lifecycle.discard, self._dead(job_id)).change is None:
