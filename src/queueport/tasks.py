@@ -180,11 +180,10 @@ class Task(Generic[P, R, C]):
         the task has a `concurrency_key`. Raises ConfigurationError if an annotation cannot be resolved or used.
         """
         given = self.given
-        passed = int(given.pass_result is True)
         draft = JobDraft(  # JobDraft checks no values, because `Options` has checked them
             id=given.job_id or new_id(),
             task=self.name,
-            payload=self.signature.encode(args, kwargs, passed=passed),
+            payload=self.signature.encode(args, kwargs, passed=int(given.pass_result is True)),
             queue=self.queue,
             expires=self._expires,
             headers={} if given.headers is None else dict(given.headers),
@@ -200,14 +199,14 @@ class Task(Generic[P, R, C]):
             draft.limit_key = self.limit_key(args, kwargs)
         return frozen(draft, Job)
 
-    def limit_key(self, args: Sequence[Any], kwargs: Mapping[str, Any], passed: int = 0) -> str | None:
-        """What `concurrency_key` returns for these arguments of a job, which follow `passed` others; None without one.
+    def limit_key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+        """What `concurrency_key` returns for these arguments of a job; None without one.
 
         For the core. Raises InvalidJob if the function raises an exception, or does not return an integer or a text.
         """
         if self.limit is None or self.limit.key is None:
             return None
-        complete = self.signature.with_defaults(args, kwargs, passed=passed)
+        complete = self.signature.with_defaults(args, kwargs)
         return self.limit.key_of(self.name, (args, kwargs), complete)
 
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:

@@ -293,12 +293,6 @@ def test_a_schedule_with_a_damaged_concurrency_key_is_left_out(queue: JobQueue) 
     assert queue.schedules.list() == []
 
 
-def test_a_concurrency_key_of_a_job_that_gets_a_result_takes_the_other_arguments() -> None:
-    keyed: Any = Gate(concurrency=1, concurrency_key=lambda customer: customer or "nobody").task
-    assert _limit_key(keyed.using(pass_result=True).job("ann")) == "ann"
-    assert _limit_key(keyed.using(pass_result=True).job()) == "nobody"
-
-
 def test_the_starts_of_one_second_are_the_default_burst() -> None:
     assert QueueLimit(rate="90/m").starts == (1.5, 2)
     assert QueueLimit(rate="1/h").starts == (1 / 3600, 1)
@@ -412,14 +406,6 @@ def test_a_job_that_no_worker_takes_loses_its_place_in_the_limit(
         first.result(10)
         last.result(10)
         assert left.status().attempts == 0
-
-
-@pytest.fixture(params=["memory", "sqlite", "wire"])
-def any_queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobQueue]:
-    """A queue on a store that is the queue, in memory or not, and on a broker."""
-    with get_queue(f"sqlite:///{tmp_path}/jobs.db" if request.param == "sqlite" else "memory://") as opened:
-        wire = JobQueue(opened._url, opened.settings, WireTransport(Broker()), MemoryStore())
-        yield wire if request.param == "wire" else opened
 
 
 def test_a_burst_also_runs_the_jobs_that_wait_for_a_limit(any_queue: JobQueue) -> None:

@@ -95,16 +95,14 @@ class Signature:
         named = [_NAME.encode(name) + b":" + codec.encode(kwargs[name], name) for codec, name in by_name]
         return b'{"args":[%b],"kwargs":{%b}}' % (b",".join(positional), b",".join(named))
 
-    def with_defaults(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, passed: int = 0
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def with_defaults(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same call with the default values of the other parameters, with as many positional arguments as possible.
 
         Takes the arguments of `encode`, which has checked them.
         """
-        bound = self._codecs.signature.bind(*(None,) * passed, *args, **kwargs)
+        bound = self._codecs.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return bound.args[passed:], bound.kwargs
+        return bound.args, bound.kwargs
 
     def encode_plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Encode arguments as a payload, like `encode`, but keep plain JSON values as they are. For edited jobs.
