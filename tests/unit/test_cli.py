@@ -1,6 +1,7 @@
 """The commands that inspect and change jobs, run in this process on SQLite. For authors of commands."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -215,6 +216,8 @@ def test_purge_cancels_the_waiting_jobs_of_one_queue(run: Run, queue: JobQueue) 
     for i in range(3):
         queue.enqueue(add, i)
     kept = queue.enqueue(fail)
+    assert parsed(run("purge", "sums", "--dry-run", "--json"))["count"] == 3
+    assert re.fullmatch(r"3 jobs would be cancelled: \w+, \w+, \w+\n", run("purge", "sums", "--dry-run"))
     assert run("purge", "sums") == "3 jobs cancelled\n"
     assert parsed(run("purge", "sums", "--json")) == {"count": 0}
     assert kept.status().state is JobState.QUEUED
@@ -381,6 +384,11 @@ def test_commands_that_change_many_jobs_ask_on_a_terminal(
     assert {job.status().state for job in jobs} == {JobState.CANCELLED}
     queue.dead_letters.add(fail.job(), "no")
     assert answer("", "dead", "purge", "--yes") == (0, "")
+    job = queue.enqueue(add, 1)
+    assert answer("n\n", "purge", "sums") == (1, "cancel 1 job? [y/N]:error: nothing was changed\n")
+    assert job.status().state is JobState.QUEUED
+    assert answer("", "purge", "sums", "--yes") == (0, "")
+    assert job.status().state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize(

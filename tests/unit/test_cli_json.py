@@ -103,7 +103,7 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "retry": [("dead-1",)],
     "replay": [("done",), ("dead-1", "--args", "[]")],
     "cancel": [("queued",), ("--queue", "nothing"), ("--queue", "default", "--dry-run")],
-    "purge": [("sums",)],
+    "purge": [("sums", "--dry-run"), ("sums",)],
     "dead list": [(), ("--error", "KeyError")],
     "dead show": [("dead-1",)],
     "dead retry": [("dead-1",), ("--error", "Abort", "--dry-run"), ("--error", "KeyError")],

@@ -41,6 +41,7 @@ Words = tuple[str, str, str]
 CANCEL = "cancel", "cancelled", "cancelled or asked to stop"
 RETRY = "retry", "retried", "queued again"
 DISCARD = "discard", "discarded", "discarded"
+PURGE = "cancel", "cancelled", "cancelled"
 
 
 def query_of(queue: JobQueue, given: Filters, **more: Any) -> Query:

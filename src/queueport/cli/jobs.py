@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from queueport.cli import bulk, output
-from queueport.cli.bulk import CANCEL, DISCARD, RETRY, Flags, Rate, change_many, run_change
+from queueport.cli.bulk import CANCEL, DISCARD, PURGE, RETRY, Flags, Rate, change_many
 from queueport.cli.exit_codes import FAILED, print_error
 from queueport.cli.job_view import details, follow, job_table
 from queueport.cli.options import (
@@ -121,11 +121,14 @@ def purge(
     queue: JobQueue,
     *,
     queue_name: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue to empty.", show_default=False)],
+    dry_run: DryRun = False,
+    yes: Yes = False,
     rate: Rate = None,
     as_json: Json = False,
 ) -> None:
     """Cancel all waiting jobs of a queue."""
-    run_change(purging(queue.operations, checked_name(queue_name)), "cancelled", rate, as_json=as_json)
+    change = purging(queue.operations, checked_name(queue_name))
+    change_many(change, PURGE, Flags(dry_run, yes, rate, as_json))
 
 
 @with_filters
