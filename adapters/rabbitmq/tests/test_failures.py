@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,19 @@ LOCAL = "amqp://127.0.0.1"
 
 def test_the_error_says_that_no_file_descriptor_is_left(tmp_path: Path) -> None:
     fails_without_descriptors("amqp://127.0.0.1:1/", store=f"sqlite:///{tmp_path}/jobs.db")
+
+
+def test_a_worker_logs_a_few_sentences_and_no_lines_of_pika_while_rabbitmq_is_away(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text("import queueport\n\n@queueport.task\ndef noop(): pass\n")
+    command = [sys.executable, "-m", "queueport", "worker", "tasks", "--wait", "4", "--url", "amqp://127.0.0.1:1/"]
+    store = ["--store", f"sqlite:///{tmp_path}/jobs.db"]
+    done = subprocess.run([*command, *store], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    *log, error = done.stderr.splitlines()
+    assert "refuses connections: start it" in error
+    assert "refuses connections: start it" in log[2]
+    assert not [line for line in log if " pika" in line]
+    assert len(log) <= 5, done.stderr  # the sentence is repeated after 1, 2, 4 ... seconds
 
 
 def where(url: str) -> str:

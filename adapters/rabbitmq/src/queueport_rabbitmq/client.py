@@ -39,6 +39,14 @@ ROUNDS = (0.0, 0.05, 0.3)
 """Seconds to wait before each attempt to publish the messages left in a batch. From the second attempt on, the queue is
 declared again first: RabbitMQ returns messages if their queue was deleted, or is a new quorum queue without leader."""
 
+LOG_LEVELS = {
+    "pika": logging.WARNING,  # at INFO, pika logs every channel that is opened or closed
+    "pika.channel": logging.ERROR,  # at WARNING, it logs errors that `Client` raises anyway
+    "pika.connection": logging.CRITICAL,  # at ERROR, it logs each failed connection in several lines, which `Client`
+    "pika.adapters": logging.CRITICAL,  # raises anyway
+}
+"""The lowest level of each of pika's loggers, unless the application has set one."""
+
 R = TypeVar("R", bound=Publisher | Consumers)
 T = TypeVar("T")
 
@@ -53,8 +61,7 @@ class Client:
     """
 
     def __init__(self, server: Server, purpose: str) -> None:
-        # At INFO, pika logs every channel that is opened or closed; at WARNING, errors that this class raises anyway
-        for name, level in (("pika", logging.WARNING), ("pika.channel", logging.ERROR)):
+        for name, level in LOG_LEVELS.items():
             pika_log = logging.getLogger(name)
             if pika_log.level == logging.NOTSET:
                 pika_log.setLevel(level)
