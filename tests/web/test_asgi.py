@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import MutableMapping
 from typing import Any
@@ -125,6 +128,32 @@ def test_the_process_is_alive_while_all_threads_wait_for_the_store(
             return [alive.status_code, *(answer.status_code for answer in await asyncio.gather(*asking))]
 
     assert asyncio.run(ask()) == [200] * 51
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [("", "no queue URL is set: run `export QUEUEPORT_URL="), ("reddis://localhost", "no backend for reddis:// is installed")],
+)
+def test_the_app_does_not_start_with_a_missing_or_wrong_url(tmp_path: Path, url: str, says: str) -> None:
+    command = [sys.executable, "-m", "uvicorn", "--factory", "queueport.web.asgi:jobs_app", "--port", "0"]
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "QUEUEPORT_URL": url},
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "ERROR" in line]) == 2  # the other line is of uvicorn
+
+
+def test_the_app_starts_and_ends_with_the_default_queue(job_queue: FakeQueue) -> None:
+    with TestClient(jobs_app()) as client:
+        assert client.get("/health/jobs").status_code == 200
 
 
 @pytest.mark.parametrize("framework", ["starlette", "fastapi"])

@@ -13,9 +13,10 @@ from dataclasses import replace
 
 from queueport.aio import AsyncJobQueue
 from queueport.connect import get_queue
-from queueport.errors import NeedsExtra
+from queueport.errors import ConfigurationError, NeedsExtra, Unsupported
 from queueport.web.endpoints import Answer, Endpoints
 from queueport.web.events import Events
+from queueport.spi.url import hidden
 from queueport.web.openapi import document
 
 with NeedsExtra("web", __name__):
@@ -24,6 +25,7 @@ with NeedsExtra("web", __name__):
     from starlette.requests import HTTPConnection, Request
     from starlette.responses import JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
+    from starlette.types import Receive, Scope, Send
 
 __all__ = ["get_job_queue", "handler", "jobs_app", "jobs_routes"]
 
@@ -31,7 +33,8 @@ __all__ = ["get_job_queue", "handler", "jobs_app", "jobs_routes"]
 def jobs_app(endpoints: Endpoints | None = None) -> Starlette:
     """An app of these endpoints, by default `Endpoints()`, and of `/openapi.json`, which describes them.
 
-    Other paths and methods are answered with JSON too.
+    Other paths and methods are answered with JSON too. If `Endpoints.queue` is None, the server does not start while
+    QUEUEPORT_URL is missing or wrong. This is not so if the app is mounted in another app.
     """
     endpoints = Endpoints() if endpoints is None else endpoints
     described = document(endpoints)
@@ -40,7 +43,22 @@ def jobs_app(endpoints: Endpoints | None = None) -> Starlette:
         return JSONResponse(described)
 
     routes = [*jobs_routes(endpoints), Route("/openapi.json", openapi)]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _problem})
+    app = _App if endpoints.queue is None else Starlette
+    return app(routes=routes, exception_handlers={HTTPException: _problem})
+
+
+class _App(Starlette):
+    """Opens the default queue when the server starts. If it cannot be opened, the start fails with one sentence."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            try:
+                await asyncio.to_thread(get_queue)
+            except (ConfigurationError, Unsupported) as error:  # Starlette would send a traceback
+                await receive()
+                await send({"type": "lifespan.startup.failed", "message": f"error: {hidden(str(error))}"})
+                return
+        await super().__call__(scope, receive, send)
 
 
 async def _problem(_request: Request, error: Exception) -> Response:
