@@ -146,3 +146,46 @@ def test_workers_are_listed_with_their_queues(queue: JobQueue) -> None:
         ("host-1-1-a", ["sums"], []),
         ("host-1-2-b", ["sums", "bulk"], ["cli_watch.add"]),
     ]
+
+
+INTERRUPTED_IMPORT = """
+import signal, sys
+from queueport.cli import main
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "queueport.cli.jobs":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+main()
+"""
+"""A program that gets SIGINT while it imports the commands."""
+
+INTERRUPTED_CLOSE = """
+import atexit, signal
+from queueport import JobQueue
+from queueport.cli import main
+def interrupt(*_):
+    signal.raise_signal(signal.SIGINT)
+close = JobQueue.close
+def closing(queue):
+    interrupt()
+    close(queue)
+    print("closed")
+JobQueue.stats, JobQueue.close = interrupt, closing
+atexit.register(interrupt)
+main()
+"""
+"""A program that gets SIGINT while the command runs, and again while it closes and while Python exits."""
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"),
+    [(INTERRUPTED_IMPORT, ""), (INTERRUPTED_CLOSE, "closed\n")],
+    ids=["during the imports", "while the command closes"],
+)
+def test_ctrl_c_ends_a_command_with_its_code_and_without_a_traceback(
+    queue: JobQueue, program: str, printed: str
+) -> None:
+    command = [sys.executable, "-c", program, "stats", "--watch", "1"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, printed, "")
