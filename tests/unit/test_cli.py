@@ -495,6 +495,35 @@ def test_check_is_healthy_until_a_limit_is_exceeded(run: Run, queue: JobQueue) -
     ]
 
 
+def test_check_reports_exceeded_limits_together_with_other_problems(run: Run, queue: JobQueue) -> None:
+    queue.enqueue(add, 1)
+    queue.dead_letters.add(fail.job(), "no")
+    found = parsed(run("check", "--json", "--max-dead", "0", "--min-workers", "1", code=1))
+    assert found["problems"] == [
+        "1 job waits in queue 'sums', and no live worker takes jobs from it: start one",
+        "queue default has 1 dead job, more than 0",
+        "there are no live workers, fewer than 1",
+    ]
+
+
+def test_the_name_of_a_queue_that_nothing_uses_is_reported(run: Run, queue: JobQueue) -> None:
+    def note(*arguments: str) -> str:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.stderr
+        return result.stderr
+
+    assert note("pause", "later") == "note: queue 'later' has no jobs and no live worker\n"
+    queue.enqueue(add, 1)
+    queue.operations.store.announce(WorkerStats("w", ("sums", "mails"), ("t",), datetime.now(UTC)), 60.0)
+    unused = "queue 'sumz' has no jobs and no live worker; did you mean 'sums'?"
+    assert parsed(run("check", "--json", "--max-dead", "sumz=0"))["warnings"][-1] == unused
+    assert parsed(run("check", "--json", "--max-dead", "sums=0", "--min-workers", "mails=1"))["warnings"] == [
+        warning for warning in queue.check().warnings if "sumz" not in warning
+    ]
+    assert note("pause", "sumz") == note("purge", "sumz") == f"note: {unused}\n"
+    assert note("pause", "sums") == note("purge", "mails") == ""
+
+
 @pytest.mark.parametrize("limit", ["--max-depth=many", "--max-depth=sums=", "--max-age=a b=1", "--max-dead=-1"])
 def test_a_wrong_limit_of_check_is_refused(url: str, limit: str) -> None:
     failed = CliRunner().invoke(app, ["check", limit])

@@ -21,6 +21,7 @@ from queueport.cli.options import (
     Yes,
     with_filters,
 )
+from queueport.cli.queue_names import known_queues, note_unused
 from queueport.cli.watching import show
 from queueport.engine.arguments import queue_name as checked_name
 from queueport.engine.arguments import unfinished
@@ -127,8 +128,9 @@ def purge(
     as_json: Json = False,
 ) -> None:
     """Cancel all waiting jobs of a queue."""
-    change = purging(queue.operations, checked_name(queue_name))
+    change, known = purging(queue.operations, checked_name(queue_name)), known_queues(queue)
     change_many(change, PURGE, Flags(dry_run, yes, rate, as_json))
+    note_unused(queue_name, known)
 
 
 @with_filters

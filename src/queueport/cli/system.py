@@ -12,6 +12,7 @@ from queueport.cli.enqueue import check_persistent
 from queueport.cli.exit_codes import FAILED
 from queueport.cli.live_workers import worker_table
 from queueport.cli.options import Json, Modules, QueueFilter, QueueName, TaskFilter, Watch, parse_seconds
+from queueport.cli.queue_names import known_queues, note_unused
 from queueport.cli.watching import show
 from queueport.engine.thresholds import EVERY, Thresholds
 from queueport.errors import BackendUnavailable, ConfigurationError, encodable
@@ -85,9 +86,11 @@ def pause(
     Takes effect within two seconds in all workers, also in those of Celery, RQ and Dramatiq. Running jobs continue. If
     the queue is paused already, only the reason changes.
     """
+    known = known_queues(queue)
     queue.pause(queue_name, reason)
     text = f"queue {queue_name} is paused; `queueport resume {queue_name}` starts its jobs again"
     output.print_result({"queue": queue_name, "paused": True, "reason": reason}, text, as_json)
+    note_unused(queue_name, known)
 
 
 def resume(queue: JobQueue, *, queue_name: QueueName, as_json: Json = False) -> None:
@@ -265,9 +268,8 @@ def check(
         _check_worker(queue, worker, as_json)
         return
     thresholds, health = Thresholds(**limits), queue.check(workers=True)
-    if health.ok and limits:
-        problems = _exceeded(queue, thresholds)
-        health = replace(health, ok=not problems, problems=problems)
+    if limits and health.store_seconds is not None:
+        health = _with_limits(health, queue, thresholds)
     if as_json:
         output.print_json(health.as_dict())
     else:
@@ -306,12 +308,19 @@ def _limits(name: str, words: list[str]) -> dict[str, Any]:
     return limits
 
 
-def _exceeded(queue: JobQueue, thresholds: Thresholds) -> list[str]:
-    """One sentence for each limit that is exceeded. If the numbers of the queues cannot be read, only the error."""
+def _with_limits(health: Health, queue: JobQueue, thresholds: Thresholds) -> Health:
+    """Add a problem for each limit that is exceeded, and the warnings about the limits.
+
+    If the numbers of the queues cannot be read, the error is a problem.
+    """
+    warnings = health.warnings
     try:
-        return thresholds.problems(queue.stats())
+        stats = queue.stats()
+        more, warnings = thresholds.problems(stats), [*warnings, *thresholds.warnings(stats)]
     except BackendUnavailable as error:
-        return [str(error)]
+        more = [str(error)]
+    problems = list(dict.fromkeys([*health.problems, *more]))
+    return replace(health, ok=not problems, problems=problems, warnings=warnings)
 
 
 def _print_health(url: str, health: Health) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from queueport.engine.arguments import queue_name
-from queueport.errors import ConfigurationError
+from queueport.errors import ConfigurationError, nearest
 from queueport.stats import QueueStats, Stats
 
-__all__ = ["EVERY", "Thresholds"]
+__all__ = ["EVERY", "Thresholds", "unused"]
 
 EVERY = "*"
 """The key for every queue that has no limit of its own. No queue has this name."""
@@ -54,6 +54,12 @@ class Thresholds:
         """One sentence for each limit that these statistics exceed."""
         return [*self._of_queues(stats), *self._of_workers(stats)]
 
+    def warnings(self, stats: Stats) -> list[str]:
+        """One sentence for each queue that has a limit of its own, but that nothing uses. Its name may be wrong."""
+        limits = (getattr(self, option) for option in self.__dataclass_fields__)
+        named = {name for limit in limits for name in _by_queue(limit)} - {EVERY}
+        return [unused(name, stats.queues) for name in sorted(named - stats.queues.keys())]
+
     def _of_queues(self, stats: Stats) -> Iterator[str]:
         depths, ages, dead = map(_by_queue, (self.max_depth, self.max_age, self.max_dead))
         rates = _by_queue(self.max_failure_rate)
@@ -77,6 +83,11 @@ class Thresholds:
 
 WANTED = {"max_age": "a number of seconds of 0 or more", "max_failure_rate": "a number from 0 to 1"}
 """For error messages: what to pass for each limit that may be another number than an integer."""
+
+
+def unused(name: str, known: Collection[str]) -> str:
+    """The sentence about the name of a queue that is not one of the `known` ones, which have jobs or live workers."""
+    return f"queue {name!r} has no jobs and no live worker{nearest(name, known) if known else ''}"
 
 
 def _by_queue(limits: Any) -> dict[str, Any]:
