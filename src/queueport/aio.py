@@ -46,6 +46,11 @@ class AsyncJobQueue:
     """
 
     def __init__(self, queue: JobQueue) -> None:
+        given: object = queue
+        if not isinstance(given, JobQueue):
+            raise ConfigurationError(
+                f"AsyncJobQueue takes a JobQueue, not {type(given).__name__}: pass for example get_queue(URL)"
+            )
         self.sync = queue
 
     @property

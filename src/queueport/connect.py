@@ -51,7 +51,7 @@ def get_queue(
     *,
     store: str | None = None,
     namespace: str | None = None,
-    require: Iterable[Capability] = (),
+    require: Capability | Iterable[Capability] = (),
     **settings: Any,
 ) -> JobQueue:
     """Open the queue at a URL. Without arguments, return the process's default queue. Connects to no server.
@@ -66,7 +66,7 @@ def get_queue(
 
     `store` is the URL of the job store, `namespace` keeps apart apps that share a server, and `settings` are the other
     settings of docs/settings.md, such as `lease=30` (seconds). A keyword takes precedence over the URL, and the URL
-    over the environment (`QUEUEPORT_LEASE`). `require` names capabilities that the backend must have.
+    over the environment (`QUEUEPORT_LEASE`). `require` is a capability that the backend must have, or several.
 
     Raises ConfigurationError for a wrong or missing URL, a wrong setting, a missing or unsuitable store, an unknown
     capability or a missing package, and Unsupported if a required capability is missing.
@@ -74,7 +74,12 @@ def get_queue(
     given = {"store": store, "namespace": namespace, **settings}
     if url is None and not require and all(value is None for value in given.values()):
         return cast("JobQueue", default_queue.get())
-    required = {_capability(name) for name in require}
+    given_url: object = url
+    if not isinstance(given_url, str | None):
+        raise ConfigurationError(
+            f"get_queue takes a URL as text, such as 'sqlite:///jobs.db', not {type(given_url).__name__}"
+        )
+    required = _required(require)
     queue = _open(url, given)
     lacking = sorted(capability.name for capability in required - queue.capabilities)
     if lacking:
@@ -83,6 +88,14 @@ def get_queue(
             f"{queue.backend} lacks {', '.join(lacking)}: choose a backend that has it, or do not require it"
         )
     return queue
+
+
+def _required(require: object) -> set[Capability]:
+    if isinstance(require, str):  # a capability is a text, too
+        return {_capability(require)}
+    if not isinstance(require, Iterable):
+        raise ConfigurationError(f"require={require!r:.80} is not a set of capabilities: pass {{Capability.PRIORITY}}")
+    return {_capability(name) for name in require}
 
 
 def _capability(name: str) -> Capability:

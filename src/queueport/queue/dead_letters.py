@@ -10,11 +10,12 @@ from queueport.engine.arguments import filters
 from queueport.engine.bulk import discarding, retrying
 from queueport.engine.enqueue import Enqueue
 from queueport.engine.operations import Operations
-from queueport.errors import MESSAGE_LIMIT, JobNotFound, encodable
+from queueport.errors import MESSAGE_LIMIT, InvalidJob, JobNotFound, encodable
 from queueport.job import HandleQueue, Job, JobFilters, JobHandle
 from queueport.spi.record import Record
 from queueport.spi.store import Query
 from queueport.status import JobError, JobState, JobStatus
+from queueport.tasks import Task
 
 __all__ = ["DeadLetters"]
 
@@ -132,8 +133,13 @@ class DeadLetters:
 
         A message of more than 2,000 characters is cut. The hooks of `before_enqueue` and `on_dead` are not called. The
         job's key is not checked, because a dead job holds no key. Raises DuplicateJob if a job with the same id exists,
-        PayloadTooLarge if the store refuses the record for its size, and TypeError if `error` is not text.
+        PayloadTooLarge if the store refuses the record for its size, InvalidJob if `job` is not a job, and TypeError if
+        `error` is not text.
         """
+        given: object = job
+        if not isinstance(given, Job):
+            what = "a task" if isinstance(given, Task) else type(given).__name__
+            raise InvalidJob(f"dead letters are jobs, not {what}: pass for example task.job(1, 2)")
         if not isinstance(error, str):
             raise TypeError(f"error must be text, not {type(error).__name__}")
         operations = self._queue.operations

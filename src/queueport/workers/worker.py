@@ -55,6 +55,19 @@ class WorkerQueue(EnqueuesJobs, Protocol):
     def as_default(self) -> AbstractContextManager[Any]: ...
 
 
+def _checked(tasks: object) -> list[Task[..., Any, Any]]:
+    """The tasks of a worker as a list. Raises ConfigurationError if something else than a task is among them."""
+    if isinstance(tasks, str | Task) or not isinstance(tasks, Iterable):
+        raise ConfigurationError(f"tasks={tasks!r:.80} is not a list of tasks: pass for example tasks=[send_email]")
+    found = list(tasks)
+    for each in found:
+        if not isinstance(each, Task):
+            raise ConfigurationError(
+                f"tasks= contains {each!r:.80}, which is not a task: pass functions that are decorated with @task"
+            )
+    return found
+
+
 class Worker:
     """Takes jobs from queues and runs them. `JobQueue.worker` makes a worker; run each worker only once.
 
@@ -98,7 +111,7 @@ class Worker:
             raise Unsupported(
                 f"jobs of {driver.name} exist in one process only: use processes=1, or a URL such as sqlite:///jobs.db"
             )
-        self._tasks = list(tasks) or registry.tasks()
+        self._tasks = _checked(tasks) or registry.tasks()
         if not self._tasks:
             raise ConfigurationError(
                 "no task is registered: import the modules that declare tasks before you make a worker"

@@ -174,6 +174,16 @@ def snapshots(sources: Collection[Source]) -> list[tuple[Source, Snapshot]]:
     return [(source, source.snapshot(reading, until)) for source, reading in readings]
 
 
+def _check(queues: object) -> None:
+    """Raise ConfigurationError if this is neither a queue nor a sequence or mapping of queues."""
+    several = isinstance(queues, Sequence | Mapping) and not isinstance(queues, str)
+    for each in (queues.values() if isinstance(queues, Mapping) else queues) if several else [queues]:
+        if not isinstance(each, JobQueue):
+            raise ConfigurationError(
+                f"the dashboard shows queues, not {type(each).__name__}: pass for example get_queue(URL)"
+            )
+
+
 def named(queues: JobQueue | Sequence[JobQueue] | Mapping[str, JobQueue]) -> dict[str, Source]:
     """A source for each queue, by name: the given name, or else the name of the backend, with a number if needed.
 
@@ -181,6 +191,7 @@ def named(queues: JobQueue | Sequence[JobQueue] | Mapping[str, JobQueue]) -> dic
     """
     if isinstance(queues, JobQueue):
         queues = [queues]
+    _check(queues)
     if not isinstance(queues, Mapping):
         given, queues = queues, dict[str, JobQueue]()
         for queue in given:
