@@ -421,7 +421,7 @@ def test_dead_letters_are_discarded(run: Run, queue: JobQueue) -> None:
     work(queue)
     assert parsed(run("dead", "discard", handles[0].id, "--json")) == {"id": handles[0].id}
     assert handles[0].status().reason == "discarded"
-    assert run("dead", "purge", "--older-than", "3600") == "0 jobs discarded\n"
+    assert run("dead", "purge", "--older-than", "1h") == "0 jobs discarded\n"
     assert run("dead", "purge", "--queue", "sums") == "0 jobs discarded\n"
     assert parsed(run("dead", "purge", "--json")) == {"count": 2}
 
@@ -522,6 +522,20 @@ def test_the_name_of_a_queue_that_nothing_uses_is_reported(run: Run, queue: JobQ
     ]
     assert note("pause", "sumz") == note("purge", "sumz") == f"note: {unused}\n"
     assert note("pause", "sums") == note("purge", "mails") == ""
+
+
+def test_lengths_of_time_may_have_a_unit(run: Run, queue: JobQueue) -> None:
+    times = "--delay 2h --timeout 1.5m --unique-for 90s --key k".split()
+    job = queue.status(parsed(run("enqueue", "cli.add", "1", *times, "--json"))["id"])
+    assert job.run_at is not None
+    assert 7000 < (job.run_at - datetime.now(UTC)).total_seconds() <= 7200
+    record = queue.operations.store.get([job.id])[0]
+    assert record is not None
+    assert (record.options["timeout"], record.options["unique_for"]) == (90, 90)
+    assert parsed(run("check", "--json", "--max-age", "5m", "--max-age", "sums=1h", code=1))["ok"] is False
+    failed = CliRunner().invoke(app, ["enqueue", "cli.add", "1", "--delay", "soon"])
+    assert failed.exit_code == 2
+    assert "such as 30s, 15m, 12h or 7d" in failed.stderr
 
 
 @pytest.mark.parametrize("limit", ["--max-depth=many", "--max-depth=sums=", "--max-age=a b=1", "--max-dead=-1"])

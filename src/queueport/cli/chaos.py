@@ -12,7 +12,7 @@ import typer
 
 from queueport.cli import output
 from queueport.cli.exit_codes import FAILED
-from queueport.cli.options import Json, parse_seconds
+from queueport.cli.options import SECONDS, Json, parse_seconds
 from queueport.errors import ConfigurationError
 from queueport.testing.chaos.plan import FAULTS, PROCESSES, Plan
 from queueport.testing.chaos.servers import NAMES, Servers, open_servers
@@ -46,7 +46,7 @@ def chaos(
     workers: Annotated[int, typer.Option("--workers", min=2, help="Number of worker commands.")] = 3,
     producers: Annotated[int, typer.Option("--producers", min=1, help="Number of producer processes.")] = 2,
     lease: Annotated[
-        float, typer.Option("--lease", parser=parse_seconds, metavar="SECONDS", help="The setting `lease` of the run.")
+        float, typer.Option("--lease", parser=parse_seconds, metavar=SECONDS, help="The setting `lease` of the run.")
     ] = 5,
     native: Annotated[
         bool, typer.Option("--native", help="Use the framework's own workers instead of `queueport worker`.")

@@ -8,7 +8,7 @@ import typer
 
 from queueport.capability import Capability
 from queueport.cli import output
-from queueport.cli.options import Arguments, Json, KeywordArguments
+from queueport.cli.options import SECONDS, Arguments, Json, KeywordArguments, parse_seconds
 from queueport.errors import BackendUnavailable, ConfigurationError, Unsupported, nearest
 from queueport.job import KeyMode
 from queueport.queue import JobQueue
@@ -25,12 +25,20 @@ def enqueue(
     queue_name: Annotated[
         str | None, typer.Option("--queue", help="The queue of the job, instead of the task's queue.")
     ] = None,
-    delay: Annotated[float | None, typer.Option("--delay", help="Seconds to wait before the job becomes due.")] = None,
+    delay: Annotated[
+        float | None,
+        typer.Option(
+            "--delay", parser=parse_seconds, metavar=SECONDS, help="How long to wait before the job becomes due."
+        ),
+    ] = None,
     run_at: Annotated[
         str | None,
         typer.Option("--run-at", metavar="TIME", help="When the job becomes due, like 2026-01-31T08:00:00Z."),
     ] = None,
-    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds that each attempt may take.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", parser=parse_seconds, metavar=SECONDS, help="How long each attempt may take."),
+    ] = None,
     headers: Annotated[
         list[str] | None,
         typer.Option("--header", metavar="NAME=VALUE", help="A text that is sent with the job; repeatable."),
@@ -47,7 +55,13 @@ def enqueue(
         typer.Option("--key-mode", help="If the key is taken: return, reject or replace.  \\[default: return]"),
     ] = None,
     unique_for: Annotated[
-        float | None, typer.Option("--unique-for", help="Seconds for which the key stays taken after the job's end.")
+        float | None,
+        typer.Option(
+            "--unique-for",
+            parser=parse_seconds,
+            metavar=SECONDS,
+            help="How long the key stays taken after the job's end.",
+        ),
     ] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", help="A text by which the job can be found; repeatable.")

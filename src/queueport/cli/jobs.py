@@ -10,6 +10,7 @@ from queueport.cli.bulk import CANCEL, DISCARD, PURGE, RETRY, Flags, Rate, chang
 from queueport.cli.exit_codes import FAILED, print_error
 from queueport.cli.job_view import details, follow, job_table
 from queueport.cli.options import (
+    SECONDS,
     After,
     AnyJobId,
     DryRun,
@@ -19,6 +20,7 @@ from queueport.cli.options import (
     Limit,
     Watch,
     Yes,
+    parse_seconds,
     with_filters,
 )
 from queueport.cli.queue_names import known_queues, note_unused
@@ -219,7 +221,10 @@ def purge_dead(
     queue: JobQueue,
     *,
     older_than: Annotated[
-        float | None, typer.Option("--older-than", min=0, help="Only jobs that died at least this many seconds ago.")
+        float | None,
+        typer.Option(
+            "--older-than", parser=parse_seconds, metavar=SECONDS, help="Only jobs that died at least so long ago."
+        ),
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,

@@ -64,6 +64,10 @@ AnyJobId = Annotated[
 ]
 
 
+SECONDS = "SECONDS"
+"""The name of the value of an option that `parse_seconds` reads."""
+
+
 def parse_seconds(text: str) -> float:
     """Convert the value of an option, such as `90s` or `1.5h`, to seconds. Raises typer.BadParameter."""
     try:

@@ -1,7 +1,7 @@
 """`queueport stats`, `check` and `setup`: commands for the whole system. For operators and health probes."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ from queueport.engine.thresholds import EVERY, Thresholds
 from queueport.errors import BackendUnavailable, ConfigurationError, encodable
 from queueport.job import DEFAULT_QUEUE
 from queueport.queue import JobQueue
-from queueport.spi.settings import warned
+from queueport.spi.settings import duration, warned
 from queueport.stats import Health, HistoryPoint, Stats
 from queueport.status import JobState
 from queueport.tasks import registry
@@ -221,7 +221,9 @@ def check(
     max_age: Annotated[
         list[str] | None,
         typer.Option(
-            "--max-age", metavar=LIMIT, help="Unhealthy if a job has been queued for more than this many seconds."
+            "--max-age",
+            metavar="[QUEUE=]SECONDS",
+            help="Unhealthy if a job has been queued for longer than this.",
         ),
     ] = None,
     max_dead: Annotated[
@@ -299,13 +301,19 @@ def _limits(name: str, words: list[str]) -> dict[str, Any]:
     limits: dict[str, Any] = {}
     for word in words:
         queue, _, number = word.rpartition("=")
+        read: Callable[[str], float] = READERS.get(name, int)
         try:
-            limit = float(number) if name in ("max_age", "max_failure_rate") else int(number)
+            limit = read(number)
         except ValueError:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigurationError(f"{option} must be a number or QUEUE=NUMBER, not {word!r:.80}") from None
+            option, kind = f"--{name.replace('_', '-')}", "number" if read is not duration else "time such as 90s or 5m"
+            wanted = f"a {kind}, or QUEUE= and a {kind}"
+            raise ConfigurationError(f"{option} must be {wanted}, not {word!r:.80}") from None
         limits[queue if "=" in word else EVERY] = limit
     return limits
+
+
+READERS: Mapping[str, Callable[[str], float]] = {"max_age": duration, "max_failure_rate": float}
+"""What reads the number of a limit that may be another number than an integer."""
 
 
 def _with_limits(health: Health, queue: JobQueue, thresholds: Thresholds) -> Health:

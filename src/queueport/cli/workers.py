@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from queueport.cli.options import Modules, parse_seconds
+from queueport.cli.options import SECONDS, Modules, parse_seconds
 from queueport.cli.output import LOG_FORMATS, set_up_logging
 from queueport.errors import BackendUnavailable, ConfigurationError
 from queueport.queue import JobQueue
@@ -86,7 +86,7 @@ def worker(
             "--grace",
             envvar="QUEUEPORT_GRACE",
             parser=parse_seconds,
-            metavar="SECONDS",
+            metavar=SECONDS,
             help="Time that running jobs have to end when the worker stops.",
         ),
     ] = 30,
@@ -94,8 +94,9 @@ def worker(
         float | None,
         typer.Option(
             "--wait",
-            min=0,
-            help="Seconds to wait at the start for store and backend to answer. Without an answer, exit with 1.  "
+            parser=parse_seconds,
+            metavar=SECONDS,
+            help="How long to wait at the start for store and backend to answer. Without an answer, exit with 1.  "
             "\\[default: wait for the store only, without a limit]",
         ),
     ] = None,
