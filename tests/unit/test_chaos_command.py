@@ -35,6 +35,26 @@ def test_what_is_impossible_is_refused(arguments: Sequence[str], sentence: str, 
     assert sentence in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize(
+    ("worker", "sentence"),
+    [
+        ("false", "error: the workers' command ends at once (exit code 1): correct it"),
+        ("no-such-program", "error: the workers' command cannot be started ([Errno 2]"),
+    ],
+)
+def test_a_command_that_is_no_worker_ends_the_run(
+    worker: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    result = CliRunner().invoke(app, ["chaos", url, "--command", worker, "--jobs", "5", "--faults", "0"])
+    assert result.exit_code == 2
+    begin, logs, error = result.stderr.splitlines()
+    assert begin == f"5 jobs and 0 faults, with 3 workers, on {url}"
+    assert Path(logs.partition("the logs of its processes stay in ")[2]).parent == tmp_path
+    assert error.startswith(sentence)
+
+
 @pytest.mark.timeout(180)  # on a busy machine, workers take long to start
 def test_a_run_that_is_told_to_stop_ends_its_workers(tmp_path: Path) -> None:
     words = [f"sqlite:///{tmp_path}/jobs.db", "--jobs=4000", "--faults=0", "--workers=2"]

@@ -73,12 +73,16 @@ def run(
         if not health.ok:
             raise BackendUnavailable(health.problems[0])
         world = World(plan, ledger, servers, environment, command)
+        tell(f"{plan.jobs} jobs and {len(plan.faults)} faults, with {plan.workers} workers, on {queue.url}")
         try:
             world.start()
-            _wait_for_workers(queue, plan.workers)
+            _wait_for_workers(queue, world)
             _disturb(world, tell)
             _finish(world, queue, tell)
             stats, records = _settled(queue)
+        except BaseException:
+            tell(f"the run has not ended; the logs of its processes stay in {ledger.folder}")
+            raise
         finally:
             world.end()
         ledger.update()
@@ -89,11 +93,12 @@ def run(
         return Outcome(queue.url, plan, evidence, judge(evidence), world.unexpected, seconds, ledger.folder)
 
 
-def _wait_for_workers(queue: JobQueue, workers: int) -> None:
-    """Wait until so many worker processes are live, at most START seconds."""
+def _wait_for_workers(queue: JobQueue, world: World) -> None:
+    """Wait until so many worker processes are live as the plan says, at most START seconds."""
     deadline = time.monotonic() + START
-    while len(queue.stats().workers) < workers and time.monotonic() < deadline:
+    while len(queue.stats().workers) < world.plan.workers and time.monotonic() < deadline:
         time.sleep(0.1)
+        world.tend(0)
 
 
 def _disturb(world: World, tell: Callable[[str], object]) -> None:

@@ -44,6 +44,8 @@ END = GRACE + KILL_AFTER + 5.0
 """The seconds that a worker has to end. After GRACE and KILL_AFTER seconds, it kills processes that do not stop."""
 HOUR = 3600
 """By how many seconds faults make a worker's clock wrong."""
+FAILED_STARTS = 9
+"""The number of workers that may end before any worker has run a job. Then the run ends."""
 AIM = 5.0
 """The seconds that a fault waits for its worker to run a job."""
 
@@ -119,12 +121,20 @@ class World:
             self._start_producer(producer)
 
     def tend(self, limit: int) -> None:
-        """Replace processes that have ended, and let the producers go on until they have offered `limit` jobs."""
+        """Replace processes that have ended, and let the producers go on until they have offered `limit` jobs.
+
+        Raises ConfigurationError if workers have ended again and again, and none has run a job.
+        """
         self.ledger.update()
         for worker in self._workers:
             if worker.process is not None and not worker.process.running:
                 output = worker.process.log.strip().splitlines()
                 self.unexpected.append(f"{worker.name}: {' '.join(output[-1:])}")
+                if len(self.unexpected) >= FAILED_STARTS and not any(each["what"] == "begin" for each in self.ledger.lines):
+                    raise ConfigurationError(
+                        f"the workers' command ends at once (exit code {worker.process.wait()}): correct it; its last "
+                        f"line of output is: {' '.join(output[-1:]) or 'none'}"
+                    )
                 self._start_worker(worker)
         for producer in self._producers:
             if producer.process is not None and producer.process.poll() is not None:
@@ -174,7 +184,10 @@ class World:
             command = [word.format_map(values) for word in shlex.split(self._command)]
         log = self.ledger.folder / f"{worker.name}.log"
         clock = self._clocks[worker.number].environment if self._clocks else {}
-        worker.process = WorkerProcess(command, {**self._environment, **clock, WORKER: worker.name}, log)
+        try:
+            worker.process = WorkerProcess(command, {**self._environment, **clock, WORKER: worker.name}, log)
+        except OSError as error:
+            raise ConfigurationError(f"the workers' command cannot be started ({error}): correct it") from error
 
     def _kill_worker(self, worker: Worker) -> None:
         if worker.process is not None:
