@@ -525,7 +525,7 @@ def test_the_name_of_a_queue_that_nothing_uses_is_reported(run: Run, queue: JobQ
 
 
 def test_lengths_of_time_may_have_a_unit(run: Run, queue: JobQueue) -> None:
-    times = "--delay 2h --timeout 1.5m --unique-for 90s --key k".split()
+    times = ["--delay", "2h", "--timeout", "1.5m", "--unique-for", "90s", "--key", "k"]
     job = queue.status(parsed(run("enqueue", "cli.add", "1", *times, "--json"))["id"])
     assert job.run_at is not None
     assert 7000 < (job.run_at - datetime.now(UTC)).total_seconds() <= 7200

@@ -27,7 +27,7 @@ INVALID = [
     (("jobs", "--state", "lost"), "'scheduled', 'queued', 'running', 'retrying', 'succeeded', 'dead', 'cancelled'"),
     (("jobs", "--limit", "0"), "Invalid value for '--limit'"),
     (("enqueue", "t", "--delay", "soon"), "Invalid value for '--delay'"),
-    (("enqueue", "t", "--delay", "-1"), "delay must be a number of seconds from 0 to 100 years, not -1.0"),
+    (("enqueue", "t", "--delay", "-1"), "Invalid value for '--delay': '-1' is not a number of seconds, 0 or more"),
     (("enqueue", "t", "--priority", "11"), "priority must be"),
     (("enqueue", "t", "--id", "a b"), "job_id must be 1 to 64 letters, digits, _ or -, not 'a b'"),
     (("enqueue", "t", "--queue", "a b"), "queue must be"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -132,7 +133,10 @@ def test_the_process_is_alive_while_all_threads_wait_for_the_store(
 
 @pytest.mark.parametrize(
     ("url", "says"),
-    [("", "no queue URL is set: run `export QUEUEPORT_URL="), ("reddis://localhost", "no backend for reddis:// is installed")],
+    [
+        ("", "no queue URL is set: run `export QUEUEPORT_URL="),
+        ("reddis://localhost", "no backend for reddis:// is installed"),
+    ],
 )
 def test_the_app_does_not_start_with_a_missing_or_wrong_url(tmp_path: Path, url: str, says: str) -> None:
     command = [sys.executable, "-m", "uvicorn", "--factory", "queueport.web.asgi:jobs_app", "--port", "0"]

@@ -14,9 +14,9 @@ from dataclasses import replace
 from queueport.aio import AsyncJobQueue
 from queueport.connect import get_queue
 from queueport.errors import ConfigurationError, NeedsExtra, Unsupported
+from queueport.spi.url import hidden
 from queueport.web.endpoints import Answer, Endpoints
 from queueport.web.events import Events
-from queueport.spi.url import hidden
 from queueport.web.openapi import document
 
 with NeedsExtra("web", __name__):

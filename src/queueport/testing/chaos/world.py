@@ -130,7 +130,9 @@ class World:
             if worker.process is not None and not worker.process.running:
                 output = worker.process.log.strip().splitlines()
                 self.unexpected.append(f"{worker.name}: {' '.join(output[-1:])}")
-                if len(self.unexpected) >= FAILED_STARTS and not any(each["what"] == "begin" for each in self.ledger.lines):
+                if len(self.unexpected) >= FAILED_STARTS and not any(
+                    each["what"] == "begin" for each in self.ledger.lines
+                ):
                     raise ConfigurationError(
                         f"the workers' command ends at once (exit code {worker.process.wait()}): correct it; its last "
                         f"line of output is: {' '.join(output[-1:]) or 'none'}"

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -176,8 +176,12 @@ def snapshots(sources: Collection[Source]) -> list[tuple[Source, Snapshot]]:
 
 def _check(queues: object) -> None:
     """Raise ConfigurationError if this is neither a queue nor a sequence or mapping of queues."""
-    several = isinstance(queues, Sequence | Mapping) and not isinstance(queues, str)
-    for each in (queues.values() if isinstance(queues, Mapping) else queues) if several else [queues]:
+    found: Iterable[object] = [queues]
+    if isinstance(queues, Mapping):
+        found = queues.values()
+    elif isinstance(queues, Sequence) and not isinstance(queues, str):
+        found = queues
+    for each in found:
         if not isinstance(each, JobQueue):
             raise ConfigurationError(
                 f"the dashboard shows queues, not {type(each).__name__}: pass for example get_queue(URL)"
