@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from queueport import Abort, JobQueue, JobState, Retry, connect, get_queue, task
 from queueport.cli.app import app
+from queueport.cli.output import brief
 from queueport.errors import ConfigurationError
 from queueport.job.limits import QueueLimit
 from queueport.stats import WorkerStats
@@ -536,6 +537,18 @@ def test_lengths_of_time_may_have_a_unit(run: Run, queue: JobQueue) -> None:
     failed = CliRunner().invoke(app, ["enqueue", "cli.add", "1", "--delay", "soon"])
     assert failed.exit_code == 2
     assert "such as 30s, 15m, 12h or 7d" in failed.stderr
+
+
+def test_numbers_of_stats_are_written_for_people(run: Run, queue: JobQueue) -> None:
+    job = queue.enqueue(fail)
+    work(queue)
+    job.retry()
+    work(queue)
+    live = WorkerStats("w", ("default",), ("cli.fail",), datetime.now(UTC))
+    queue.operations.store.announce(live, 60.0)
+    assert run("stats").splitlines()[-1] == "jobs ended 2 times, 2 attempts failed, 1 worker live"
+    shown = [brief(seconds) for seconds in (None, 0.00123, 0.32, 0.9996, 1.34, 99.6, 100)]
+    assert shown == ["", "1.2 ms", "320 ms", "1 s", "1.3 s", "100 s", "2 min"]
 
 
 @pytest.mark.parametrize("limit", ["--max-depth=many", "--max-depth=sums=", "--max-age=a b=1", "--max-dead=-1"])

@@ -144,7 +144,9 @@ def brief(seconds: float | None) -> str:
     """A short duration as text with two digits or more, such as "1.3 s"; empty for None. From 100 s on, as `age`."""
     if seconds is None or seconds >= 100:
         return age(seconds)
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{seconds * 1000:.2g} ms"
+    number, unit = (seconds, "s") if seconds >= 0.995 else (seconds * 1000, "ms")
+    digits = float(f"{number:.2g}")  # formatted once more, because 320 would be shown as 3.2e+02
+    return f"{digits:g} {unit}"
 
 
 class OneLine(logging.Formatter):

@@ -62,7 +62,10 @@ def _tables(current: Stats) -> "Sequence[RenderableType]":
     pauses = output.table(("paused queue", ">since", "reason"), paused)
     limited = [(name, str(counts.limit)) for name, counts in current.queues.items() if counts.limit is not None]
     live = current.workers
-    counters = f"{current.processed} jobs ended, {current.failed} attempts failed, {len(live)} workers live"
+    counters = (
+        f"jobs ended {_number(current.processed, 'time')}, {_number(current.failed, 'attempt')} failed, "
+        f"{_number(len(live), 'worker')} live"
+    )
     past = _past(current)
     recent = output.table(PAST, past, gap=1, keys=2)
     parts = [
@@ -72,6 +75,10 @@ def _tables(current: Stats) -> "Sequence[RenderableType]":
         *((worker_table(live), "") if live else ()),
     ]
     return queues, "", *parts, counters
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def pause(
