@@ -174,6 +174,8 @@ def test_wrong_addresses_of_actions_are_refused(queue: JobQueue, site: Site) -> 
         ("/main/actions/purge?queue=sums&tag=a", 400),
         ("/main/actions/retry-all?since=soon", 400),
         ("/main/actions/pause", 400),
+        ("/main/actions/pause?queue=a+b", 400),
+        ("/main/actions/resume?queue=a+b", 400),
         ("/main/actions/retry?id=nosuch", 404),
         ("/nosuch/actions/purge?queue=a", 404),
     ]:

@@ -395,7 +395,7 @@ def test_commands_that_change_many_jobs_ask_on_a_terminal(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("cancel", "give at least one"),
+        ("cancel", "give the id of a job, or at least one filter, such as --queue NAME"),
         ("cancel j1 --tag vip", "cannot be combined"),
         ("cancel --tag vip --state dead", "dead jobs have ended"),
         ("dead retry", "run `queueport dead retry-all`"),

@@ -120,6 +120,18 @@ def test_the_lines_can_be_listed_without_a_backend(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--list", "-k", "nothing"), "error: --list prints all lines: leave out -k and --quick\n"),
+        ((), "error: no URL is given: write for example `queueport contract sqlite:///contract.db`\n"),
+    ],
+)
+def test_a_url_or_only_list_is_given(tmp_path: Path, words: tuple[str, ...], error: str) -> None:
+    result = run(tmp_path, *words)
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", error)
+
+
+@pytest.mark.parametrize(
     ("words", "code", "error"),
     [
         (("-k", "Z9"), 2, "no line of the contract matches"),

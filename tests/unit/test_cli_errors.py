@@ -59,7 +59,12 @@ INVALID = [
         ("stats", "--url", "sqlite:///x.db", "--store", "memory://"),
         "sqlite keeps its own records: name no job store, neither in the URL nor by store= or --store",
     ),
-    (("stats", "--namespace", "a b"), "namespace='a b' is wrong"),
+    (
+        ("stats", "--namespace", "a-b"),
+        "namespace='a-b' is wrong: use 1 to 32 letters, digits and '_', and do not begin with a digit",
+    ),
+    (("jobs", "--state", "deaad"), "Invalid value for '--state': 'deaad' is not one of 'scheduled'"),
+    (("enqueue", "t", "-1", "2"), "No such option: -1; write `--` before arguments that begin with a dash"),
     (("stats", "rq+redis://:secret@host"), "unexpected extra argument"),
 ]
 

@@ -83,5 +83,10 @@ def test_an_unknown_id_says_that_none_begins_with_it(queue: JobQueue) -> None:
     dead(queue, "0199aa-one")
     assert "there is no job '0199b' in this namespace, and no id begins with it" in refused("status", "0199b")
     assert "there is no job '019' in this namespace; a shortened id needs 4 characters" in refused("status", "019")
-    assert "there is no job 'not an id'" in refused("status", "not an id")
+    wrong = "is not a job id: an id has 1 to 64 letters, digits, '_' and '-'"
+    assert f"'not an id' {wrong}" in refused("status", "not an id")
+    for command in (["status"], ["retry"], ["dead", "show"]):
+        shown = refused(*command, "a" * 3000)
+        assert wrong in shown
+        assert len(shown) < 200
     assert queue.status("0199aa-one").state is JobState.DEAD

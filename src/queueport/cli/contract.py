@@ -106,16 +106,16 @@ class Report:
         self.interrupted = True
 
 
-def _list(wanted: bool) -> None:
-    """If `wanted`, print the lines of the contract and exit. This needs no backend."""
-    if wanted:
-        rows = [[line.id, line.sentence] for line in LINES.values()]
-        output.print_parts(output.table(["line", "what every backend must do"], rows))
-        raise typer.Exit
+def _list() -> None:
+    """Print the lines of the contract. This needs no backend."""
+    rows = [[line.id, line.sentence] for line in LINES.values()]
+    output.print_parts(output.table(["line", "what every backend must do"], rows))
 
 
 def contract(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The URL of the backend to test.", show_default=False)],
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="The URL of the backend to test.", show_default=False)
+    ] = None,
     *,
     only: Annotated[
         str | None, typer.Option("-k", metavar="LINES", help="Run only these contract lines, like '_E1_ or _T2_'.")
@@ -125,10 +125,7 @@ def contract(
         typer.Option("--quick", help="Run only the quick subset: some lines of every group, in less than a minute."),
     ] = False,
     as_json: Json = False,
-    _: Annotated[
-        bool,
-        typer.Option("--list", is_eager=True, callback=_list, help="Print the contract lines and exit."),
-    ] = False,
+    lists: Annotated[bool, typer.Option("--list", help="Print the contract lines and exit.")] = False,
 ) -> None:
     """Run the contract suite against a backend and print a row for each line of the contract.
 
@@ -136,6 +133,13 @@ def contract(
     If QUEUEPORT_CONTRACT_REPORT names an existing folder, the outcomes are also written to a file in it. A run with -k
     or --quick checks only a part of the contract, so the variable must not be set for such a run.
     """
+    if lists:
+        if only is not None or quick:
+            raise ConfigurationError("--list prints all lines: leave out -k and --quick")
+        _list()
+        return
+    if url is None:
+        raise ConfigurationError("no URL is given: write for example `queueport contract sqlite:///contract.db`")
     chosen = " and ".join(f"({words})" for words in (only, QUICK if quick else None) if words is not None) or None
     if chosen is not None and os.environ.get(REPORT):
         raise ConfigurationError(

@@ -65,7 +65,8 @@ def _exit_code(run: Callable[[], Any]) -> int:
     except USAGE_ERROR as error:
         if error.format_message():  # the message is empty if typer has printed the help
             command = "queueport" if error.ctx is None else error.ctx.command_path
-            print_error(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+            message = error.format_message().rstrip(".").replace(": Value error, ", ": ")
+            print_error(f"{message}{_before_dashes(error)}; see `{command} --help`")
         return INVALID
     except QueueportError as error:
         print_error(str(error))
@@ -73,6 +74,14 @@ def _exit_code(run: Callable[[], Any]) -> int:
     except Exception:  # noqa: BLE001  # a bug: print the traceback, without passwords
         sys.stderr.write(hidden(traceback.format_exc()))
         return FAILED
+
+
+def _before_dashes(error: Any) -> str:
+    """What to write if an argument of a job was taken for an option."""
+    takes_arguments = error.ctx is not None and any(each.name == "arguments" for each in error.ctx.command.params)
+    if takes_arguments and hasattr(error, "option_name"):
+        return "; write `--` before arguments that begin with a dash, as in `-- -1 2`"
+    return ""
 
 
 def print_error(sentence: str) -> None:

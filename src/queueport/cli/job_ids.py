@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from queueport.engine.arguments import checked
 from queueport.errors import JobNotFound
-from queueport.job import JOB_ID
 from queueport.queue import JobQueue
 from queueport.spi.record import CorruptRecord
 
@@ -16,11 +16,9 @@ SHOWN = 3
 def full_id(queue: JobQueue, given: str) -> str:
     """The id that somebody means by `given`: this id, if there is such a job, else the only id that begins with it.
 
-    Raises JobNotFound if there is none, or more than one. If `given` cannot be an id, returns it unchanged, so that the
-    command reports it.
+    Raises JobNotFound if there is none, or more than one, or if `given` cannot be an id.
     """
-    if JOB_ID.fullmatch(given) is None:
-        return given
+    checked(given)
     store = queue.operations.store
     try:
         found = store.get([given])[0] is not None

@@ -102,7 +102,9 @@ def cancel(
     exit code is 1 if the job has already ended.
     """
     if job_id is None:
-        states = unfinished(state, filtered=bool(given) or state is not None)
+        if not given and state is None:
+            raise ConfigurationError("give the id of a job, or at least one filter, such as --queue NAME")
+        states = unfinished(state, filtered=True)
         change = cancelling(queue.operations, bulk.query_of(queue, given), states, interrupt=interrupt)
         change_many(change, CANCEL, Flags(dry_run, yes, rate, as_json))
         return

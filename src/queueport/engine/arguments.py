@@ -166,7 +166,7 @@ def checked(job_id: object) -> str:
     """Return the id if it is a valid job id. Raises JobNotFound otherwise. Does no I/O."""
     if isinstance(job_id, str) and JOB_ID.fullmatch(job_id):
         return job_id
-    raise missing(job_id)
+    raise JobNotFound(f"{job_id!r:.80} is not a job id: an id has 1 to 64 letters, digits, '_' and '-'")
 
 
 def missing(job_id: object) -> JobNotFound:

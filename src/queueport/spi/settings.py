@@ -233,6 +233,8 @@ def _validated(model: type[Model], values: Mapping[str, Any], sources: Mapping[s
             raise ConfigurationError(f"{where} has no option {name!r}{nearest(name, known)}") from None
         given = "***" if names_secret(name) else BackendURL(str(values.get(name))).shown
         message = first["msg"].removeprefix("Value error, ")
+        if name == "namespace" and first["type"] == "string_pattern_mismatch":
+            message = "use 1 to 32 letters, digits and '_', and do not begin with a digit"
         raise ConfigurationError(
             f"{sources.get(name, name)}={given!r} is wrong: {message[:1].lower()}{message[1:]}"
         ) from None

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from queueport.engine.arguments import ALIVE
+from queueport.engine.arguments import ALIVE, queue_name
 from queueport.engine.bulk import BulkChange, cancelling, discarding, purging, retrying
 from queueport.engine.operations import Operations
 from queueport.queue import REASON, JobQueue
@@ -109,7 +109,7 @@ def _discard(target: Target) -> str:
 
 
 def _pausing(target: Target) -> int:
-    return int(target.filter.queue not in target.queue.paused())
+    return int(queue_name(target.filter.queue) not in target.queue.paused())
 
 
 def _pause(target: Target) -> str:
