@@ -29,7 +29,7 @@ INVALID = [
     (("enqueue", "t", "--delay", "soon"), "Invalid value for '--delay'"),
     (("enqueue", "t", "--delay", "-1"), "Invalid value for '--delay': '-1' is not a number of seconds, 0 or more"),
     (("enqueue", "t", "--priority", "11"), "priority must be"),
-    (("enqueue", "t", "--id", "a b"), "job_id must be 1 to 64 letters, digits, _ or -, not 'a b'"),
+    (("enqueue", "t", "--id", "a b"), "--id must be 1 to 64 letters, digits, _ or -, not 'a b'"),
     (("enqueue", "t", "--queue", "a b"), "queue must be"),
     (("enqueue", "a task"), "a task's name must be"),
     (("enqueue", "t", '{"a":'), "the argument '{\"a\":' is not valid JSON"),
@@ -65,6 +65,12 @@ INVALID = [
     ),
     (("jobs", "--state", "deaad"), "Invalid value for '--state': 'deaad' is not one of 'scheduled'"),
     (("enqueue", "t", "-1", "2"), "No such option: -1; write `--` before arguments that begin with a dash"),
+    (("enqueue", "t", "--key-mode", "reject"), "--key-mode has no effect without a key: pass --key, or leave it out"),
+    (("enqueue", "t", "--delay", "1d", "--run-at", "2030-01-01T00:00:00Z"), "--delay and --run-at cannot be combined"),
+    (("jobs", "--text", ""), "--text '' cannot be searched for: pass text, or leave it out for jobs with any text"),
+    (("history", "--since", "60d"), "--since 60d is not within the history: pass up to 30 days\n"),
+    (("history", "--step", "90s"), "--step 90s cannot be used: pass a multiple of 60 seconds (minutes)"),
+    (("check", "--max-depth=-1"), "--max-depth -1 is not a limit: pass an integer of 0 or more"),
     (("stats", "rq+redis://:secret@host"), "unexpected extra argument"),
 ]
 
@@ -77,7 +83,7 @@ FAILED = [
     (("dead", "retry", "there"), "job 'there' is not in the dead letters"),
     (("dead", "discard", "there"), "job 'there' is not in the dead letters"),
     (("retry", "there"), "job there is queued: retry() takes dead, cancelled, scheduled or retrying"),
-    (("enqueue", "t", "--id", "there"), "there"),
+    (("enqueue", "t", "--id", "there"), "a job with the id 'there' exists already: choose another --id, unless"),
     (("jobs", "--url", "sqlite:////nowhere/jobs.db"), "make the folder /nowhere first"),
     (("jobs", "--url", f"sqlite:///{'a' * 300}"), "its name is too long"),
 ]

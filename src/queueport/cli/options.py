@@ -12,8 +12,9 @@ from typing import Annotated, Any, Concatenate
 import typer
 
 from queueport.cli.job_ids import full_id
+from queueport.cli.option_names import options_of, with_option_names
 from queueport.connect import URL_VARIABLE, get_queue, named
-from queueport.errors import ConfigurationError
+from queueport.errors import ConfigurationError, QueueportError
 from queueport.job import JobFilters
 from queueport.queue import JobQueue
 from queueport.spi.settings import duration
@@ -225,8 +226,13 @@ def with_queue(command: Callable[Concatenate[JobQueue, ...], None], *, takes_url
             for name in (name for name in ids if options[name] is not None):
                 given = options[name]
                 options[name] = full_id(queue, given) if isinstance(given, str) else [full_id(queue, i) for i in given]
-            command(queue, **options)
+            try:
+                command(queue, **options)
+            except QueueportError as error:
+                error.args = (with_option_names(str(error), names), *error.args[1:])
+                raise
 
+    names = options_of(inspect.signature(command).parameters.values(), (parse_seconds, parse_time))
     ids = [
         parameter.name
         for parameter in inspect.signature(command).parameters.values()
