@@ -44,7 +44,8 @@ def with_result(record: Record, store: JobStore) -> Record:
         )
     args, kwargs = decode_plain(record.payload)
     result = decode_json(b"null" if parent.result is None else parent.result, f"the result of job {parent.id}")
-    return replace(record, payload=Signature(record.task, None).encode_plain([result, *args], kwargs))
+    payload = Signature(record.task, None).encode_plain([result, *args], kwargs)
+    return replace(record, payload=payload, links=replace(links, pass_result=False))
 
 
 def replayed(
