@@ -86,7 +86,7 @@ def test_the_list_shows_the_latest_job(run: Run, queue: JobQueue, monkeypatch: p
         (("add", "sum", "cli.recurring", "1", "--cron", "x"), "'x' is not a cron expression"),
         (("add", "sum", "cli.recurring", "x", "--every", "5"), "argument 'a'"),
         (("pause", "other"), "there is no schedule 'other'"),
-        (("add", "sum", "cli.recurring", "1", "--every", "5", "--catch-up", "some"), "catch_up must be one of"),
+        (("add", "sum", "cli.recurring", "1", "--every", "5", "--catch-up", "some"), "--catch-up must be one of"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments: tuple[str, ...], sentence: str, run: Run, queue: JobQueue) -> None:

@@ -157,7 +157,7 @@ def test_a_worker_touches_a_file_while_it_lives_even_if_the_store_does_not_answe
     assert worker.stop() == 0
     refused = start("worker", "--alive-file", "absent/alive")
     assert refused.wait() == 2
-    assert "alive_file 'absent/alive' cannot be written: No such file or directory" in refused.log
+    assert "--alive-file 'absent/alive' cannot be written: No such file or directory" in refused.log
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
