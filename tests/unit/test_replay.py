@@ -198,7 +198,7 @@ def test_a_task_cannot_replay_its_own_job_with_a_key(queue: JobQueue) -> None:
 
 def test_an_unknown_job_is_refused(queue: JobQueue) -> None:
     for wrong in ("nosuch", "a b", ""):
-        with pytest.raises(JobNotFound, match="there is no job|is not a job id"):
+        with pytest.raises(JobNotFound, match=r"there is no job|is not a job id"):
             queue.replay(wrong)
 
 
