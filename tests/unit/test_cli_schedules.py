@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from queueport import JobQueue, get_queue, task
 from queueport.cli.app import app
 from queueport.engine.schedules import ScheduleDispatcher
+from queueport.tasks import registry
 
 Run = Callable[..., str]
 
@@ -100,3 +101,16 @@ def test_bad_input_is_one_sentence(arguments: tuple[str, ...], sentence: str, ru
 
 def test_a_backend_without_another_scheduler_has_nothing_to_import(run: Run) -> None:
     assert json.loads(run("import", "--json")) == []
+    assert "note: no schedules were found; this command reads those of an app: celery://MODULE:APP" in run("import")
+
+
+def test_the_removal_of_a_declared_schedule_says_that_it_comes_back(run: Run, queue: JobQueue) -> None:
+    with registry.isolated():
+
+        @task(name="cli.declared", every=60)
+        def declared() -> None: ...
+
+        ScheduleDispatcher(queue.operations, [declared]).tick()
+    assert "the next worker with this task adds it again" in run("remove", "cli.declared")
+    run("add", "mine", "cli.recurring", "1", "--every", "60")
+    assert run("remove", "mine") == "schedule mine removed\n"

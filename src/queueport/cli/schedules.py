@@ -118,7 +118,11 @@ def import_schedules(
         output.print_json([dict(zip(("name", "task", "when", "outcome"), row, strict=True)) for row in rows])
     else:
         output.print_parts(output.table(("name", "task", "when", "outcome"), rows))
-        if not apply and rows:
+        if not rows:
+            typer.echo(
+                "note: no schedules were found; this command reads those of an app: celery://MODULE:APP", err=True
+            )
+        elif not apply:
             typer.echo("note: nothing was changed; add --apply to import these schedules", err=True)
     if any(outcome.startswith("cannot") for *_, outcome in rows):
         raise typer.Exit(FAILED)
@@ -145,8 +149,17 @@ def run_schedule(queue: JobQueue, *, name: Name, as_json: Json = False) -> None:
 
 def remove_schedule(queue: JobQueue, *, name: Name, as_json: Json = False) -> None:
     """Remove a schedule. The jobs that it has made stay."""
+    declared = any(
+        entry.name == name and entry.module for entry in read_entries(queue.operations.store, lambda _: None)
+    )
     queue.schedules.remove(name)
     output.print_result({"name": name}, f"schedule {name} removed", as_json)
+    if declared:
+        typer.echo(
+            f"note: the task {output.one_line(name)} declares this schedule, so the next worker with this task adds it "
+            "again: pause it instead, or remove every= or cron= from the declaration",
+            err=True,
+        )
 
 
 def _print(schedule: Schedule, as_json: bool) -> None:
