@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -109,10 +110,13 @@ class TaskLimit(QueueLimit):
         )
 
 
+_signature = functools.lru_cache(inspect.signature)  # reading a signature takes longer than the rest of an enqueue
+
+
 def _takes(function: Callable[..., object], call: Call) -> bool:
     """True if the function can certainly be called with these arguments."""
     try:
-        inspect.signature(function).bind(*call[0], **call[1])
+        _signature(function).bind(*call[0], **call[1])
     except (TypeError, ValueError):  # ValueError: Python does not know the parameters of some built-in functions
         return False
     return True
