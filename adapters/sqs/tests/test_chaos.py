@@ -13,7 +13,7 @@ from adapters.sqs.tests.clients import client
 from queueport.spi.url import BackendURL
 from queueport.testing.chaos.plan import CLOCKS
 from queueport.testing.chaos.servers import open_servers
-from queueport_sqs.client import THROTTLED
+from queueport_sqs.client import THROTTLED, code_of
 from tests.servers import aws_server
 from tests.servers.chaos import check_chaos
 
@@ -43,7 +43,7 @@ def test_throttle_refuses_every_other_call(role: str, service: str, monkeypatch:
             try:
                 aws.list_queues() if service == "sqs" else aws.list_tables()
             except ClientError as error:
-                return str(error.response["Error"]["Code"])
+                return code_of(error)
             return None
 
         assert [code() for _ in range(4)] == [None] * 4

@@ -27,7 +27,8 @@ def options_of(parameters: Iterable[Parameter], parsers: Iterable[Callable[[str]
         for info in getattr(parameter.annotation, "__metadata__", ()):
             name = info.default if isinstance(info, OptionInfo) else None  # typer.Option("--name") stores it there
             if isinstance(name, str) and name.startswith("--"):
-                option = Option(name.partition("/")[0], info.parser in parsers)
+                takes_time = any(info.parser is parser for parser in parsers)
+                option = Option(name.partition("/")[0], takes_time)
                 found[parameter.name] = found[parameter.name.removesuffix("_name")] = option
     return found
 
