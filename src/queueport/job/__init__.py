@@ -494,7 +494,7 @@ def _text(pattern: re.Pattern[str], description: str) -> Callable[[str, object],
 
 
 _queue = _text(QUEUE_NAME, "1 to 64 letters, digits, _, - or ., and must not begin with a dot")
-check_id = _text(JOB_ID, "1 to 64 letters, digits, _ or -")
+check_id: Callable[[str, object], str] = _text(JOB_ID, "1 to 64 letters, digits, _ or -")
 """Takes the name of an argument and its value, and returns the value if it is a valid id. Raises InvalidJob."""
 _label = _text(_LABEL, "1 to 256 characters of text without control characters")
 
