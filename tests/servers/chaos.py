@@ -16,5 +16,6 @@ def check_chaos(url: str, *kinds: str) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.stdout, ended.stderr
     found = json.loads(ended.stdout)
-    assert {kind: sentences for kind, sentences in found["breaches"].items() if sentences} == {}, ended.stderr
+    breaches = {kind: sentences for kind, sentences in found["breaches"].items() if sentences}
+    assert not breaches, f"{breaches}\n{ended.stderr}"
     assert sum(found["faults"].values()) == len(kinds)
