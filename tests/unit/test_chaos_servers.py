@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -13,7 +14,7 @@ import pytest
 
 from queueport.errors import ConfigurationError
 from queueport.testing.chaos.plan import CLOCKS
-from queueport.testing.chaos.proxy import DELAY, Proxy
+from queueport.testing.chaos.proxy import DELAY, Proxy, head_of_call
 from queueport.testing.chaos.servers import NAMES, open_servers
 
 
@@ -95,19 +96,30 @@ def test_half_open_connections_stay_until_the_end_and_forward_nothing(listener: 
                 end.recv(1)
 
 
-def test_a_throttled_request_that_arrives_in_pieces_is_not_forwarded(listener: socket.socket, proxy: Proxy) -> None:
+def test_a_throttled_request_is_answered_and_not_forwarded(listener: socket.socket, proxy: Proxy) -> None:
     client, server = pair(listener, proxy)
     with client, server, proxy.throttled():
         client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\none.")
         assert server.recv(1000).endswith(b"one.")
-        client.sendall(b"POST / HTTP/1.1\r\nX-Amz-Target: DynamoDB_20120810.GetItem\r\nContent-Le")
-        time.sleep(0.05)  # so that the rest is a chunk of its own
-        client.sendall(b"ngth: 4\r\n\r\ntwo.")
+        client.sendall(b"POST / HTTP/1.1\r\nX-Amz-Target: DynamoDB_20120810.GetItem\r\nContent-Length: 4\r\n\r\ntwo.")
         answer = client.recv(1000)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"ProvisionedThroughputExceededException" in answer
         client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\nthree.")
         assert server.recv(1000).endswith(b"three.")
+
+
+@pytest.mark.parametrize("first", [9, 30, 38, 40, 44])
+def test_a_request_that_arrives_in_pieces_is_read_to_its_end(first: int) -> None:
+    request = b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\none."
+
+    async def read() -> tuple[bytes, bytes]:
+        reader = asyncio.StreamReader()
+        reader.feed_data(request[first:] + b"next")
+        reader.feed_eof()
+        return await head_of_call(request[:first], reader), await reader.read()
+
+    assert asyncio.run(read()) == (request.partition(b"\r\n\r\n")[0], b"next")
 
 
 PROXIED = ["cut", "delay", "half-open"]

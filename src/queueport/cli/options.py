@@ -229,10 +229,10 @@ def with_queue(command: Callable[Concatenate[JobQueue, ...], None], *, takes_url
             try:
                 command(queue, **options)
             except QueueportError as error:
+                names = options_of(inspect.signature(command).parameters.values(), (parse_seconds, parse_time))
                 error.args = (with_option_names(str(error), names), *error.args[1:])
                 raise
 
-    names = options_of(inspect.signature(command).parameters.values(), (parse_seconds, parse_time))
     ids = [
         parameter.name
         for parameter in inspect.signature(command).parameters.values()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from queueport.errors import ConfigurationError
 from queueport.spi.history import HOUR, KEEP_HOURS, KEEP_MINUTES, MINUTE, HistoryCounts, HistoryQuery, start_of
-from queueport.spi.store import JobStore
+from queueport.spi.store import JobStore, Query
 from queueport.stats import HistoryPoint
 
 __all__ = ["Recent", "last", "points", "recent", "spans"]
@@ -35,9 +35,9 @@ def _number(value: object) -> float:
     return seconds if isinstance(seconds, int | float) and not isinstance(seconds, bool) else -1.0
 
 
-def last(since: int, step: int, now: float) -> HistoryQuery:
-    """The query for the last `since` seconds. `spans` has checked `since` and `step`, and `now` is the store's time."""
-    return HistoryQuery(start_of(step, now - since), start_of(MINUTE, now) + MINUTE, step)
+def last(since: int, step: int, now: float, wanted: Query) -> HistoryQuery:
+    """The query for the last `since` seconds of the queue and task in `wanted`. `now` is the store's time."""
+    return HistoryQuery(start_of(step, now - since), start_of(MINUTE, now) + MINUTE, step, wanted.queue, wanted.task)
 
 
 def points(found: Iterable[HistoryCounts], query: HistoryQuery, now: float) -> list[HistoryPoint]:

@@ -513,7 +513,7 @@ class JobQueue:
         back, length = spans(since, step)
         wanted, store = filters(queue=queue, task=task), self.operations.store
         now = store.now()
-        query = replace(last(back, length, now), queue=wanted.queue, task=wanted.task)
+        query = last(back, length, now, wanted)
         return points(store.history(query), query, now)
 
     def pause(self, queue: str, reason: str | None = None) -> None:

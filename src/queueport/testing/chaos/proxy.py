@@ -15,7 +15,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["DELAY", "Proxy"]
+__all__ = ["DELAY", "Proxy", "head_of_call"]
 
 DELAY = 0.2
 """The seconds by which `delayed` delays each chunk of bytes."""

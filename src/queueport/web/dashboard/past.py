@@ -70,7 +70,7 @@ class Past:
         """
         wanted = filters(queue=queue or None, task=task or None)
         now = self._queue.operations.store.now()
-        query = replace(last(span.since, span.step, now), queue=wanted.queue, task=wanted.task)
+        query = last(span.since, span.step, now, wanted)
         numbers = (one for found in self._steps(span, query, now).values() for one in found)
         return points((one for one in numbers if query.matches((one.queue, one.task))), query, now)
 
