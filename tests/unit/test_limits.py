@@ -14,6 +14,7 @@ import pytest
 from queueport import Job, JobQueue, JobState, get_queue, task
 from queueport.engine.dispatcher import Dispatcher
 from queueport.errors import ConfigurationError, InvalidJob
+from queueport.job import JobHandle
 from queueport.job.limits import QueueLimit
 from queueport.spi.store import MOST_LIMITS
 from queueport.stores.memory.store import MemoryStore
@@ -76,6 +77,10 @@ class Gate:
                 self.now -= 1
 
         self.task: Task[..., None, None] = task(name="tests.gate", **options)(run)
+
+
+def wait_until_held(handle: JobHandle[Any]) -> None:
+    eventually(lambda: handle.status().reason == "limited")
 
 
 def test_no_more_jobs_run_than_the_limit_and_they_keep_their_order(queue: JobQueue) -> None:
@@ -336,7 +341,7 @@ def test_only_the_dispatcher_that_let_the_latest_job_of_a_rate_on_plans_the_next
 
 def test_a_job_with_a_limited_task_and_a_limited_queue_starts_when_both_let_it(queue: JobQueue) -> None:
     def takes_time() -> None:
-        time.sleep(0.02)
+        time.sleep(0.02)  # the work of the job: others are held meanwhile
 
     limited, other = task(name="tests.one", concurrency=1)(takes_time), task(name="tests.other")(takes_time)
     queue.limit("default", concurrency=1)
@@ -353,7 +358,7 @@ def test_a_rate_that_was_raised_lets_jobs_begin_at_once(queue: JobQueue) -> None
     first, second = (queue.enqueue(gate.task, number) for number in range(2))
     with queue.worker(tasks=[gate.task]):
         first.result(10)
-        eventually(lambda: second.status().reason == "limited")
+        wait_until_held(second)
         queue.limit("default", rate="100/s")
         second.result(10)
 
@@ -377,10 +382,10 @@ def test_a_job_of_a_paused_queue_does_not_keep_the_slot_of_a_task(queue: JobQueu
     with queue.worker("default", "bulk", tasks=[gate.task], threads=4):
         eventually(lambda: gate.order == [0])
         paused = queue.enqueue(gate.task.using(queue="bulk"), 1)
-        eventually(lambda: paused.status().reason == "limited")
+        wait_until_held(paused)
         queue.pause("bulk")
         urgent = queue.enqueue(gate.task, 2)
-        eventually(lambda: urgent.status().reason == "limited")
+        wait_until_held(urgent)
         gate.open.set()
         first.result(10)
         urgent.result(10)
@@ -399,9 +404,9 @@ def test_a_job_that_no_worker_takes_loses_its_place_in_the_limit(
         eventually(lambda: gate.order == [0])
         left = queue.enqueue(gate.task.using(queue="bulk"), 1)
         with queue.worker("bulk", tasks=[gate.task]):
-            eventually(lambda: left.status().reason == "limited")
+            wait_until_held(left)
         last = queue.enqueue(gate.task, 2)
-        eventually(lambda: last.status().reason == "limited")
+        wait_until_held(last)
         gate.open.set()
         first.result(10)
         last.result(10)

@@ -315,14 +315,14 @@ class Lifecycle:
         """
         if not is_held(record):
             return Refusal.NOT_ALLOWED
+        if self.rules.carries:
+            if paused:
+                return Change({"reason": PAUSED, "held_by": None}).with_next(_checked_in(REST, record, now))
+            return Change({"reason": None}, {"wake_at": self.rules.claim}, then=frozenset({FollowUp.PUBLISH}))
+        queued = {"sent": True, "reason": None}
         if paused:
-            freed = {"held_by": None, "reason": PAUSED if self.rules.carries else None}
-            if self.rules.carries:
-                return Change(freed).with_next(_checked_in(REST, record, now))
-            return Change({**freed, "sent": True, "wake_at": record.expires_at})
-        if not self.rules.carries:
-            return Change({"sent": True, "reason": None}).with_next(_checked_in(PASSED, record, now))
-        return Change({"reason": None}, {"wake_at": self.rules.claim}, then=frozenset({FollowUp.PUBLISH}))
+            return Change({**queued, "held_by": None, "wake_at": record.expires_at})
+        return Change(queued).with_next(_checked_in(PASSED, record, now))
 
     # -- requests of callers and operators ---------------------------------------------------------
 

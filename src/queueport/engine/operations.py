@@ -503,8 +503,7 @@ class Operations:
             try:
                 self.apply(list(zip(claimed, call_each(decide, claimed, _undecided), strict=True)))
             finally:  # even without an answer, the store may have let the jobs rest
-                now = self.runtime.monotonic()
-                self._resting += [(now, record.id, record.queue) for record in claimed if record.queue in paused]
+                self._note_resting(record for record in claimed if record.queue in paused)
             return len(claimed)
 
     def needed(self, records: Sequence[Record]) -> frozenset[str]:
@@ -597,8 +596,12 @@ class Operations:
             self.apply([(record, self.lifecycle.let_on(record, held.now, paused=True)) for record in records])
             if self.driver.carries:
                 with self._dispatching:
-                    now = self.runtime.monotonic()
-                    self._resting += [(now, record.id, record.queue) for record in records]
+                    self._note_resting(records)
+
+    def _note_resting(self, records: Iterable[Record]) -> None:
+        """Remember the jobs that this process has let rest. The caller holds `_dispatching`."""
+        now = self.runtime.monotonic()
+        self._resting += [(now, record.id, record.queue) for record in records]
 
     def _wake(self, ids: Sequence[str]) -> None:
         found = call_batch(self.store.get, ids, lambda _, __: None)  # leaves out a record that cannot be read
