@@ -68,7 +68,7 @@ class Limits:
             since = now - self._started.get(name, 0.0)
             assert since >= 1 / rate - ROUNDING, "jobs start faster than their limit allows"
             self._started[name] = now
-        if self._let_on.get(after.id) != name:
+        if after.id not in self._let_on:  # a job that one of its limits has let on passes the held jobs of the others
             assert not self._held(name, records), "a job overtakes those that wait for its limit"
 
     def polled(self, records: Records, now: float) -> None:
