@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pytest
 
 from queueport.testing.servers import PrivateServer, Server, answers, free_port, private_folder, running, started
+from queueport.testing.waiting import eventually
 
 
 class Http(PrivateServer):
@@ -28,6 +31,39 @@ class Http(PrivateServer):
 
 class Absent(Http):
     program = "no-such-server"
+
+
+COUNT = """
+import mmap, os, sys, threading
+os.nice(19)
+with open(sys.argv[1], "r+b") as file:
+    counts = mmap.mmap(file.fileno(), 0)
+def count(at):
+    while True:
+        counts[at] = (counts[at] + 1) % 256
+for at in range(len(counts)):
+    threading.Thread(target=count, args=(at,)).start()
+"""
+"""A program whose threads count without end, each in a byte of a file."""
+
+
+class CountingChild(PrivateServer):
+    """A shell that starts COUNT as its child, as RabbitMQ's shell starts the server."""
+
+    def __init__(self) -> None:
+        folder = private_folder("counting")
+        self.counts = folder / "counts"
+        self.counts.write_bytes(bytes(8))
+        super().__init__("counting://", 0, folder)
+
+    def command(self) -> Sequence[str]:
+        return ["sh", "-c", '"$@" & wait', "sh", sys.executable, "-c", COUNT, str(self.counts)]
+
+    def ready(self) -> bool:
+        return self.has_counted_since(bytes(8))
+
+    def has_counted_since(self, before: bytes) -> bool:
+        return self.counts.read_bytes() != before
 
 
 @pytest.fixture
@@ -53,6 +89,22 @@ def test_a_private_server_keeps_its_files_when_it_is_restarted_paused_or_stopped
     with server.down():
         assert not answers(server.port)
     assert read(server) == b"data"
+
+
+@pytest.fixture
+def counting() -> Iterator[CountingChild]:
+    server = CountingChild()
+    yield server
+    server.kill()
+
+
+def test_nothing_of_a_paused_server_runs_on(counting: CountingChild) -> None:
+    for _ in range(40):  # a pause that waited only for the shell failed about every sixth time
+        with counting.paused():
+            before = counting.counts.read_bytes()
+            time.sleep(0.01)
+            assert not counting.has_counted_since(before)
+        eventually(partial(counting.has_counted_since, before))
 
 
 def test_a_shared_server_is_named_by_a_variable_or_found_on_its_port(

@@ -1,16 +1,20 @@
-"""`WorkerProcess`: a real worker process that a test starts, stops, pauses and kills. For the harness and for tests."""
+"""`WorkerProcess`: a real worker process that a test starts, stops, pauses and kills. For the harness and for tests.
+
+`pause_group` pauses a worker or a server together with the processes that it has started.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from queueport.testing.waiting import eventually
 
-__all__ = ["WorkerProcess"]
+__all__ = ["WorkerProcess", "pause_group"]
 
 
 class WorkerProcess:
@@ -45,8 +49,8 @@ class WorkerProcess:
         self._process.wait()
 
     def pause(self) -> None:
-        """Send SIGSTOP to the whole process group."""
-        self._send(signal.SIGSTOP)
+        """Send SIGSTOP to the whole process group, and wait until it has stopped, as `pause_group` does."""
+        pause_group(self.pid)
 
     def resume(self) -> None:
         """Send SIGCONT to the whole process group."""
@@ -83,3 +87,24 @@ class WorkerProcess:
             os.killpg(self.pid, number)
         except ProcessLookupError:  # the whole group has ended
             return
+
+
+def pause_group(group: int) -> None:
+    """Send SIGSTOP to all processes of a group, and wait until all their threads have stopped.
+
+    On a busy machine, a thread may go on for many milliseconds after the signal was sent. Without /proc, that is on
+    systems other than Linux, there is no wait. Does nothing if the whole group has ended. Raises AssertionError if a
+    thread still runs after ten seconds.
+    """
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGSTOP)
+    eventually(lambda: all(state in "TtDZX" for state in _thread_states(group)))
+
+
+def _thread_states(group: int) -> Iterator[str]:
+    """The state of each thread of a process group, as one of the letters of proc(5)."""
+    for path in Path("/proc").glob("[0-9]*/task/*/stat"):
+        with suppress(OSError):  # the thread has ended
+            state, _, thread_group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(thread_group) == group:
+                yield state

@@ -31,6 +31,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from queueport.testing.process import pause_group
 from queueport.testing.waiting import eventually
 
 __all__ = [
@@ -132,9 +133,8 @@ class PrivateServer(Server):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        self.send(signal.SIGSTOP)
-        if self._process is not None:  # wait until the signal has stopped all threads of the server
-            os.waitpid(self._process.pid, os.WUNTRACED)
+        if self._process is not None:
+            pause_group(self._process.pid)
         try:
             yield
         finally:
