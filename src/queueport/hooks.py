@@ -14,7 +14,7 @@ from queueport.context import CurrentJob
 from queueport.errors import ConfigurationError, log_error
 from queueport.job import Job
 from queueport.status import JobError, JobState, JobStatus
-from queueport.tasks import registry
+from queueport.tasks import declaring_module, hook_modules, registry
 
 __all__ = ["Event", "EventName", "around_job", "before_enqueue", "on_dead", "on_event"]
 
@@ -95,7 +95,7 @@ def around_job(hook: AroundHook) -> AroundHook:
     Raises ConfigurationError if `hook` is not callable.
     """
     _check_callable(hook, "around_job")
-    _around.append(contextmanager(hook) if inspect.isgeneratorfunction(hook) else hook)
+    _add(_around, contextmanager(hook) if inspect.isgeneratorfunction(hook) else hook)
     return hook
 
 
@@ -111,7 +111,7 @@ def before_enqueue(hook: BeforeHook) -> BeforeHook:
     retried. Raises ConfigurationError if `hook` is not callable.
     """
     _check_callable(hook, "before_enqueue")
-    _before.append(hook)
+    _add(_before, hook)
     return hook
 
 
@@ -124,7 +124,7 @@ def on_dead(hook: DeadHook) -> DeadHook:
     ConfigurationError if `hook` is not callable.
     """
     _check_callable(hook, "on_dead")
-    _dead.append(hook)
+    _add(_dead, hook)
     return hook
 
 
@@ -143,7 +143,7 @@ def on_event(hook: EventHook) -> EventHook:
     Raises ConfigurationError if `hook` is not callable.
     """
     _check_callable(hook, "on_event")
-    event_hooks.append(hook)
+    _add(event_hooks, hook)
     return hook
 
 
@@ -215,9 +215,16 @@ def call_on_dead(status: JobStatus) -> None:
 
 
 def modules() -> list[str]:
-    """The names of the modules that define the registered hooks. A worker's child processes import these modules."""
+    """The names of the modules that define and register hooks. A worker's child processes import these modules."""
     dead = [hook for task in registry.tasks() for hook in task.dead_hooks]
-    return list(dict.fromkeys(hook.__module__ for hook in (*_around, *_before, *_dead, *event_hooks, *dead)))
+    hooks = [*_around, *_before, *_dead, *event_hooks, *dead]
+    names = [name for hook in hooks for name in (hook.__module__, hook_modules.get(id(hook), hook.__module__))]
+    return list(dict.fromkeys(names))
+
+
+def _add(hooks: list[Any], hook: Any) -> None:
+    hooks.append(hook)
+    hook_modules[id(hook)] = declaring_module(hook.__module__)
 
 
 def _check_callable(hook: object, name: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ from queueport.job.recurrence import Recurrence, RecurrenceOptions
 from queueport.retry import importable
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from queueport.job.arguments import Signature
     from queueport.status import JobStatus
 
@@ -241,6 +244,7 @@ class Task(Generic[P, R, C]):
         if self.function is None:
             raise ConfigurationError(f"the code of task {self.name!r} is in another application: register hooks there")
         self.dead_hooks.append(hook)
+        hook_modules[id(hook)] = declaring_module(hook.__module__)
         return hook
 
     def _with(self, given: Options) -> Task[P, R, C]:
@@ -391,6 +395,7 @@ class TaskDecorator:
             declared: Task[..., Any, Any] = Task(
                 chosen, function, aliases=older, options=known, recurrence=recurrence, limit=limit
             )
+            declared.__module__ = declaring_module(function.__module__)
             registry.add(declared)
             return declared
 
@@ -479,6 +484,24 @@ def _place(function: Callable[..., Any] | Task[..., Any, Any]) -> str:
     return f"{importable(function.__module__)}.{function.__qualname__}"
 
 
+def declaring_module(own: str) -> str:
+    """The module whose import repeats the present declaration of a function of the module `own`, in another process.
+
+    This is `own` if its code calls queueport, directly or by way of other modules. Otherwise, it is the module that
+    calls queueport: the function is then a library's, for example.
+    """
+    caller = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", own)
+        if name == own:
+            return own
+        if caller is None and name.partition(".")[0] != "queueport":
+            caller = name
+        frame = frame.f_back
+    return own if caller is None else caller
+
+
 def _same(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
     """True if both tasks are probably one function that was loaded twice.
 
@@ -488,5 +511,7 @@ def _same(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
     return _place(one) == _place(other) or (one.__qualname__ == other.__qualname__ and len(files) == 1)
 
 
+hook_modules: Final[dict[int, str]] = {}
+"""The `declaring_module` of each hook, by the `id` of the hook."""
 registry: Final = Registry()
 task: Final = TaskDecorator()

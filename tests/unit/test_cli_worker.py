@@ -421,6 +421,34 @@ def test_several_processes_use_hooks_log_and_stop_like_one(queue: JobQueue, star
     assert worker.stop() == 0
 
 
+def test_several_processes_find_tasks_and_hooks_whose_functions_are_in_another_module(
+    queue: JobQueue, start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "library.py").write_text(
+        "import logging, functools\n"
+        "def double(number: int) -> int:\n    return 2 * number\n"
+        "def fail() -> None:\n    raise ValueError\n"
+        "def around(job):\n    logging.getLogger('hook').warning('around %s', job.id)\n    yield\n"
+        "def dead(where, status):\n    logging.getLogger('hook').warning('dead %s %s', where, status.id)\n"
+        "dead_here, dead_there = functools.partial(dead, 'here'), functools.partial(dead, 'there')\n"
+    )
+    (tmp_path / "declared.py").write_text(
+        "import library\nfrom queueport import Retry, task\n"
+        "task(library.double)\nfail = task(retry=Retry(max_attempts=1))(library.fail)\n"
+    )
+    (tmp_path / "hooked.py").write_text(
+        "import library\nfrom queueport import around_job, on_dead\n"
+        "around_job(library.around)\non_dead(library.dead_here)\n"
+    )
+    (tmp_path / "alert.py").write_text("import declared, library\ndeclared.fail.on_dead(library.dead_there)\n")
+    double, fail = queue.enqueue("library.double", 4), queue.enqueue("library.fail")
+    worker = start("worker", "declared", "hooked", "alert", "--processes", "2")
+    assert double.result(timeout=20) == 8
+    lines = {f"around {double.id}", f"dead here {fail.id}", f"dead there {fail.id}"}
+    eventually(lambda: all(line in worker.log for line in lines), what=lambda: worker.log)
+    assert worker.stop() == 0
+
+
 def test_a_dispatcher_alone_queues_due_jobs_and_stops(queue: JobQueue, start: Start) -> None:
     process = start("dispatcher", "sqlite:///jobs.db?lease=2")
     job = queue.enqueue(task.named("shop.add", delay=0.2), 1, 2)

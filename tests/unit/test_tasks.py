@@ -210,6 +210,23 @@ def test_an_invalid_option_is_refused_at_the_declaration(names_before: list[str]
     assert registry.names() == names_before
 
 
+def test_the_module_of_a_task_is_the_one_whose_import_declares_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = {
+        "library_only": "def work(): ...",
+        "uses_library": "import library_only\nfrom queueport import task\nwork = task(library_only.work)",
+        "decorators": "from queueport import task\ndef slow(function): return task(timeout=60)(function)",
+        "uses_decorator": "from decorators import slow\n@slow\ndef wait(): ...",
+    }
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    work, wait = importlib.import_module("uses_library").work, importlib.import_module("uses_decorator").wait
+    assert (work.name, work.__module__) == ("library_only.work", "uses_library")
+    assert (wait.name, wait.__module__) == ("uses_decorator.wait", "uses_decorator")
+
+
 def test_a_name_taken_by_another_function_is_refused(names_before: list[str]) -> None:
     declared = task(name="mail.send", aliases=("old.send",))(send)
     for name, aliases in [("mail.send", ()), ("old.send", ()), ("new", ("mail.send",)), ("new", ("old.send",))]:
