@@ -9,7 +9,7 @@ import pytest
 from queueport.spi.record import Record
 from queueport.spi.store import JobStore
 from queueport.stores.memory.store import MemoryStore
-from queueport.testing.machine import LifecycleMachine
+from queueport.testing.machine import LifecycleMachine, LimitMachine
 from queueport.testing.machine.scheduler import Fault
 from queueport.workers import runner
 from tests.lifecycle.broken import ends_any_attempt
@@ -133,4 +133,16 @@ def test_a_job_whose_begin_was_repeated_gets_its_heartbeats_although_the_store_d
     state.enqueue(key=None, plan="succeeds", reach=ALL, task="task", when=(None, None))
     state.start_task(process=0)
     state.overtake(process=0, reach=ALL, thawed=False)
+    state.teardown()
+
+
+def test_a_repeated_begin_of_a_job_that_its_limit_holds_changes_only_when_the_job_is_looked_at_again() -> None:
+    class WithLimits(LimitMachine, Machine):
+        pass
+
+    state = WithLimits()
+    tasks = ("task", "other"), ("task", "other")
+    state.start(early=False, calm=False, tasks=tasks, begun=False, plan="succeeds", limit="slow")
+    state.work(process=0, reach=ALL)
+    state.work(process=0, reach=(3, Fault.NO_ANSWER))
     state.teardown()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from queueport.engine.rules import Rules
 from queueport.errors import BackendUnavailable, DuplicateJob
 from queueport.spi.record import Record
-from queueport.spi.storage import is_passed
+from queueport.spi.storage import is_held, is_passed
 from queueport.spi.store import JobStore
 from queueport.status import JobState, JobStatus, utc
 from queueport.testing.machine.promises import FollowUps, Limited, Limits, Ticks
@@ -328,7 +329,8 @@ class Checker:
         """Check the rules that hold for a record after every write."""
         begun_now = after.state is R and (before is None or before.state is not R)
         published = after.state is Q and after.sent
-        assert before is None or before.rev != after.rev, "a write without a new rev"
+        new = before is None or before.rev != after.rev or _held_again(before, after)
+        assert new, "a write without a new rev"
         assert after.failures <= self.max_attempts, "more failures than attempts allowed"
         assert after.crashes <= after.option("crash_limit", self.rules.crash_limit), "more crashes than allowed"
         assert after.attempts == self.begins[after.id] + begun_now, "an attempt is counted twice or not at all"
@@ -423,3 +425,8 @@ class Checker:
 
 def _budgets(record: Record) -> tuple[int, ...]:
     return record.life, record.attempts, record.failures, record.crashes
+
+
+def _held_again(before: Record, after: Record) -> bool:
+    """True if a worker has repeated a call to begin that was not answered, and its limit still holds the job."""
+    return is_held(before) and replace(before, wake_at=after.wake_at) == after
