@@ -21,7 +21,16 @@ def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trace:
 @pytest.fixture(params=["redis", "rabbitmq"])
 def celery(request: pytest.FixtureRequest, trace: Trace) -> Iterator[CeleryHarness]:
     """A harness for Celery. Each test that uses it runs on both brokers."""
-    harness = CeleryHarness(request.param)
+    yield from _used(CeleryHarness(request.param))
+
+
+@pytest.fixture
+def private_redis(trace: Trace) -> Iterator[CeleryHarness]:
+    """A harness for Celery over a Redis that only the tests of this process use."""
+    yield from _used(CeleryHarness("redis", private=True))
+
+
+def _used(harness: CeleryHarness) -> Iterator[CeleryHarness]:
     yield harness
     harness.end()
     print(harness.logs())  # noqa: T201  # pytest shows it where the test failed

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from adapters.celery.tests import dying_child
 from adapters.celery.tests.harness import CeleryHarness
@@ -110,6 +111,32 @@ def test_a_killed_process_of_the_pool_is_not_a_lost_worker_and_a_job_that_it_had
     assert handle.result(30) == 1  # Celery notices a killed process after ten seconds
     assert budgets(handle.status()) == (1, 0, 0)
     assert [*queue.operations.store.workers(lost=True)] == []
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "embedded"])
+def test_a_worker_survives_the_loss_of_the_connection_over_which_it_gets_commands(
+    private_redis: CeleryHarness, trace: Trace, native: bool
+) -> None:
+    """The worker loses its other connection to Redis a little later, while Celery waits for messages over it."""
+    harness = private_redis
+    queue = harness.open()
+    worker = harness.start(harness.native_command([QUEUE])) if native else harness.process()
+    handle = queue.enqueue(wait_for, "go")
+    running(trace, handle)
+    with redis.Redis.from_url(harness.server.url) as client:
+        allowed = client.config_get("maxclients")["maxclients"]
+        client.config_set("maxclients", 1)  # nobody can connect again
+        try:
+            (polling,) = [each["id"] for each in client.client_list() if each["cmd"] == "brpop"]
+            with client.pipeline() as pipe:
+                assert pipe.client_kill_filter(_type="pubsub").client_kill_filter(_id=polling).execute() == [1, 1]
+            eventually(lambda: "Connection to broker lost" in worker.log, 20, lambda: worker.log)
+        finally:
+            client.config_set("maxclients", allowed)
+    trace.open("go")
+    assert handle.result(20) == "go"
+    assert queue.enqueue(echo, 1).result(20) == 1
+    assert worker.running
 
 
 @pytest.mark.parametrize("pool", ["threads", "solo"])

@@ -32,7 +32,8 @@ class JobConsumer(Consumer):
     does not run queueport's jobs, all messages go to Celery.
     """
 
-    qos: Any  # celery-types does not know it
+    qos: Any  # celery-types does not know these two
+    task_consumer: Any
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect to the broker. After an outage, jobs must run again soon, so the pauses between attempts do not grow,
@@ -41,6 +42,18 @@ class JobConsumer(Consumer):
         if not self.app.conf.broker_connection_max_retries:
             conn.ensure_connection = partial(conn.ensure_connection, interval_start=PAUSE, interval_step=0)
         return super().ensure_connected(conn)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Reconnect after the connection was lost.
+
+        When kombu closes a channel to Redis, it first reads from the connection over which it waits for messages. If
+        that fails, the channel stays half closed, and its next use, for example to acknowledge a message, would end the
+        worker with an AttributeError. So the channel is closed once more than Celery does it.
+        """
+        connection: Any = self.connection
+        if connection.transport.driver_type == "redis" and self.task_consumer is not None:
+            connection.collect = partial(_collect, connection, self.task_consumer.channel, connection.collect)
+        super().on_connection_error_after_connected(exc)
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Delivery], Any]:
         """Make the function that Celery calls for each message."""
@@ -92,6 +105,11 @@ class JobConsumer(Consumer):
         if node is not None and isinstance(queue, str) and node.names.queue(queue) is not None:
             self.app.amqp.queues.add(node.names.declaration(queue))
         return super().add_task_queue(queue, *args, **options)
+
+
+def _collect(connection: Any, channel: Any, collect: Callable[..., None], **options: Any) -> None:
+    connection.maybe_close_channel(channel)
+    collect(**options)
 
 
 def _queue_of(message: Delivery, node: Node) -> str | None:
