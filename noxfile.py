@@ -249,11 +249,11 @@ def browser(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Compare queueport with each library used directly (`nox -s bench -- --help`). It needs an idle machine.
 
-    `nox -s bench -- scale` measures the calls of a store with up to a million records, and `nox -s bench -- pages URL`
-    the pages of the dashboard.
+    `nox -s bench -- scale` measures the calls of a store with up to a million records, `nox -s bench -- pages URL` the
+    pages of the dashboard, and `nox -s bench -- core` the core alone and two worker processes.
     """
     install(session, "bench", "tests", "servers", adapters=True)
-    if session.posargs[:1] in (["scale"], ["pages"]):
+    if session.posargs[:1] in (["scale"], ["pages"], ["core"]):
         session.run("python", "-m", f"benchmarks.{session.posargs[0]}", *session.posargs[1:])
     else:
         session.run("python", "-m", "benchmarks", *session.posargs)

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.pairs import PAIRS
 
-__all__ = ["table", "write"]
+__all__ = ["replace_part", "table", "write"]
 
 FIGURES: Mapping[str, str] = {
     "single": "enqueue /s",
@@ -95,9 +95,14 @@ def write(measured: Mapping[str, Any], docs: Path) -> None:
     """Replace the figures, the chart and the tables in `docs`."""
     (docs / "benchmarks.json").write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")
     chart(measured, docs / "benchmarks.svg")
-    page = docs / "benchmarks.md"
-    part = f"<!-- measured -->\n{table(measured)}\n<!-- end -->"
-    page.write_text(re.sub(r"<!-- measured -->.*?<!-- end -->", lambda _: part, page.read_text(), flags=re.DOTALL))
+    replace_part(docs, "measured", table(measured))
+
+
+def replace_part(docs: Path, name: str, text: str) -> None:
+    """Replace the part of `docs/benchmarks.md` that begins with a comment of this name."""
+    page, begin, end = docs / "benchmarks.md", f"<!-- {name} -->", "<!-- end -->"
+    part = f"{begin}\n{text}\n{end}"
+    page.write_text(re.sub(f"{begin}.*?{end}", lambda _: part, page.read_text(), flags=re.DOTALL))
 
 
 def _ratio(values: Sequence[float], least: float | None) -> str:

@@ -11,7 +11,6 @@ import itertools
 import json
 import multiprocessing
 import random
-import re
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.report import replace_part
 from queueport import JobQueue, get_queue, task
 from queueport.engine.dispatcher import Dispatcher
 from queueport.spi.record import Change, Record
@@ -220,9 +220,7 @@ def chart(measured: Mapping[int, Mapping[str, float]], path: Path) -> None:
 def write(name: str, measured: Mapping[int, Mapping[str, float]]) -> None:
     """Replace the table and the chart of this store in `docs`."""
     chart(measured, DOCS / f"scale-{name}.svg")
-    page, begin, end = DOCS / "benchmarks.md", f"<!-- scale {name} -->", "<!-- end -->"
-    part = f"{begin}\n![Chart](scale-{name}.svg)\n\n{table(measured)}\n{end}"
-    page.write_text(re.sub(f"{begin}.*?{end}", lambda _: part, page.read_text(), flags=re.DOTALL))
+    replace_part(DOCS, f"scale {name}", f"![Chart](scale-{name}.svg)\n\n{table(measured)}")
 
 
 def main() -> None:

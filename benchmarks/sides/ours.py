@@ -12,6 +12,8 @@ job = task(name="probe")(probe)
 
 
 class Bench(Side):
+    processes = 1
+
     def __init__(self) -> None:
         self._queue = get_queue()
 
@@ -26,7 +28,7 @@ class Bench(Side):
         return status.result if status.state.final else None
 
     def worker(self) -> list[str]:
-        options = [f"--threads={self.threads}", "--log-level=warning"]
+        options = [f"--threads={self.threads}", f"--processes={self.processes}", "--log-level=warning"]
         return command("queueport", "worker", "benchmarks.sides.ours", *options)
 
 
@@ -34,3 +36,9 @@ class Single(Bench):
     """queueport with one job at a time, to compare it with a worker that cannot run more."""
 
     threads = 1
+
+
+class Double(Bench):
+    """queueport with two worker processes."""
+
+    processes = 2
