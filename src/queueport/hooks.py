@@ -217,9 +217,10 @@ def call_on_dead(status: JobStatus) -> None:
 def modules() -> list[str]:
     """The names of the modules that define and register hooks. A worker's child processes import these modules."""
     dead = [hook for task in registry.tasks() for hook in task.dead_hooks]
-    hooks = [*_around, *_before, *_dead, *event_hooks, *dead]
-    names = [name for hook in hooks for name in (hook.__module__, hook_modules.get(id(hook), hook.__module__))]
-    return list(dict.fromkeys(names))
+    names: dict[str, None] = {}
+    for hook in (*_around, *_before, *_dead, *event_hooks, *dead):
+        names |= {hook.__module__: None, hook_modules.get(id(hook), hook.__module__): None}
+    return list(names)
 
 
 def _add(hooks: list[Any], hook: Any) -> None:
