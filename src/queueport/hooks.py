@@ -154,6 +154,7 @@ def remove(hook: Callable[..., Any]) -> None:
     for hooks in (_around, _before, _dead, event_hooks):
         if hook in hooks:
             hooks.remove(hook)
+            hook_modules.pop(id(hook), None)
 
 
 Send = Callable[[Sequence[Job[Any]]], list[Any]]
@@ -219,7 +220,8 @@ def modules() -> list[str]:
     dead = [hook for task in registry.tasks() for hook in task.dead_hooks]
     names: dict[str, None] = {}
     for hook in (*_around, *_before, *_dead, *event_hooks, *dead):
-        names |= {hook.__module__: None, hook_modules.get(id(hook), hook.__module__): None}
+        registered_in = hook_modules.get(id(hook), hook.__module__)
+        names |= {hook.__module__ or registered_in: None, registered_in: None}  # a built-in method has no module
     return list(names)
 
 

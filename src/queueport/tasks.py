@@ -493,7 +493,7 @@ def declaring_module(own: str) -> str:
     caller = None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = frame.f_globals.get("__name__", own)
+        name = str(frame.f_globals.get("__name__", "queueport"))  # code of `exec` has no name: leave it out
         if name == own:
             return own
         if caller is None and name.partition(".")[0] != "queueport":

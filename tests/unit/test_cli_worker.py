@@ -437,8 +437,8 @@ def test_several_processes_find_tasks_and_hooks_whose_functions_are_in_another_m
         "task(library.double)\nfail = task(retry=Retry(max_attempts=1))(library.fail)\n"
     )
     (tmp_path / "hooked.py").write_text(
-        "import library\nfrom queueport import around_job, on_dead\n"
-        "around_job(library.around)\non_dead(library.dead_here)\n"
+        "import library\nfrom queueport import around_job, on_dead, on_event\n"
+        "around_job(library.around)\non_dead(library.dead_here)\non_event([].append)\n"
     )
     (tmp_path / "alert.py").write_text("import declared, library\ndeclared.fail.on_dead(library.dead_there)\n")
     double, fail = queue.enqueue("library.double", 4), queue.enqueue("library.fail")

@@ -102,7 +102,7 @@ def test_nothing_of_a_paused_server_runs_on(counting: CountingChild) -> None:
     for _ in range(40):  # a pause that waited only for the shell failed about every sixth time
         with counting.paused():
             before = counting.counts.read_bytes()
-            time.sleep(0.01)
+            time.sleep(0.01)  # time in which a thread that still runs would count
             assert not counting.has_counted_since(before)
         eventually(partial(counting.has_counted_since, before))
 

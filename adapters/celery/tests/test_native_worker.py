@@ -113,14 +113,13 @@ def test_a_killed_process_of_the_pool_is_not_a_lost_worker_and_a_job_that_it_had
     assert [*queue.operations.store.workers(lost=True)] == []
 
 
-@pytest.mark.parametrize("native", [True, False], ids=["native", "embedded"])
-def test_a_worker_survives_the_loss_of_the_connection_over_which_it_gets_commands(
-    private_redis: CeleryHarness, trace: Trace, native: bool
+def test_celerys_worker_survives_the_loss_of_the_connection_over_which_it_gets_commands(
+    private_redis: CeleryHarness, trace: Trace
 ) -> None:
     """The worker loses its other connection to Redis a little later, while Celery waits for messages over it."""
     harness = private_redis
     queue = harness.open()
-    worker = harness.start(harness.native_command([QUEUE])) if native else harness.process()
+    worker = harness.start(harness.native_command([QUEUE]))
     handle = queue.enqueue(wait_for, "go")
     running(trace, handle)
     with redis.Redis.from_url(harness.server.url) as client:

@@ -92,8 +92,8 @@ class WorkerProcess:
 def pause_group(group: int) -> None:
     """Send SIGSTOP to all processes of a group, and wait until all their threads have stopped.
 
-    On a busy machine, a thread may go on for many milliseconds after the signal was sent. Without /proc, that is on
-    systems other than Linux, there is no wait. Does nothing if the whole group has ended. Raises AssertionError if a
+    On a busy machine, a thread may go on for many milliseconds after the signal was sent. On systems
+    without /proc, this function does not wait. Does nothing if the whole group has ended. Raises AssertionError if a
     thread still runs after ten seconds.
     """
     with suppress(ProcessLookupError):
