@@ -4,7 +4,7 @@
 backend), CHAOS_SEED, CHAOS_LEASE (seconds), and CHAOS_BACKENDS, a list of names in BACKENDS, separated by commas. With
 `--write`, the table replaces the one in docs/reliability.md. The exit code is 1 if there is a breach.
 
-"sqs" is run only if CHAOS_BACKENDS names it: its emulators are so slow that leases lapse on a busy machine.
+Those on SQS are run only if CHAOS_BACKENDS names them: the emulators are so slow that leases lapse on a busy machine.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import urlencode
 
+from queueport.testing.chaos.servers import NAMES
+from queueport.testing.redis_store import Redis
 from tests.servers.aws import Moto
 
+FRAMEWORKS = ("rq", "celery", "dramatiq")
+"""The backends that have workers of their own."""
 PAGE = Path(__file__).parents[2] / "docs/reliability.md"
 BEGIN, END = "<!-- table of the long runs -->\n", "<!-- end of the table -->\n"
 HEAD = (
-    "| backend | jobs | faults | `--seed` | accepted | repeated runs | breaches | longest recovery | minutes |\n"
-    "|---|---|---|---|---|---|---|---|---|\n"
+    "| backend | jobs | faults | `--seed` | accepted | repeated runs | breaches | loss noticed | next start |"
+    " minutes |\n|---|---|---|---|---|---|---|---|---|---|\n"
 )
 BACKENDS: Mapping[str, Sequence[str]] = {
-    **{
-        name: [name]
-        for name in ("sqlite", "rq", "celery+redis", "celery+rabbitmq", "dramatiq+redis", "dramatiq+rabbitmq")
-    },
-    "rabbitmq": ["rabbitmq"],
-    "nats": ["nats"],
-    "sqs": ["sqs"],
-    **{f"{name} (native)": [name, "--native"] for name in ("rq", "celery+redis", "dramatiq+redis")},
+    **{name: [name] for name in NAMES},
+    **{name: [name] for name in ("sqs+dynamodb", "sqs+redis", "sqs-fifo+redis")},
+    **{f"{name} (native)": [name, "--native"] for name in NAMES if name.partition("+")[0] in FRAMEWORKS},
 }
 """The arguments of the command for each row of the table."""
 
@@ -43,7 +42,7 @@ BACKENDS: Mapping[str, Sequence[str]] = {
 def main() -> None:
     """Run the backends, print the table, and write it if told so."""
     given = os.environ.get("CHAOS_BACKENDS")
-    names = [name for name in BACKENDS if name != "sqs"] if not given else given.split(",")
+    names = [name for name in BACKENDS if not name.startswith("sqs")] if not given else given.split(",")
     if unknown := [name for name in names if name not in BACKENDS]:
         sys.exit(f"CHAOS_BACKENDS: {unknown[0]!r} is not one of {', '.join(BACKENDS)}")
     seed = os.environ.get("CHAOS_SEED") or str(time.time_ns())
@@ -61,7 +60,15 @@ def run(words: Sequence[str], seed: str) -> dict[str, Any] | None:
     target, *options = words
     options += ["--seed", seed, "--jobs", os.environ.get("CHAOS_JOBS", "20000")]
     options += ["--faults", os.environ.get("CHAOS_FAULTS", "50"), "--lease", os.environ.get("CHAOS_LEASE", "10")]
-    command = [sys.executable, "-m", "queueport", "chaos", sqs() if target == "sqs" else target, "--json", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "queueport",
+        "chaos",
+        target if target in NAMES else sqs(target),
+        "--json",
+        *options,
+    ]
     credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # the emulators accept any
     environment = {**os.environ, **credentials}
     ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
@@ -72,11 +79,12 @@ def run(words: Sequence[str], seed: str) -> dict[str, Any] | None:
     return found
 
 
-def sqs() -> str:
-    """The URL of emulators of SQS and DynamoDB that this process has started."""
-    queues, store = (Moto() for _ in range(2))
-    records = quote(f"dynamodb://us-east-1/jobs?endpoint={store.url}", safe="")
-    return f"sqs://us-east-1?endpoint={quote(queues.url, safe='')}&create=true&wait=1&store={records}"
+def sqs(name: str) -> str:
+    """The URL of servers of this backend that this process has started: an emulator of SQS, and the store."""
+    queues, kind = Moto(), name.partition("+")[0]
+    store = f"dynamodb://us-east-1/jobs?endpoint={Moto().url}" if name.endswith("+dynamodb") else Redis().url
+    options = {"endpoint": queues.url, "create": "true", "wait": "1", "store": store}
+    return f"sqs://us-east-1?{urlencode({**options, 'fifo': 'true'} if kind == 'sqs-fifo' else options)}"
 
 
 def row(name: str, found: dict[str, Any] | None) -> str:
@@ -92,8 +100,9 @@ def cells(found: dict[str, Any] | None) -> Iterator[object]:
     yield found["repeated"]
     breaches = {kind: len(sentences) for kind, sentences in found["breaches"].items() if sentences}
     yield ", ".join(f"{number} {kind}" for kind, number in breaches.items()) or 0
-    kind, seconds = max(found["recovery"].items(), key=lambda pair: pair[1], default=("none", 0.0))
-    yield f"{seconds:.1f} s (`{kind}`)"
+    for longest in (found["noticed"], found["recovery"]):
+        kind, seconds = max(longest.items(), key=lambda pair: pair[1], default=("none", 0.0))
+        yield f"{seconds:.1f} s (`{kind}`)"
     yield f"{found['seconds'] / 60:.0f}"
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from queueport import JobQueue, JobState, get_queue
+from queueport import JobError, JobQueue, JobState, get_queue
 from queueport.testing.chaos import tasks
 from queueport.testing.chaos.ledger import LEDGER, Ledger, Run
 from queueport.testing.chaos.plan import FAULTS, SERVERS, Plan
@@ -183,6 +184,24 @@ def test_a_late_recovery_is_found(good: Evidence, seconds: float, late: bool) ->
     verdict = judge(replace(killed, runs=runs, faults=[kill]))
     assert verdict.recovery["kill"] == pytest.approx(seconds)
     assert bool(verdict.late) is late
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(9.9, False), (10.1, True)])
+@pytest.mark.parametrize("server", ["store", "broker"])
+def test_a_lost_worker_must_be_noticed_soon(good: Evidence, seconds: float, late: bool, server: str) -> None:
+    """However long its job then has to wait. A fault of the store prolongs this, a fault of the broker does not."""
+    first, wall = first_run(good), 1e9
+    assert first.end is not None
+    kill, cut = Happened("kill", first.worker, first.begin, first.end), Happened("cut", "", 0.0, first.end + 2, server)
+    at = (cut.end if server == "store" else kill.begin) + seconds
+    crash = JobError("queueport.errors.WorkerLost", "no heartbeat", "", datetime.fromtimestamp(wall + at, UTC), 1)
+    later = replace(crash, at=crash.at + timedelta(days=1))
+    errors = [crash, replace(later, type="builtins.ValueError"), replace(later, attempt=2)]
+    killed = changed(with_run(good, begin=at, end=at + 1), 1, attempts=2, result=[1, 2], errors=errors)
+    runs = [replace(run, end=None, outcome="") if run == first else run for run in killed.runs]
+    verdict = judge(replace(killed, runs=runs, faults=[kill, cut], wall=wall))
+    assert verdict.noticed["kill"] == pytest.approx(seconds, abs=1e-5)
+    assert any(sentence.startswith("chaos-1: its loss was noticed") for sentence in verdict.late) is late
 
 
 def test_only_a_fault_of_the_store_excuses_a_run_beside_another(good: Evidence) -> None:

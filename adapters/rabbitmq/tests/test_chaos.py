@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from queueport import Capability, get_queue
+from queueport.testing.chaos.servers import open_servers
 from tests.servers import rabbitmq_server, redis_server
 from tests.servers.chaos import check_chaos
 
@@ -17,3 +19,10 @@ def test_no_breach_is_found() -> None:
         "cut",
         "clock-back",
     )
+
+
+@pytest.mark.parametrize(("name", "classic"), [("rabbitmq", False), ("rabbitmq-classic", True)])
+def test_each_type_of_queue_has_private_servers(name: str, classic: bool) -> None:
+    with open_servers(name) as servers, get_queue(servers.url) as queue:
+        queue.setup("default")
+        assert (Capability.PRIORITY in queue.capabilities) is classic

@@ -41,6 +41,8 @@ class ChaosRun(TypedDict):
     """The number of runs that followed a crash or an interruption."""
     superseded: int
     """The number of runs that went on beside a run of a worker that had lost its lease."""
+    noticed: dict[str, float]
+    """For each kind of fault, the longest time in seconds from the fault until a lost attempt was noticed."""
     recovery: dict[str, float]
     """For each kind of fault, the longest time in seconds from the fault to the next start of a job that it hit."""
     breaches: Found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from queueport.testing.chaos.document import ChaosRun, Found
 from queueport.testing.chaos.run import Outcome
@@ -34,6 +34,7 @@ def document(outcome: Outcome) -> ChaosRun:
         runs=len(evidence.runs),
         repeated=verdict.repeated,
         superseded=verdict.superseded,
+        noticed={kind: round(seconds, 2) for kind, seconds in verdict.noticed.items()},
         recovery={kind: round(seconds, 2) for kind, seconds in verdict.recovery.items()},
         breaches=Found(
             lost=found["lost"],
@@ -55,8 +56,8 @@ def lines(outcome: Outcome) -> Iterator[str]:
     yield f"faults: {faults or 'none'}"
     yield f"producers were told: accepted {made['accepted']}, rejected {made['rejected']}, unknown {made['unknown']}"
     yield f"runs: {made['runs']}, of which {made['repeated']} repeated and {made['superseded']} superseded"
-    recovery = ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in made["recovery"].items())
-    yield f"longest recovery: {recovery or 'no job was hit'}; the bound is {made['lease'] + 5:g} s"
+    yield f"longest time until a loss was noticed: {_seconds(made['noticed'])}; the bound is {made['lease'] + 5:g} s"
+    yield f"longest time until such a job started again: {_seconds(made['recovery'])}; waits for other jobs are allowed"
     yield ", ".join(f"{kind} {len(found)}" for kind, found in outcome.verdict.breaches.items())
     for kind, found in outcome.verdict.breaches.items():
         yield from (f"{kind}: {sentence}" for sentence in found[:SHOWN])
@@ -67,3 +68,7 @@ def lines(outcome: Outcome) -> Iterator[str]:
         yield f"the ledger and the logs are in {outcome.folder}"
     words = "no breach" if made["ok"] else "BREACHES"
     yield f"{made['url']}: {words} in {made['seconds']:g} s with seed {made['seed']}"
+
+
+def _seconds(longest: Mapping[str, float]) -> str:
+    return ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in longest.items()) or "no job was hit"

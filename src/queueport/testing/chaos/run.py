@@ -86,9 +86,8 @@ def run(
         finally:
             world.end()
         ledger.update()
-        evidence = Evidence(
-            queue.settings.lease, ledger.told(), ledger.runs(), records, stats, _until_next(world.happened)
-        )
+        faults, wall = _until_next(world.happened), time.time() - time.monotonic()
+        evidence = Evidence(queue.settings.lease, ledger.told(), ledger.runs(), records, stats, faults, wall)
         seconds = time.monotonic() - started
         return Outcome(queue.url, plan, evidence, judge(evidence), world.unexpected, seconds, ledger.folder)
 

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -22,19 +22,31 @@ from queueport.testing.servers import Missing
 
 __all__ = ["NAMES", "Place", "Servers", "open_servers"]
 
-NAMES: Mapping[str, tuple[str, str | None]] = {
-    "sqlite": ("sqlite:///", None),
-    "rq": ("rq+", "redis"),
-    "celery+redis": ("celery+", "redis"),
-    "celery+rabbitmq": ("celery+", "rabbitmq"),
-    "dramatiq+redis": ("dramatiq+", "redis"),
-    "dramatiq+rabbitmq": ("dramatiq+", "rabbitmq"),
-    "rabbitmq": ("", "rabbitmq"),
-    "nats": ("", "nats"),
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """A backend with private servers: what its URL begins with, its broker, and options of the URL.
+
+    The store is a private Redis, which is the same server if the broker is Redis.
+    """
+
+    begin: str
+    broker: str | None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+NAMES: Mapping[str, Private] = {
+    "sqlite": Private("sqlite:///", None),
+    "rq": Private("rq+", "redis"),
+    "celery+redis": Private("celery+", "redis"),
+    "celery+rabbitmq": Private("celery+", "rabbitmq"),
+    "dramatiq+redis": Private("dramatiq+", "redis"),
+    "dramatiq+rabbitmq": Private("dramatiq+", "rabbitmq"),
+    "rabbitmq": Private("", "rabbitmq"),
+    "rabbitmq-classic": Private("", "rabbitmq", {"queue_type": "classic"}),
+    "nats": Private("", "nats"),
 }
-"""The names of backends for which private servers are started: what their URL begins with, and their broker. The store
-is a private Redis, which is the same server if the broker is Redis.
-"""
+"""The backends for which private servers are started, by name."""
 PORTS = {"redis": 6379, "amqp": 5672, "nats": 4222, "http": 80}
 """The URL schemes of servers that can have a proxy, and their standard ports."""
 DISK = 64
@@ -98,22 +110,23 @@ def open_servers(target: str) -> Iterator[Servers]:
 
 def _private(name: str, stack: ExitStack) -> tuple[str, dict[str, Faults]]:
     """Start the servers of a backend. Returns the URL, and the faults of each role."""
-    begin, broker = NAMES[name]
-    if broker is None:
+    backend = NAMES[name]
+    if backend.broker is None:
         folder = Path(tempfile.mkdtemp(prefix="queueport-chaos-disk-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        return f"{begin}{folder}/jobs.db", {"store": _small_disk(folder, stack)}
+        return f"{backend.begin}{folder}/jobs.db", {"store": _small_disk(folder, stack)}
     with NeedsExtra("redis", f"queueport chaos {name}"):
         from queueport.testing.private_servers import Nats, RabbitMQ, Redis
     store = Redis()
     faults: dict[str, Faults] = {"store": {"restart-store": store.down, "maxmemory": store.full}}
-    if broker == "redis":
-        return f"{begin}{store.url}", faults
-    server = RabbitMQ() if broker == "rabbitmq" else Nats()
+    if backend.broker == "redis":
+        return f"{backend.begin}{store.url}", faults
+    server = RabbitMQ() if backend.broker == "rabbitmq" else Nats()
     faults["broker"] = {"restart-broker": server.down}
     if isinstance(server, RabbitMQ):
         faults["broker"] = {**faults["broker"], "memory-alarm": server.memory_alarm}
-    return f"{begin}{server.url}?{urlencode({'store': store.url})}", faults
+    options = urlencode({"store": store.url, **backend.options})
+    return f"{backend.begin}{server.url}?{options}", faults
 
 
 def _small_disk(folder: Path, stack: ExitStack) -> Faults:

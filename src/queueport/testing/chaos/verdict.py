@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from queueport.errors import WorkerLost
 from queueport.stats import Stats
 from queueport.status import JobState, JobStatus
 from queueport.testing.chaos.ledger import Run
@@ -45,6 +46,8 @@ class Evidence:
     records: Mapping[str, JobStatus]
     stats: Stats
     faults: Sequence[Happened]
+    wall: float = 0.0
+    """The seconds by which the wall clock, which records use, is ahead of the monotonic clock of runs and faults."""
 
 
 @dataclass(slots=True)
@@ -62,13 +65,18 @@ class Verdict:
     stats: list[str] = field(default_factory=list)
     """Statistics that do not match the records."""
     late: list[str] = field(default_factory=list)
-    """Jobs that started again later than a lease and RECOVERY seconds after a fault, although their process was free;
-    and faults of servers after which no job started for so long. For a server, the time counts from the fault's end.
+    """Lost attempts that were noticed later than a lease and RECOVERY seconds after a fault; jobs that started again
+    later than that, although their process was free; and faults of servers after which no job started for so long. For
+    a server, the time counts from the fault's end.
     """
     repeated: int = 0
     """The number of runs that were not needed: they followed a crash or an interruption."""
     superseded: int = 0
     """The number of runs that went on beside a run of a worker that had lost its lease."""
+    noticed: dict[str, float] = field(default_factory=dict)
+    """For each kind of fault, the longest time in seconds from the fault until a lost attempt was noticed, and its job
+    was queued again; from the end of the last fault of the store, if that is later.
+    """
     recovery: dict[str, float] = field(default_factory=dict)
     """For each kind of fault, the longest time in seconds from the fault to the next start of a job that it hit; for a
     server, from the end of the fault, and to the next start of any job, too.
@@ -181,6 +189,7 @@ def _judge_recovery(verdict: Verdict, runs: Mapping[str, Sequence[Run]], evidenc
             if not hits:
                 continue
             fault = ([hit for hit in hits if not hit.server] or hits)[-1]  # a run whose process was killed has no end
+            _judge_notice(verdict, run, fault, evidence)
             since = _usable(fault.begin, following.begin, evidence)
             seconds = following.begin - since
             verdict.recovery[fault.kind] = max(seconds, verdict.recovery.get(fault.kind, 0.0))
@@ -189,9 +198,23 @@ def _judge_recovery(verdict: Verdict, runs: Mapping[str, Sequence[Run]], evidenc
                 verdict.late.append(f"{job}: started again {seconds:.1f} s after {fault.kind} of {hit}")
 
 
-def _usable(since: float, until: float, evidence: Evidence) -> float:
-    """The end of the last fault of a server between these times; `since` if there is none."""
-    ends = [fault.end for fault in evidence.faults if fault.server and fault.begin < until and fault.end > since]
+def _judge_notice(verdict: Verdict, run: Run, fault: Happened, evidence: Evidence) -> None:
+    """A worker that is lost must be noticed soon, however long its jobs then wait for others."""
+    record = evidence.records.get(run.job)
+    for error in record.errors if record is not None else ():
+        if error.attempt == run.attempt and error.type.endswith(WorkerLost.__name__):
+            at = error.at.timestamp() - evidence.wall
+            seconds = max(0.0, at - _usable(fault.begin, at, evidence, "store"))
+            verdict.noticed[fault.kind] = max(seconds, verdict.noticed.get(fault.kind, 0.0))
+            if seconds > evidence.lease + RECOVERY:
+                hit = fault.worker or fault.server
+                verdict.late.append(f"{run.job}: its loss was noticed {seconds:.1f} s after {fault.kind} of {hit}")
+
+
+def _usable(since: float, until: float, evidence: Evidence, *servers: str) -> float:
+    """The end of the last fault of these servers, or of any, between these times; `since` if there is none."""
+    faults = [fault for fault in evidence.faults if (fault.server in servers if servers else fault.server)]
+    ends = [fault.end for fault in faults if fault.begin < until and fault.end > since]
     return min(max(ends, default=since), until)
 
 
