@@ -81,12 +81,14 @@ def get_queue(
         )
     required = _required(require)
     queue = _open(url, given)
-    lacking = sorted(capability.name for capability in required - queue.capabilities)
+    lacking = sorted(required - queue.capabilities)
     if lacking:
+        known = queue.driver.url_options
         queue.close()
-        raise Unsupported(
-            f"{queue.backend} lacks {', '.join(lacking)}: choose a backend that has it, or do not require it"
-        )
+        options = [known[each] for each in lacking if each in known]
+        add = f"add {' and '.join(options)} to the URL, " if options else ""
+        names = ", ".join(capability.name for capability in lacking)
+        raise Unsupported(f"{queue.backend} lacks {names}: {add}choose a backend that has it, or do not require it")
     return queue
 
 

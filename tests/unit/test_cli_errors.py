@@ -42,6 +42,7 @@ INVALID = [
         "memory keeps jobs in one process, and this process ends with the command",
     ),
     (("limit", "q", "--rate", "1/s", "--url", "memory://"), "memory keeps jobs in one process"),
+    (("pause", "q", "--url", "memory://"), "memory keeps jobs in one process"),
     (("schedules", "add", "n", "t", "--every", "60", "--url", "memory://"), "memory keeps jobs in one process"),
     (("limit", "q", "--burst", "5"), "--burst has no effect without a rate: give --rate too, or leave it out"),
     (("schedules", "add", "n", "t"), "give either --every SECONDS or --cron EXPRESSION"),

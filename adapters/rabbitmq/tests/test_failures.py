@@ -16,7 +16,8 @@ from adapters.rabbitmq.tests.broker import Broker
 from adapters.rabbitmq.tests.conftest import Opener, message
 from adapters.rabbitmq.tests.test_contract import RabbitMQHarness
 from adapters.rabbitmq.tests.tls_proxy import TLSProxy
-from queueport.errors import BackendUnavailable, ConfigurationError
+from queueport import get_queue, task
+from queueport.errors import BackendUnavailable, ConfigurationError, Unsupported
 from queueport.spi.message import SendOutcome
 from queueport_rabbitmq import RabbitMQTransport
 from queueport_rabbitmq.client import Client
@@ -107,6 +108,17 @@ def test_the_error_names_the_server_and_says_what_to_do(
 def test_a_wrong_url_is_refused_before_anything_is_sent(opener: Opener, url: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         opener(url, namespace=None)
+
+
+def test_an_unsupported_priority_names_the_option_that_allows_it() -> None:
+    with get_queue("amqp://localhost?store=sqlite:///jobs.db") as queue, pytest.raises(Unsupported) as caught:
+        queue.enqueue(task.named("a").using(priority=1).job())
+    assert "rabbitmq does not support priority= at this URL: leave it out, add queue_type=classic to the URL" in str(
+        caught.value
+    )
+    with pytest.raises(Unsupported, match="rabbitmq lacks PRIORITY: add queue_type=classic to the URL, choose a"):
+        get_queue("amqp://localhost?store=sqlite:///jobs.db", require="priority")
+    get_queue("amqp://localhost?store=sqlite:///jobs.db&queue_type=classic", require="priority").close()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from queueport import JobQueue, JobState, get_queue
-from queueport.errors import ConfigurationError
+from queueport import JobQueue, JobState, get_queue, task
+from queueport.errors import ConfigurationError, Unsupported
 from queueport.spi.message import Message, SendOutcome
 from queueport.spi.url import BackendURL
 from queueport.testing import tasks
@@ -91,3 +91,12 @@ def test_a_message_that_is_sent_twice_arrives_once(url: str, queue: JobQueue) ->
     assert len(transport.receive(["default"], 10, 0.0)) == 1
     assert transport.receive(["default"], 10, 0.0) == []
     transport.close()
+
+
+def test_an_unsupported_group_names_the_option_that_allows_it() -> None:
+    url = "sqs://us-east-1?store=sqlite:///jobs.db"
+    with get_queue(url) as queue, pytest.raises(Unsupported, match="leave it out, add fifo=true to the URL, or choose"):
+        queue.enqueue(task.named("a").using(group="g").job())
+    with pytest.raises(Unsupported, match="sqs lacks GROUPS: add fifo=true to the URL, choose a"):
+        get_queue(url, require="groups")
+    get_queue(f"{url}&fifo=true", require="groups").close()

@@ -93,6 +93,7 @@ def pause(
     Takes effect within two seconds in all workers, also in those of Celery, RQ and Dramatiq. Running jobs continue. If
     the queue is paused already, only the reason changes.
     """
+    check_persistent(queue)
     known = known_queues(queue)
     queue.pause(queue_name, reason)
     text = f"queue {queue_name} is paused; `queueport resume {queue_name}` starts its jobs again"

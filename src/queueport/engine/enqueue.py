@@ -295,9 +295,11 @@ class Enqueue:
 
     def _need(self, capability: Capability, option: str) -> None:
         if capability not in self._driver.capabilities:
+            url_option = self._driver.url_options.get(capability)
+            add = f"add {url_option} to the URL, " if url_option else ""
             raise Unsupported(
-                f"{self._driver.name} does not support {option}= at this URL: leave it out, or choose a backend or a "
-                f"URL option that has the capability {capability.name}"
+                f"{self._driver.name} does not support {option}= at this URL: leave it out, {add}or choose a backend "
+                f"that has the capability {capability.name}"
             )
 
     def _too_large(self, name: str, what: str, size: int, limit: int) -> PayloadTooLarge:

@@ -8,8 +8,9 @@ which queueport runs the workers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from queueport.capability import Capability, Limits
@@ -53,6 +54,8 @@ class Driver(ABC):
     name: str
     """The backend's name in errors and reports."""
     capabilities: frozenset[Capability] = frozenset()
+    url_options: ClassVar[Mapping[Capability, str]] = MappingProxyType({})
+    """The options of the URL that add a capability, such as "fifo=true", for the errors about missing ones."""
     limits: Limits = Limits()
     """The maximum sizes. Those of payload and message are checked at each enqueue before any I/O, and that of a result
     when the task has returned. They must be known without a connection. If an administrator can change the server's

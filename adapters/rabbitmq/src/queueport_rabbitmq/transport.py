@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import pika
@@ -56,6 +56,7 @@ class RabbitMQTransport(Transport):
     capabilities = frozenset(
         {Capability.DEPTH, Capability.PERSISTENT, Capability.NATIVE_DEAD_LETTERS, Capability.THREADS}
     )
+    url_options: ClassVar[Mapping[Capability, str]] = {Capability.PRIORITY: "queue_type=classic"}
     limits = Limits(payload=PAYLOAD_LIMIT, message=MESSAGE_LIMIT)
     settings: ClassVar[type[Any] | None] = RabbitMQOptions
     pushes = True

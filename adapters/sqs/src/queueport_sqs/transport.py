@@ -76,6 +76,7 @@ class SqsTransport(Transport):
     capabilities = frozenset(
         {Capability.DEPTH, Capability.PERSISTENT, Capability.NATIVE_DEAD_LETTERS, Capability.THREADS}
     )
+    url_options: ClassVar[Mapping[Capability, str]] = {Capability.GROUPS: "fifo=true"}
     limits = Limits(
         payload=entries.LARGEST - entries.ATTRIBUTES - entries.ENVELOPE, message=entries.LARGEST - entries.ATTRIBUTES
     )
