@@ -16,7 +16,7 @@ from adapters.rabbitmq.tests.broker import Broker
 from adapters.rabbitmq.tests.conftest import Opener, message
 from adapters.rabbitmq.tests.test_contract import RabbitMQHarness
 from adapters.rabbitmq.tests.tls_proxy import TLSProxy
-from queueport import get_queue, task
+from queueport import Capability, get_queue, task
 from queueport.errors import BackendUnavailable, ConfigurationError, Unsupported
 from queueport.spi.message import SendOutcome
 from queueport_rabbitmq import RabbitMQTransport
@@ -117,8 +117,8 @@ def test_an_unsupported_priority_names_the_option_that_allows_it() -> None:
         caught.value
     )
     with pytest.raises(Unsupported, match="rabbitmq lacks PRIORITY: add queue_type=classic to the URL, choose a"):
-        get_queue("amqp://localhost?store=sqlite:///jobs.db", require="priority")
-    get_queue("amqp://localhost?store=sqlite:///jobs.db&queue_type=classic", require="priority").close()
+        get_queue("amqp://localhost?store=sqlite:///jobs.db", require=Capability.PRIORITY)
+    get_queue("amqp://localhost?store=sqlite:///jobs.db&queue_type=classic", require=Capability.PRIORITY).close()
 
 
 @pytest.mark.parametrize(

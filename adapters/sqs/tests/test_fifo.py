@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from queueport import JobQueue, JobState, get_queue, task
+from queueport import Capability, JobQueue, JobState, get_queue, task
 from queueport.errors import ConfigurationError, Unsupported
 from queueport.spi.message import Message, SendOutcome
 from queueport.spi.url import BackendURL
@@ -98,5 +98,5 @@ def test_an_unsupported_group_names_the_option_that_allows_it() -> None:
     with get_queue(url) as queue, pytest.raises(Unsupported, match="leave it out, add fifo=true to the URL, or choose"):
         queue.enqueue(task.named("a").using(group="g").job())
     with pytest.raises(Unsupported, match="sqs lacks GROUPS: add fifo=true to the URL, choose a"):
-        get_queue(url, require="groups")
-    get_queue(f"{url}&fifo=true", require="groups").close()
+        get_queue(url, require=Capability.GROUPS)
+    get_queue(f"{url}&fifo=true", require=Capability.GROUPS).close()
