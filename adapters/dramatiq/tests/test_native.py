@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,21 @@ def test_code_that_cannot_be_interrupted_ends_with_its_process(harness: NativeHa
     harness.native("--threads=2")
     handle.result(15)
     assert (handle.status().failures, handle.status().crashes) == (0, 0)
+    assert trace.overlaps() == []
+
+
+def test_a_process_whose_parent_was_killed_ends(harness: NativeHarness, trace: Trace) -> None:
+    """Nobody would stop it, and it would wait for ever as soon as its log lines, which nobody reads, fill a pipe."""
+    queue = harness.open()
+    worker = harness.native("--threads=2")
+    handle = queue.enqueue(wait_for, "go")
+    eventually(lambda: trace.times(handle.id) == 1)
+    os.kill(worker.pid, signal.SIGKILL)
+    eventually(lambda: not queue.stats().workers, 15, queue.stats)
+    harness.native("--threads=2")
+    trace.open("go")
+    assert handle.result(15) == "go"
+    assert handle.status().crashes == 1
     assert trace.overlaps() == []
 
 

@@ -41,6 +41,8 @@ logger: logging.Logger = logging.getLogger("queueport")
 
 COMMAND = "dramatiq worker"
 """The first words of the error line if a worker cannot start."""
+PARENT_CHECK = 0.5
+"""Seconds between two checks of whether Dramatiq's parent process still runs."""
 REPEATED = 2.0
 """Seconds after an accepted SIGTERM or SIGHUP during which both signals are ignored. Dramatiq's parent process passes
 a signal on to its children, which may have received the same signal already."""
@@ -88,6 +90,7 @@ class _Hooks(Middleware):
         )
         if threading.current_thread() is threading.main_thread():
             _set_signals()
+        threading.Thread(target=_end_with_parent, daemon=True, name="queueport-parent").start()
         native.dispatch()
         native.begin()
 
@@ -113,6 +116,20 @@ class _Hooks(Middleware):
             )
             logging.shutdown()
             os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """End this process at once when its parent has ended, because of SIGKILL or a crash.
+
+    Nobody would replace or stop this process. After 64 KiB of log lines, which the parent no longer reads, each thread
+    that logs would wait for ever, and tasks would go on without heartbeats.
+    """
+    parent, started_by = multiprocessing.parent_process(), os.getppid()  # two processes if a fork server is used
+    if parent is None:
+        return
+    while parent.is_alive() and os.getppid() == started_by:
+        time.sleep(PARENT_CHECK)
+    os._exit(1)
 
 
 def _set_signals() -> None:
