@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 
-from queueport import JobQueue, get_queue, task
+from queueport import JobQueue, JobState, get_queue, task
 from queueport.spi.runner import MessageAction, Work
 from queueport.stats import WorkerStats
 from queueport.testing import tasks
+from queueport.testing.waiting import eventually
 from queueport.workers.attempt import Attempt
 from queueport.workers.runner import Runner
 from tests.unit.records import message_body
@@ -51,3 +54,39 @@ def test_a_task_is_unknown_unless_a_live_worker_of_the_jobs_own_queue_knows_it(
     assert queue.operations.read(here.id).unknown_since is not None
     assert queue.operations.read(there.id).unknown_since is None
     assert f"job {here.id} waits: no live worker of its queue knows its task elsewhere.work" in caplog.text
+
+
+class Stalled(logging.Handler):
+    """Its output stalls at the first job that succeeds, until `go_on` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "succeeded" in record.getMessage():
+            self.reached.set()
+            assert self.go_on.wait(30)
+
+
+def test_heartbeats_go_on_while_the_output_of_the_log_stalls(caplog: pytest.LogCaptureFixture) -> None:
+    """A log may stall if it is written to a pipe. The other jobs of the process must not run elsewhere meanwhile."""
+    handler, logger = Stalled(), logging.getLogger("queueport")
+    caplog.set_level(logging.INFO, logger.name)
+    with get_queue("memory://", lease=1.0) as queue:
+        long = queue.enqueue(tasks.sleep, 4.0)
+        with queue.worker(tasks.QUEUE, tasks=[tasks.sleep, tasks.echo], threads=2):
+            eventually(lambda: long.status().started_at)
+            logger.addHandler(handler)
+            try:
+                short = queue.enqueue(tasks.echo, 1)
+                assert handler.reached.wait(10)
+                until = time.monotonic() + 3.0  # three leases
+                while time.monotonic() < until:
+                    queue.operations.dispatch(100)  # finds lapsed leases, as the dispatcher of another worker does
+                    time.sleep(0.05)
+                assert (long.status().state, long.status().crashes) == (JobState.RUNNING, 0)
+            finally:
+                handler.go_on.set()
+                logger.removeHandler(handler)
+            assert (long.result(10), short.result(10)) == (4.0, 1)

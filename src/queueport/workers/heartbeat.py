@@ -180,11 +180,11 @@ class Heartbeat:
         """
         if record is None or record.state is not JobState.RUNNING or record.token != attempt.token:
             if attempt in self.running():  # otherwise, the attempt has ended during the call to the store
+                attempt.interrupt(InterruptReason.LOST)
                 logger.warning(
                     "job %s: its lease lapsed or its record was deleted, so this worker interrupts its attempt",
                     attempt.record.id,
                 )
-                attempt.interrupt(InterruptReason.LOST)
             return False
         attempt.record = record
         if record.cancel_requested:

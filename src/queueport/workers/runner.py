@@ -281,21 +281,13 @@ class Runner:
         """
         lost = InterruptReason.LOST
         told = [end for end in ends if end.started and (end.outcome is not None or end.attempt.reason is not lost)]
-        records: dict[Attempt, Record] = {}
+        settled: list[SettleResult | BaseException | None]
         try:
-            for end, settled in zip(told, self._settle(told, once), strict=True):
-                if isinstance(settled, Exception):
-                    log_error(logger, settled, NOT_RECORDED, end.attempt.record.id)
-                    continue
-                record = settled.record if settled is not None and settled.applied else None
-                self._log(end, record)
-                if record is not None:
-                    records[end.attempt] = record
+            settled = [*self._settle(told, once)]
         except BackendUnavailable:  # only with `once`: the caller passes the ends again
             raise
         except BaseException as error:  # noqa: BLE001  # an error must not end this thread
-            for end in told:
-                log_error(logger, error, NOT_RECORDED, end.attempt.record.id)
+            settled = [error] * len(told)
         attempts = [end.attempt for end in ends]
         self.heartbeat.remove(*attempts)
         try:
@@ -306,6 +298,11 @@ class Runner:
             )
         self._notify()
         self._let_on(attempts)
+        records: dict[Attempt, Record] = {}
+        for end, answer in zip(told, settled, strict=True):
+            if isinstance(answer, SettleResult) and answer.applied and answer.record is not None:
+                records[end.attempt] = answer.record
+        self._log_all(zip(told, settled, strict=True), records)
         return [records.get(attempt) for attempt in attempts]
 
     def _let_on(self, attempts: Sequence[Attempt]) -> None:
@@ -367,6 +364,19 @@ class Runner:
             return keep_trying(call, what, self.given_up, self._runtime, self.failures)
         except BackendUnavailable:
             return None
+
+    def _log_all(
+        self, ends: Iterable[tuple[Ended, SettleResult | BaseException | None]], records: Mapping[Attempt, Record]
+    ) -> None:
+        """Log how attempts ended. Call this last: writing to the log may take as long as somebody does not read it."""
+        try:
+            for end, answer in ends:
+                if isinstance(answer, BaseException):
+                    log_error(logger, answer, NOT_RECORDED, end.attempt.record.id)
+                else:
+                    self._log(end, records.get(end.attempt))
+        except BaseException as error:  # noqa: BLE001  # an error must not end this thread
+            log_error(logger, error, "the ends of some attempts could not be logged")
 
     def _log(self, end: Ended, record: Record | None) -> None:
         attempt, outcome, _ = end
