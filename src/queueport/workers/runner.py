@@ -368,7 +368,7 @@ class Runner:
     def _log_all(
         self, ends: Iterable[tuple[Ended, SettleResult | BaseException | None]], records: Mapping[Attempt, Record]
     ) -> None:
-        """Log how attempts ended. Call this last: writing to the log may take as long as somebody does not read it."""
+        """Log how attempts ended. Call this last, because a full pipe can block the log."""
         try:
             for end, answer in ends:
                 if isinstance(answer, BaseException):
